@@ -1,0 +1,46 @@
+"""The datasets by name: which task each serves and how many classes it has.
+
+One table, free of any import, so that the input pipeline, the model, the losses and inference agree on names.
+Configs may override the numbers (the synthetic sets of the quickstart have fewer classes).
+"""
+
+import dataclasses
+
+INSTANCE = "instance"  # Video Instance Segmentation (VIS)
+PANOPTIC = "panoptic"  # Video Panoptic Segmentation (VPS)
+EXEMPLAR = "exemplar"  # targets given by example: masks (VOS) or points (PET)
+TASKS = (INSTANCE, PANOPTIC, EXEMPLAR)
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+    """What the network and the losses must know of a dataset.
+
+    Attributes:
+      task: one of TASKS.
+      num_classes: K; class ids are 1..K in instance targets, 0..K-1 in semantic maps; 0 for exemplar datasets.
+      thing_classes: panoptic only: ids (0..K-1, as in semantic maps) of classes with instances.
+      exemplar: exemplar only: "mask" or "point", what its benchmark gives for a target.
+    """
+
+    task: str
+    num_classes: int = 0
+    thing_classes: tuple[int, ...] = ()
+    exemplar: str = "mask"
+
+
+DATASETS: dict[str, DatasetSpec] = {
+    # Images, used as augmented clips for pretraining.
+    "ADE20K": DatasetSpec(PANOPTIC, 150),
+    "CITYSCAPES": DatasetSpec(PANOPTIC, 34),
+    "COCO": DatasetSpec(PANOPTIC, 133),
+    "MAPILLARY": DatasetSpec(PANOPTIC, 65),
+    # Videos.
+    "YOUTUBE_VIS": DatasetSpec(INSTANCE, 40),
+    "OVIS": DatasetSpec(INSTANCE, 25),
+    "KITTI_STEP": DatasetSpec(PANOPTIC, 19, thing_classes=(11, 13)),
+    "CITYSCAPES_VPS": DatasetSpec(PANOPTIC, 19, thing_classes=(11, 12, 13, 14, 15, 16, 17, 18)),
+    "VIPSEG": DatasetSpec(PANOPTIC, 124),
+    "DAVIS": DatasetSpec(EXEMPLAR, exemplar="mask"),
+    "BURST": DatasetSpec(EXEMPLAR, exemplar="point"),
+}

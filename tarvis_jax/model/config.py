@@ -1,0 +1,70 @@
+"""What decides the architecture, and the variable type of what is never trained."""
+
+import dataclasses
+
+from flax import nnx
+
+
+class Frozen(nnx.Variable):
+    """A value that is saved with the model but never trained (frozen batch norm, pixel mean)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of TarViS (paper section 3; numbers of the released models).
+
+    Attributes:
+      backbone: a name in `backbones.BACKBONES`.
+      cross_attention: "hard_masked" (threshold at 0.5) or "soft_masked" (sigmoid times a per-head factor, added).
+      hidden_size: C of neck, queries and decoder.
+      num_heads: heads of every attention outside the backbone.
+      neck_layers: pairs of deformable and temporal layers.
+      neck_points: sampling points per head and level of the deformable attention.
+      temporal_window: patch of the temporal layer, in cells at stride 32; images must be multiples of 32 times this.
+      decoder_layers: layers of the query decoder; they cycle through strides 32, 16, 8.
+      decoder_strides: the strides they cycle through.
+      num_queries_per_object: queries of one mask object in training; inference uses twice as many.
+      background_grid: rows and columns of the grid that gives the background queries of VOS and PET.
+      semantic_classes: (dataset, number of classes) for every dataset with classes; stored alphabetically.
+      class_logit_scale: multiplies class logits; 1.0 in the released models.
+      exemplar_gradient: let gradients flow from mask objects into the feature maps. The reference does not.
+      drop_path: stochastic depth rate of Swin and ConvNeXt in training.
+      compute_dtype: dtype of activations, "float32" or "bfloat16"; parameters are float32.
+      remat: recompute activations of backbone stages and neck/decoder layers in the backward pass.
+    """
+
+    backbone: str = "ResNet50"
+    cross_attention: str = "hard_masked"
+    hidden_size: int = 256
+    num_heads: int = 8
+    neck_layers: int = 6
+    neck_points: int = 4
+    neck_ffn_size: int = 1024
+    neck_groups: int = 32
+    temporal_window: int = 2
+    decoder_layers: int = 9
+    decoder_ffn_size: int = 2048
+    decoder_strides: tuple[int, ...] = (32, 16, 8)
+    object_encoder_layers: int = 4
+    object_encoder_ffn_size: int = 2048
+    num_instance_queries: int = 128
+    num_background_queries: int = 1
+    num_queries_per_object: int = 4
+    background_grid: tuple[int, int] = (4, 4)
+    semantic_classes: tuple[tuple[str, int], ...] = (
+        ("CITYSCAPES_VPS", 19),
+        ("KITTI_STEP", 19),
+        ("OVIS", 25),
+        ("VIPSEG", 124),
+        ("YOUTUBE_VIS", 40),
+    )
+    class_logit_scale: float = 1.0
+    exemplar_gradient: bool = False
+    drop_path: float = 0.3
+    compute_dtype: str = "float32"
+    remat: bool = False
+
+    @property
+    def size_divisor(self) -> int:
+        """Images are padded to a multiple of this, in pixels."""
+        return 32 * self.temporal_window
