@@ -1,0 +1,56 @@
+"""Trains, evaluates or runs TarViS.
+
+python main.py --config=configs/quickstart.py --workdir=runs/quickstart
+python main.py --mode=eval --workdir=runs/quickstart
+python main.py --mode=infer --checkpoint=runs/quickstart --dataset=SYNTHETIC_VIS --input=clip.mp4 --output=out
+"""
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file (file.py:argument).")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, results.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "infer"], "What to do.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "infer: a workdir, or a reference checkpoint (.pth).")
+_INPUT = flags.DEFINE_string("input", None, "infer: a folder of frames or a video file.")
+_OUTPUT = flags.DEFINE_string("output", None, "infer: folder for results and overlays.")
+_DATASET = flags.DEFINE_string("dataset", None, "infer: whose classes (or, for given targets, whose settings) to use.")
+_TARGETS = flags.DEFINE_string("targets", None, "infer: JSON with masks or points of the targets to follow.")
+
+
+def main(argv: list[str]) -> None:
+    """Dispatches on --mode."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    logging.set_verbosity(logging.INFO)
+    if _MODE.value == "train":
+        _require("config", "workdir")
+        from tarvis_jax.train.loop import resolve_config, train
+
+        train(resolve_config(_CONFIG.value), _WORKDIR.value)
+    elif _MODE.value == "eval":
+        _require("workdir")
+        from tarvis_jax.evaluate import evaluate_workdir
+
+        evaluate_workdir(_WORKDIR.value)
+    else:
+        _require("checkpoint", "input", "output", "dataset")
+        from tarvis_jax.infer import segment_input
+
+        segment_input(
+            checkpoint=_CHECKPOINT.value,
+            input_path=_INPUT.value,
+            output=_OUTPUT.value,
+            dataset=_DATASET.value,
+            targets=_TARGETS.value,
+        )
+
+
+def _require(*names: str) -> None:
+    missing = [name for name in names if flags.FLAGS[name].value is None]
+    if missing:
+        raise app.UsageError(f"--mode={_MODE.value} needs " + ", ".join(f"--{name}" for name in missing))
+
+
+if __name__ == "__main__":
+    app.run(main)

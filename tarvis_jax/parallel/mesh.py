@@ -1,0 +1,79 @@
+"""Devices as a mesh, and how batches and state lie on it.
+
+One axis so far, "data": every device holds the whole state and a share of each (micro)batch; XLA inserts the gradient
+sum. Everything that names an axis is in this file.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+DATA_AXIS = "data"
+
+
+def initialize_distributed() -> None:
+    """Joins the other processes of a multi-host run; call before anything touches a device.
+
+    On cloud TPUs and under Slurm or Open MPI, JAX finds the coordinator by itself; elsewhere set
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    """
+    jax.distributed.initialize()
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over all devices of all processes (or over `devices`), in one axis "data"."""
+    return Mesh(np.asarray(jax.devices() if devices is None else devices), (DATA_AXIS,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def microbatch_sharding(mesh: Mesh) -> NamedSharding:
+    """For arrays [A, B, ...]: A microbatches, one after the other; the B samples of each are split over devices."""
+    return NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
+
+
+def num_microbatches(batch_size: int, max_samples_per_device: int, mesh: Mesh) -> int:
+    """How many microbatches a global batch needs so that no device holds more than `max_samples_per_device` samples.
+
+    Raises:
+      ValueError: the batch cannot be split evenly over the devices.
+    """
+    num_devices = mesh.size
+    if batch_size % num_devices:
+        raise ValueError(
+            f"data.batch_size: {batch_size} samples cannot be split evenly over {num_devices} devices; "
+            f"use a multiple of {num_devices} or fewer devices"
+        )
+    per_device = batch_size // num_devices
+    if max_samples_per_device <= 0:
+        return 1
+    for count in range(1, per_device + 1):
+        if per_device % count == 0 and per_device // count <= max_samples_per_device:
+            return count
+    raise AssertionError("unreachable: one sample per device and microbatch always fits")
+
+
+def put_batch(batch: Mapping[str, np.ndarray], microbatches: int, mesh: Mesh) -> dict[str, jax.Array]:
+    """Moves a batch to the devices, split into microbatches.
+
+    Args:
+      batch: arrays [B, ...]; in a multi-host run, this process's share of the global batch.
+      microbatches: A; must divide B.
+      mesh: the devices.
+    Returns:
+      Arrays [A, B / A, ...] with `microbatch_sharding`.
+    """
+    sharding = microbatch_sharding(mesh)
+
+    def put(array: np.ndarray) -> jax.Array:
+        split = array.reshape(microbatches, array.shape[0] // microbatches, *array.shape[1:])
+        if jax.process_count() == 1:
+            return jax.device_put(split, sharding)
+        return jax.make_array_from_process_local_data(sharding, split)
+
+    return {name: put(array) for name, array in batch.items()}

@@ -1,0 +1,110 @@
+"""Where numbers go: metrics.jsonl always, TensorBoard and Weights & Biases when asked.
+
+The only importer of clu (and through it TensorFlow, which is told to leave accelerators alone). Only process 0 writes.
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+JSON_LINES = "metrics.jsonl"
+
+
+class MetricWriter:
+    """Writes scalars of one run; use as a context manager."""
+
+    def __init__(
+        self,
+        workdir: pathlib.Path | str,
+        config: Mapping[str, Any],
+        tensorboard: bool = True,
+        wandb_project: str = "",
+        resume_step: int | None = None,
+    ):
+        """Opens the writers.
+
+        Args:
+          workdir: folder of the run.
+          config: the resolved config, for Weights & Biases.
+          tensorboard: write event files beside metrics.jsonl.
+          wandb_project: "" for none.
+          resume_step: entries after this step are dropped: the run goes on from there. None starts afresh.
+        Raises:
+          ValueError: `wandb_project` is given but wandb is not installed.
+        """
+        self._lines = self._tensorboard = self._wandb = None
+        if jax.process_index() != 0:
+            return
+        path = pathlib.Path(workdir) / JSON_LINES
+        if path.exists():
+            entries = read_metrics(workdir) if resume_step is not None else []
+            kept = [entry for entry in entries if entry["step"] <= resume_step]
+            path.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        self._lines = path.open("a")
+        if tensorboard:
+            self._tensorboard = _tensorboard_writer(workdir)
+        if wandb_project:
+            self._wandb = _wandb_run(wandb_project, workdir, config)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes one entry; values that are not finite are written as null in metrics.jsonl."""
+        if self._lines is None:
+            return
+        plain = {name: float(value) for name, value in scalars.items()}
+        finite = {name: value if math.isfinite(value) else None for name, value in plain.items()}
+        self._lines.write(json.dumps({"step": step, **finite}) + "\n")
+        self._lines.flush()
+        if self._tensorboard is not None:
+            self._tensorboard.write_scalars(step, plain)
+        if self._wandb is not None:
+            self._wandb.log(plain, step=step)
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._lines is not None:
+            self._lines.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def read_metrics(workdir: pathlib.Path | str) -> list[dict[str, Any]]:
+    """The entries of metrics.jsonl in order; a last line that a kill cut short is left out."""
+    path = pathlib.Path(workdir) / JSON_LINES
+    entries = []
+    lines = path.read_text().splitlines() if path.exists() else []
+    for number, line in enumerate(lines):
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number != len(lines) - 1:
+                raise ValueError(f"{path}:{number + 1}: not JSON: {error}") from error
+    return entries
+
+
+def _tensorboard_writer(workdir: pathlib.Path | str) -> Any:
+    import tensorflow as tf
+    from clu.metric_writers import AsyncWriter, SummaryWriter
+
+    tf.config.set_visible_devices([], "GPU")
+    return AsyncWriter(SummaryWriter(str(workdir)))
+
+
+def _wandb_run(project: str, workdir: pathlib.Path | str, config: Mapping[str, Any]) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError(
+            f"train.wandb_project: {project!r} asks for Weights & Biases, which is not installed here: "
+            "run `pip install wandb` or set it to ''"
+        ) from error
+    return wandb.init(
+        project=project, dir=str(workdir), name=pathlib.Path(workdir).name, config=dict(config), resume="allow"
+    )

@@ -1,0 +1,179 @@
+"""What training carries from step to step, and how it begins.
+
+Modules are taken apart once (`nnx.split`): the structure is static, the values are plain dicts from a path
+("decoder/layers/0/ffn/kernel") to an array. Compiled functions see only those dicts, which keeps dispatch cheap, names
+every tensor for error messages, and makes a checkpoint readable without the model's code.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from tarvis_jax.model.config import Frozen, ModelConfig
+from tarvis_jax.model.tarvis import TarViS
+from tarvis_jax.parallel.mesh import replicated
+
+Arrays = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class TrainState:
+    """Everything that a checkpoint must hold for a run to go on as if it had not stopped.
+
+    Attributes:
+      params: trained parameters by path, float32.
+      frozen: variables that are never trained (frozen batch norm, pixel mean) by path.
+      opt_state: the optimiser's own.
+      ema: exponential moving average of `params`; empty when none is kept.
+      step: int32 [], optimiser steps done.
+      is_healthy: bool []; turns False at the first step with a tensor that is not finite, and from there on nothing
+        else changes, so that the state can be examined.
+    """
+
+    params: Arrays
+    frozen: Arrays
+    opt_state: optax.OptState
+    ema: Arrays
+    step: jax.Array
+    is_healthy: jax.Array
+
+
+class ModelStructure:
+    """The model without its values: rebuilds the module from dicts of arrays inside compiled functions."""
+
+    def __init__(self, config: ModelConfig):
+        """Traces the constructor once; no array is made."""
+        self.config = config
+        abstract = nnx.eval_shape(lambda: TarViS(config, rngs=nnx.Rngs(0)))
+        self._graphdef, state = nnx.split(abstract)
+        self._variables = nnx.to_flat_state(state)
+        self._names = ["/".join(map(str, path)) for path, _ in self._variables]
+        unknown = [
+            name
+            for name, (_, variable) in zip(self._names, self._variables, strict=True)
+            if not isinstance(variable, (nnx.Param, Frozen, nnx.RngState))
+        ]
+        assert not unknown, f"variables that are neither nnx.Param nor Frozen nor random state: {unknown}"
+
+    @property
+    def params(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of the trained parameters."""
+        return self._of_kind(nnx.Param)
+
+    @property
+    def frozen(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of the frozen variables."""
+        return self._of_kind(Frozen)
+
+    def _of_kind(self, kind: type[nnx.Variable]) -> dict[str, jax.ShapeDtypeStruct]:
+        return {
+            name: jax.ShapeDtypeStruct(variable.get_value().shape, variable.get_value().dtype)
+            for name, (_, variable) in zip(self._names, self._variables, strict=True)
+            if isinstance(variable, kind)
+        }
+
+    def initialize(self, seed: int | jax.Array) -> tuple[Arrays, Arrays]:
+        """(params, frozen) drawn from the seed; pure, so it can be jitted with shardings."""
+        return self.take_apart(TarViS(self.config, rngs=nnx.Rngs(seed)))
+
+    def take_apart(self, model: TarViS) -> tuple[Arrays, Arrays]:
+        """(params, frozen) of a model of this structure."""
+        params, frozen = {}, {}
+        for path, variable in nnx.to_flat_state(nnx.state(model)):
+            name = "/".join(map(str, path))
+            if isinstance(variable, nnx.Param):
+                params[name] = variable.get_value()
+            elif isinstance(variable, Frozen):
+                frozen[name] = variable.get_value()
+        return params, frozen
+
+    def build(self, params: Mapping[str, jax.Array], frozen: Mapping[str, jax.Array], key: jax.Array | None) -> TarViS:
+        """The module with these values.
+
+        Args:
+          params, frozen: as `initialize` returns them.
+          key: random key that every random stream of the model starts from; None for inference, where none is drawn.
+        """
+        key = jax.random.key(0) if key is None else key
+        paths, values = [], []
+        for index, (name, (path, variable)) in enumerate(zip(self._names, self._variables, strict=True)):
+            if isinstance(variable, nnx.Param):
+                value = params[name]
+            elif isinstance(variable, Frozen):
+                value = frozen[name]
+            elif isinstance(variable, nnx.RngKey):
+                value = jax.random.fold_in(key, index)
+            else:
+                value = jnp.zeros((), variable.get_value().dtype)
+            paths.append(path)
+            values.append(variable.replace(value))
+        return nnx.merge(self._graphdef, nnx.from_flat_state(list(zip(paths, values, strict=True))))
+
+
+def new_state(params: Arrays, frozen: Arrays, optimizer: optax.GradientTransformation, keep_ema: bool) -> TrainState:
+    """The state before the first step; pure."""
+    return TrainState(
+        params=params,
+        frozen=frozen,
+        opt_state=optimizer.init(params),
+        ema=jax.tree.map(jnp.copy, params) if keep_ema else {},
+        step=jnp.zeros((), jnp.int32),
+        is_healthy=jnp.ones((), bool),
+    )
+
+
+def initial_state(
+    structure: ModelStructure, optimizer: optax.GradientTransformation, seed: int, keep_ema: bool, mesh: Mesh
+) -> TrainState:
+    """Draws the state from the seed, directly onto the mesh (every device holds the whole state)."""
+
+    def make(seed: jax.Array) -> TrainState:
+        return new_state(*structure.initialize(seed), optimizer, keep_ema)
+
+    return jax.jit(make, out_shardings=replicated(mesh))(seed)
+
+
+def abstract_state(
+    structure: ModelStructure, optimizer: optax.GradientTransformation, keep_ema: bool, mesh: Mesh
+) -> TrainState:
+    """Shapes, dtypes and shardings of the state, without any array."""
+    shapes = jax.eval_shape(lambda: new_state(*structure.initialize(0), optimizer, keep_ema))
+    sharding = replicated(mesh)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
+
+
+def with_weights(state: TrainState, params: Mapping[str, Any], frozen: Mapping[str, Any]) -> TrainState:
+    """The state with other weights (and the moving average started from them).
+
+    Raises:
+      ValueError: names or shapes differ; the message lists all differences.
+    """
+    problems = []
+    for kind, have, given in (("parameter", state.params, params), ("frozen variable", state.frozen, frozen)):
+        problems += [f"{kind} {name}: missing in the given weights" for name in have if name not in given]
+        problems += [f"{kind} {name}: not part of this model" for name in given if name not in have]
+        problems += [
+            f"{kind} {name}: expected shape {have[name].shape}, found {np.shape(given[name])}"
+            for name in have
+            if name in given and have[name].shape != np.shape(given[name])
+        ]
+    if problems:
+        raise ValueError("the given weights do not fit the model:\n  " + "\n  ".join(problems))
+
+    def place(values: Mapping[str, Any], like: Arrays) -> Arrays:
+        return {name: jax.device_put(jnp.asarray(values[name], old.dtype), old.sharding) for name, old in like.items()}
+
+    return dataclasses.replace(
+        state,
+        params=place(params, state.params),
+        frozen=place(frozen, state.frozen),
+        ema=place(params, state.ema) if state.ema else {},
+    )

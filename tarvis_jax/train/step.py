@@ -1,0 +1,198 @@
+"""One optimiser step as a pure function, compiled ahead of time for each dataset and batch shape.
+
+The batch comes as A microbatches [A, B / A, ...]; gradients are summed over them with a scan, so the global batch size
+holds on any number of devices. Sums that the losses divide by (the number of masks, ...) are taken over the whole batch
+first: the result does not depend on how the batch was split.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from absl import logging
+from jax.sharding import Mesh
+
+from tarvis_jax.parallel.mesh import microbatch_sharding, replicated
+from tarvis_jax.train.state import Arrays, ModelStructure, TrainState
+
+# What a random draw is for: the last number folded into the key.
+PURPOSE_MODEL = 0  # stochastic depth
+PURPOSE_LOSS = 1  # point sampling, which objects are points
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+# (model, microbatch, key [], statistics of the whole batch) -> (loss [], terms {name: [L]})
+TaskLoss = Callable[[Any, Batch, jax.Array, Any], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What one dataset's batches are trained on.
+
+    Attributes:
+      loss: the task's loss of a microbatch.
+      statistics: what of the whole batch the loss of every microbatch must know; batch [A, B, ...] -> pytree.
+    """
+
+    loss: TaskLoss
+    statistics: Callable[[Batch], Any]
+
+
+def make_train_step(
+    structure: ModelStructure,
+    optimizer: optax.GradientTransformation,
+    learning_rate: Callable[[jax.Array], jax.Array],
+    ema_decay: float,
+    objective: Objective,
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+    """The pure function (state, batch [A, B, ...], key []) -> (state, metrics).
+
+    Metrics are float32 scalars: "loss", every term of the last prediction by its name and "aux/<name>" (mean over the
+    earlier predictions), "grad_norm", "param_norm", "learning_rate"; and "is_finite" (bool). When a tensor is not finite
+    the state stays as it was, but for `is_healthy`.
+    """
+
+    def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        loss, terms, grads = _loss_and_gradients(structure, objective, state, batch, key)
+        grad_norm = optax.global_norm(grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        param_norm = optax.global_norm(params)
+        is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(param_norm)
+        is_healthy = state.is_healthy & is_finite
+
+        ema = state.ema
+        if ema:
+            # Ramped: an average over few steps must not be dominated by the initial weights.
+            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            ema = jax.tree.map(lambda old, new: old + (1.0 - decay) * (new - old), ema, params)
+
+        def keep_if_healthy(new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda a, b: jnp.where(is_healthy, a, b), new, old)
+
+        new_state = TrainState(
+            params=keep_if_healthy(params, state.params),
+            frozen=state.frozen,
+            opt_state=keep_if_healthy(opt_state, state.opt_state),
+            ema=keep_if_healthy(ema, state.ema),
+            step=state.step + is_healthy.astype(jnp.int32),
+            is_healthy=is_healthy,
+        )
+        metrics = {"loss": loss, "grad_norm": grad_norm, "param_norm": param_norm, "is_finite": is_healthy}
+        metrics["learning_rate"] = jnp.asarray(learning_rate(state.step), jnp.float32)
+        for name, values in terms.items():
+            values = jnp.atleast_1d(values)
+            metrics[name] = values[-1]
+            if values.shape[0] > 1:
+                metrics[f"aux/{name}"] = values[:-1].mean()
+        return new_state, metrics
+
+    return train_step
+
+
+def _loss_and_gradients(
+    structure: ModelStructure, objective: Objective, state: TrainState, batch: Batch, key: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array], Arrays]:
+    """Loss [], terms and gradients of the whole batch, averaged over its microbatches."""
+    key = jax.random.fold_in(key, state.step)
+    model_key = jax.random.fold_in(key, PURPOSE_MODEL)
+    loss_key = jax.random.fold_in(key, PURPOSE_LOSS)
+    statistics = objective.statistics(batch)
+    num_microbatches = next(iter(batch.values())).shape[0]
+
+    def loss_fn(params: Arrays, microbatch: Batch, index: jax.Array):
+        model = structure.build(params, state.frozen, jax.random.fold_in(model_key, index))
+        return objective.loss(model, microbatch, jax.random.fold_in(loss_key, index), statistics)
+
+    def of_microbatch(microbatch: Batch, index: jax.Array):
+        (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, microbatch, index)
+        return loss, terms, grads
+
+    if num_microbatches == 1:
+        return of_microbatch({name: array[0] for name, array in batch.items()}, jnp.zeros((), jnp.int32))
+
+    def add(total: Any, item: tuple[Batch, jax.Array]):
+        return jax.tree.map(jnp.add, total, of_microbatch(*item)), None
+
+    indices = jnp.arange(num_microbatches)
+    shapes = jax.eval_shape(of_microbatch, {name: array[0] for name, array in batch.items()}, indices[0])
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, (dict(batch), indices))
+    return jax.tree.map(lambda leaf: leaf / num_microbatches, total)
+
+
+class TrainStepper:
+    """Runs training steps with programs compiled ahead of time, one for each dataset and batch shape.
+
+    `num_compilations` counts the programs; a caller that has seen every bucket knows that it must not grow any more.
+    """
+
+    def __init__(
+        self,
+        structure: ModelStructure,
+        optimizer: optax.GradientTransformation,
+        learning_rate: Callable[[jax.Array], jax.Array],
+        ema_decay: float,
+        objectives: Mapping[str, Objective],
+        seed: int,
+        mesh: Mesh,
+    ):
+        """`objectives` by dataset name; every random draw of the run starts from `seed`."""
+        self._structure = structure
+        self._objectives = dict(objectives)
+        self._mesh = mesh
+        self._key = jax.device_put(jax.random.key(seed), replicated(mesh))
+        self._functions = {
+            name: make_train_step(structure, optimizer, learning_rate, ema_decay, objective)
+            for name, objective in objectives.items()
+        }
+        self._compiled: dict[Any, Any] = {}
+        self.num_compilations = 0
+        self.compile_seconds = 0.0
+
+    def __call__(self, dataset: str, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """One step; `state` is donated (its arrays are dead afterwards). Returns without waiting for the device."""
+        return self.compile(dataset, state, batch)(state, batch, self._key)
+
+    def compile(self, dataset: str, state: Any, batch: Mapping[str, Any]) -> Any:
+        """The compiled program for a dataset and shape (arrays or ShapeDtypeStructs), made at first use."""
+        signature = (dataset, tuple((name, array.shape, str(array.dtype)) for name, array in sorted(batch.items())))
+        if signature not in self._compiled:
+            start = time.monotonic()
+            whole, split = replicated(self._mesh), microbatch_sharding(self._mesh)
+            step = jax.jit(
+                self._functions[dataset],
+                donate_argnums=0,
+                in_shardings=(whole, split, whole),
+                out_shardings=(whole, whole),
+            )
+            self._compiled[signature] = step.lower(state, dict(batch), self._key).compile()
+            self.num_compilations += 1
+            seconds = time.monotonic() - start
+            self.compile_seconds += seconds
+            shape = "x".join(map(str, batch["images"].shape[:-1]))
+            logging.info("compiled the step of %s for images %s in %.1f s", dataset, shape, seconds)
+        return self._compiled[signature]
+
+    def first_bad_tensor(self, dataset: str, state: TrainState, batch: Batch) -> str:
+        """Names the first tensor that is not finite when `state` takes a step on `batch`.
+
+        Looked for in this order: parameter, frozen variable, loss term, gradient. Compiles a program of its own.
+        """
+
+        def finite_flags(state: TrainState, batch: Batch, key: jax.Array) -> list[dict[str, jax.Array]]:
+            loss, terms, grads = _loss_and_gradients(self._structure, self._objectives[dataset], state, batch, key)
+            groups = (state.params, state.frozen, terms | {"loss": loss}, grads)
+            return [{name: jnp.isfinite(value).all() for name, value in group.items()} for group in groups]
+
+        flags = jax.device_get(jax.jit(finite_flags)(state, dict(batch), self._key))
+        kinds = ("parameter", "frozen variable", "loss term", "gradient of")
+        for kind, group in zip(kinds, flags, strict=True):
+            for name, is_finite in group.items():
+                if not is_finite:
+                    return f"{kind} {name}"
+        return "the updated parameters (the update itself overflowed)"
