@@ -1,7 +1,7 @@
 """Checkpoints on disk: written in the background, renamed into place when complete, the newest few kept.
 
-The only importer of orbax. A checkpoint holds the training state and the resolved config, so that inference needs nothing
-but the folder.
+The only importer of orbax. A checkpoint holds the training state and the resolved config, so that inference needs
+nothing but the folder.
 """
 
 import pathlib
@@ -85,15 +85,27 @@ class Checkpoints:
             saved = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted)))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{self._folder}/{step}: the checkpoint does not fit this config (was the model section changed?): {error}"
+                f"{self._folder}/{step}: the checkpoint does not fit this config; was the model section changed? {error}"
             ) from error
         return _from_dicts(saved["state"], like)
 
     def restore_weights(self, step: int | None = None) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-        """(parameters, frozen variables) for inference, as numpy: the moving average where one was kept."""
+        """(parameters, frozen variables) for inference, on the first device: the moving average where one was kept."""
         step = self._step(step)
-        saved = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
-        return saved["ema"] or saved["params"], saved["frozen"]
+        metadata = self._manager.item_metadata(step)["state"]
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        wanted = {
+            group: {
+                name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+                for name, array in metadata[group].items()
+            }
+            for group in ("ema" if metadata.get("ema") else "params", "frozen")
+        }
+        arguments = ocp.args.PyTreeRestore(
+            wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
+        )
+        saved = self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+        return saved.get("ema") or saved["params"], saved["frozen"]
 
     def restore_config(self, step: int | None = None) -> dict[str, Any]:
         """The resolved config that the checkpoint was trained with."""

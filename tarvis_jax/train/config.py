@@ -18,8 +18,8 @@ class TrainConfig:
       eval_steps: steps between two evaluations on the held-out videos.
       checkpoint_steps: steps between two checkpoints (the last step is always saved).
       keep_checkpoints: how many of the newest checkpoints stay on disk.
-      init_from: weights to start from: another run's workdir or a checkpoint of the reference (.pth); "" draws them from
-        the seed.
+      init_from: weights to start from: another run's workdir or a checkpoint of the reference (.pth); "" draws them
+        from the seed.
       final_eval: evaluate on the held-out videos after the last step and write the table.
       demo_videos: this many held-out videos per task are drawn as overlay videos at the end.
       tensorboard: write TensorBoard summaries beside metrics.jsonl.

@@ -52,8 +52,8 @@ def make_train_step(
     """The pure function (state, batch [A, B, ...], key []) -> (state, metrics).
 
     Metrics are float32 scalars: "loss", every term of the last prediction by its name and "aux/<name>" (mean over the
-    earlier predictions), "grad_norm", "param_norm", "learning_rate"; and "is_finite" (bool). When a tensor is not finite
-    the state stays as it was, but for `is_healthy`.
+    earlier predictions), "grad_norm", "param_norm", "learning_rate"; and "is_finite" (bool). When a tensor is not
+    finite the state stays as it was, but for `is_healthy`.
     """
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
