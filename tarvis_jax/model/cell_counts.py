@@ -1,0 +1,85 @@
+"""How many pixels of a mask fall in each cell of the stride-4 map.
+
+The object encoder looks at pixels, but reads their features from the stride-4 map by nearest neighbour: all pixels of a
+4x4 block give the same key. Counting them says everything about a mask that the encoder needs, in a static shape.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+STRIDE = 4
+
+
+def count_pixels(is_member: jax.Array) -> jax.Array:
+    """Members in each STRIDE x STRIDE block: bool [..., H, W] -> int32 [..., H/4, W/4]."""
+    *leading, H, W = is_member.shape
+    blocks = is_member.reshape(*leading, H // STRIDE, STRIDE, W // STRIDE, STRIDE)
+    return blocks.sum((-3, -1), dtype=jnp.int32)
+
+
+def part_counts(masks: jax.Array, num_parts: int) -> jax.Array:
+    """Splits the pixels of each mask in equal parts and counts them by cell (paper section 3.3).
+
+    The pixels in row-major order of (T, H, W) are cut in `num_parts` runs; the first (size mod num_parts) runs have one
+    pixel more. A mask with fewer pixels than parts is repeated until there is at least one pixel for each part.
+
+    Args:
+      masks: bool [B, N, T, H, W].
+      num_parts: q.
+
+    Returns:
+      int32 [B, N, q, T, H/4, W/4]; zero for empty masks.
+    """
+    B, N, T, H, W = masks.shape
+    flat = masks.reshape(B, N, -1)
+    rank = jnp.cumsum(flat, axis=-1, dtype=jnp.int32)[:, :, None]  # 1.. for members, [B, N, 1, T H W]
+    size = rank[..., -1:]  # [B, N, 1, 1]
+    length = size * -(-num_parts // jnp.maximum(size, 1))  # after repeating
+    part = jnp.arange(num_parts)[:, None]
+    start = part * (length // num_parts) + jnp.minimum(part, length % num_parts)
+    part_size = length // num_parts + (part < length % num_parts)  # [B, N, q, 1]
+    offset = rank - 1 - start % jnp.maximum(size, 1)
+    offset = jnp.where(offset < 0, offset + size, offset)  # a part may begin again at the first pixel
+    is_member = flat[:, :, None] & (offset < part_size)
+    return count_pixels(is_member.reshape(B, N, num_parts, T, H, W))
+
+
+def grid_counts(free: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    """Counts the pixels of each cell of a coarse grid over the image, by stride-4 cell.
+
+    Args:
+      free: bool [B, T, H, W], the pixels that count.
+      grid: rows and columns of the coarse grid.
+
+    Returns:
+      int32 [B, rows * columns, T, H/4, W/4].
+    """
+    rows, columns = (_grid_index(length, parts) for length, parts in zip(free.shape[-2:], grid, strict=True))
+    index = rows[:, None] * grid[1] + columns  # [H, W]
+    is_inside = index == np.arange(grid[0] * grid[1])[:, None, None]  # [G, H, W]
+    return count_pixels(free[:, None] & is_inside[:, None])
+
+
+def _grid_index(length: int, parts: int) -> np.ndarray:
+    """Which of `parts` each of `length` pixels belongs to; the outer parts are a trifle wider, as in the reference."""
+    return np.rint(np.linspace(-0.499, parts - 1 + 0.499, length)).astype(np.int32)
+
+
+def nearest_cell(points_yx: jax.Array, height: int, width: int) -> tuple[jax.Array, jax.Array]:
+    """Row and column of the cell that a point lies in.
+
+    Differs from the reference: a coordinate of exactly 1 belongs to the last cell; there it reads zeros.
+
+    Args:
+      points_yx: [..., 2] in 0..1.
+      height: rows of the map.
+      width: columns of the map.
+
+    Returns:
+      int32 [...] rows and columns.
+    """
+    size = jnp.array([height, width])
+    position = points_yx.astype(jnp.float32) * size - 0.5
+    index = jnp.clip(jnp.rint(position).astype(jnp.int32), 0, size - 1)
+    return index[..., 0], index[..., 1]

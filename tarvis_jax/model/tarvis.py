@@ -1,0 +1,99 @@
+"""TarViS: one network that segments any set of targets in video; the queries say which (paper section 3)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tarvis_jax.model.backbones import backbone_config, build_backbone
+from tarvis_jax.model.config import Frozen, ModelConfig
+from tarvis_jax.model.decoder import Predictions, QueryDecoder
+from tarvis_jax.model.object_encoder import ObjectEncoder
+from tarvis_jax.model.queries import ObjectQueries, QuerySet, QueryTables
+from tarvis_jax.model.temporal_neck import TemporalNeck
+
+
+class TarViS(nnx.Module):
+    """Backbone, temporal neck, learned queries, object encoder and query decoder.
+
+    Parameters are float32 `nnx.Param`; what is never trained is `Frozen`. Nothing here knows a task: callers make a query
+    set with `class_query_set` (VIS, VPS) or `encode_objects` and `exemplar_query_set` (VOS, PET), and `decode` it.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        """ValueError for a backbone or an attention that does not exist."""
+        self.config = config
+        backbone = backbone_config(config.backbone)
+        self.unit_scale = backbone.unit_scale
+        self.pixel_mean = Frozen(jnp.asarray(backbone.pixel_mean, jnp.float32))
+        self.pixel_std = Frozen(jnp.asarray(backbone.pixel_std, jnp.float32))
+        self.backbone = build_backbone(
+            config.backbone,
+            compute_dtype=config.compute_dtype,
+            drop_path=config.drop_path,
+            remat=config.remat,
+            rngs=rngs,
+        )
+        self.neck = TemporalNeck(self.backbone.out_channels, config, rngs=rngs)
+        self.queries = QueryTables(config, rngs=rngs)
+        self.object_encoder = ObjectEncoder(config, rngs=rngs)
+        self.decoder = QueryDecoder(config, rngs=rngs)
+
+    def features(self, images: jax.Array, rng: jax.Array | None = None) -> dict[int, jax.Array]:
+        """Feature pyramid of clips.
+
+        Args:
+          images: uint8 or float [B, T, H, W, 3], RGB 0..255; H and W multiples of config.size_divisor.
+          rng: key for stochastic depth in training; None turns it off.
+
+        Returns:
+          {stride: [B, T, H/stride, W/stride, C]} for strides 32, 16, 8 and 4.
+
+        Raises:
+          ValueError: for another shape.
+        """
+        divisor = self.config.size_divisor
+        if images.ndim != 5 or images.shape[-1] != 3 or images.shape[2] % divisor or images.shape[3] % divisor:
+            raise ValueError(
+                f"images: expected shape [B, T, H, W, 3] with H and W multiples of {divisor}, found {images.shape}"
+            )
+        backbone_features = self.backbone_features(images, rng)
+        return self.neck(backbone_features)
+
+    def backbone_features(self, images: jax.Array, rng: jax.Array | None = None) -> dict[int, jax.Array]:
+        """Features before the temporal neck, {stride: [B, T, H/stride, W/stride, D]} for 4, 8, 16, 32; see `features`."""
+        B, T = images.shape[:2]
+        frames = images.reshape(B * T, *images.shape[2:]).astype(jnp.float32)
+        if self.unit_scale:
+            frames = frames / 255.0
+        frames = (frames - self.pixel_mean[...]) / self.pixel_std[...]
+        features = self.backbone(frames, rng_key=rng)
+        return {stride: x.reshape(B, T, *x.shape[1:]) for stride, x in features.items()}
+
+    def class_query_set(self, dataset: str, batch_size: int) -> QuerySet:
+        """Queries for VIS and VPS: groups instance, background, semantic (the classes of `dataset`).
+
+        ValueError when the model has no classes of that dataset.
+        """
+        return self.queries.class_query_set(dataset, batch_size)
+
+    def encode_objects(self, pyramid: dict[int, jax.Array], **objects: jax.Array | int | None) -> ObjectQueries:
+        """Queries of targets given by masks or points; the arguments are those of `ObjectEncoder.__call__`."""
+        return self.object_encoder(pyramid, **objects)
+
+    def exemplar_query_set(self, objects: ObjectQueries) -> QuerySet:
+        """Queries for VOS and PET: groups background_vos, vos (the q slots of an object next to each other)."""
+        return self.queries.exemplar_query_set(objects)
+
+    def decode(self, pyramid: dict[int, jax.Array], query_set: QuerySet, *, all_layers: bool = True) -> Predictions:
+        """Masks and classes of the queries; after every decoder layer, or after the last one only (L = 1)."""
+        return self.decoder(pyramid, query_set, all_layers=all_layers)
+
+
+def split_model(model: TarViS) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """(graphdef, trained parameters, frozen variables) of a model, for pure functions; `merge_model` is the inverse."""
+    return nnx.split(model, nnx.Param, Frozen)
+
+
+def merge_model(graphdef: nnx.GraphDef, params: nnx.State, frozen: nnx.State) -> TarViS:
+    """The model that `split_model` took apart."""
+    return nnx.merge(graphdef, params, frozen)
