@@ -1,0 +1,158 @@
+"""Which tensor of the PyTorch reference is which variable of our model, and in what layout.
+
+A rule is a pair of name templates and a layout change. `{x}` in a template stands for one component of a name (letters,
+digits, underscores), the same on both sides, so every rule can be read in both directions. A name must fit exactly one
+rule.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from tarvis_jax.model.backbones import BackboneConfig, ConvNextConfig, ResNetConfig, SwinConfig
+from tarvis_jax.model.backbones.swin import relative_position_index
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Change of layout between torch and jax; `to_torch(to_jax(x))` is x, bit for bit."""
+
+    to_jax: Callable[[np.ndarray], np.ndarray]
+    to_torch: Callable[[np.ndarray], np.ndarray]
+
+
+def _permutation(*axes: int) -> Layout:
+    return Layout(lambda x: x.transpose(axes), lambda x: x.transpose(np.argsort(axes)))
+
+
+COPY = Layout(lambda x: x, lambda x: x)
+LINEAR = _permutation(1, 0)  # OI -> IO
+CONV = _permutation(2, 3, 1, 0)  # OIHW -> HWIO; depthwise too: O1HW -> HW1O
+CONV1X1_TO_LINEAR = Layout(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])  # OI11 -> IO
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One tensor (or family of tensors) of the reference and its place in our model.
+
+    Attributes:
+      torch: template of the name in the reference's state dict.
+      jax: template of the slash-separated path of the variable.
+      layout: how the values are laid out on either side.
+      derive: for a tensor that we compute and do not store: what it must be, given the variable at `jax` (the one that
+        its shape or value follows from). Such a tensor is compared when loading and recomputed when exporting.
+    """
+
+    torch: str
+    jax: str
+    layout: Layout = COPY
+    derive: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def jax_path(self, torch_name: str) -> str | None:
+        """Path of the variable for a tensor's name, or None if the name is not this rule's."""
+        return _translate(self.torch, self.jax, torch_name)
+
+    def torch_name(self, jax_path: str) -> str | None:
+        """Name of the tensor for a variable's path, or None if the path is not this rule's."""
+        return _translate(self.jax, self.torch, jax_path)
+
+
+@functools.cache
+def _pattern(template: str) -> re.Pattern:
+    parts = re.split(r"\{(\w+)\}", template)
+    return re.compile("".join(re.escape(p) if i % 2 == 0 else rf"(?P<{p}>\w+)" for i, p in enumerate(parts)))
+
+
+def _translate(source: str, target: str, name: str) -> str | None:
+    match = _pattern(source).fullmatch(name)
+    return target.format(**match.groupdict()) if match else None
+
+
+def affine(torch: str, jax: str) -> list[Rule]:
+    """Scale and bias of a norm."""
+    return [Rule(f"{torch}.weight", f"{jax}/scale"), Rule(f"{torch}.bias", f"{jax}/bias")]
+
+
+def linear(torch: str, jax: str) -> list[Rule]:
+    """Weight and bias of a dense layer."""
+    return [Rule(f"{torch}.weight", f"{jax}/kernel", LINEAR), Rule(f"{torch}.bias", f"{jax}/bias")]
+
+
+def conv(torch: str, jax: str) -> list[Rule]:
+    """Weight and bias of a convolution, depthwise ones included."""
+    return [Rule(f"{torch}.weight", f"{jax}/kernel", CONV), Rule(f"{torch}.bias", f"{jax}/bias")]
+
+
+def backbone_rules(config: BackboneConfig) -> list[Rule]:
+    """Rules of the backbone; those that differ between the families go by the type of the config."""
+    if isinstance(config, ResNetConfig):
+        return _resnet_rules()
+    if isinstance(config, SwinConfig):
+        return _swin_rules()
+    assert isinstance(config, ConvNextConfig)
+    return _convnext_rules()
+
+
+def _resnet_rules() -> list[Rule]:
+    def conv_and_norm(torch: str, jax: str) -> list[Rule]:
+        return [
+            Rule(f"{torch}.weight", f"{jax}/kernel", CONV),
+            *affine(f"{torch}.norm", f"{jax}/norm"),
+            Rule(f"{torch}.norm.running_mean", f"{jax}/norm/mean"),
+            Rule(f"{torch}.norm.running_var", f"{jax}/norm/var"),
+        ]
+
+    rules = conv_and_norm("backbone.backbone.stem.conv1", "backbone/stem/0")
+    for i in range(4):  # conv: conv1, conv2, conv3, shortcut
+        rules += conv_and_norm(
+            f"backbone.backbone.res{i + 2}.{{block}}.{{conv}}", f"backbone/stages/{i}/{{block}}/{{conv}}"
+        )
+    return rules
+
+
+def _swin_rules() -> list[Rule]:
+    block, our_block = "backbone.backbone.layers.{i}.blocks.{j}", "backbone/stages/{i}/{j}"
+    merge, our_merge = "backbone.backbone.layers.{i}.downsample", "backbone/merges/{i}"
+    return [
+        *conv("backbone.backbone.patch_embed.proj", "backbone/patch_embed"),
+        *affine("backbone.backbone.patch_embed.norm", "backbone/patch_norm"),
+        *affine(f"{block}.norm1", f"{our_block}/norm1"),
+        *affine(f"{block}.norm2", f"{our_block}/norm2"),
+        *linear(f"{block}.attn.qkv", f"{our_block}/attention/qkv"),
+        *linear(f"{block}.attn.proj", f"{our_block}/attention/out"),
+        Rule(f"{block}.attn.relative_position_bias_table", f"{our_block}/attention/position_bias"),
+        Rule(
+            f"{block}.attn.relative_position_index", f"{our_block}/attention/position_bias", derive=_index_of_bias_table
+        ),
+        *linear(f"{block}.mlp.fc1", f"{our_block}/linear1"),
+        *linear(f"{block}.mlp.fc2", f"{our_block}/linear2"),
+        *affine(f"{merge}.norm", f"{our_merge}/norm"),
+        Rule(f"{merge}.reduction.weight", f"{our_merge}/linear/kernel", LINEAR),
+        *(rule for i in range(4) for rule in affine(f"backbone.backbone.norm{i}", f"backbone/output_norms/{i}")),
+    ]
+
+
+def _index_of_bias_table(table: np.ndarray) -> np.ndarray:
+    window = (round(table.shape[0] ** 0.5) + 1) // 2  # the table has (2 * window - 1) ** 2 rows
+    return relative_position_index(window)
+
+
+def _convnext_rules() -> list[Rule]:
+    block, our_block = "backbone.backbone.stages.{i}.{j}", "backbone/stages/{i}/{j}"
+    rules = [
+        *conv(f"{block}.dwconv", f"{our_block}/depthwise"),
+        *affine(f"{block}.norm", f"{our_block}/norm"),
+        *linear(f"{block}.pwconv1", f"{our_block}/linear1"),
+        *linear(f"{block}.pwconv2", f"{our_block}/linear2"),
+        Rule(f"{block}.gamma", f"{our_block}/layer_scale"),
+    ]
+    for i in range(4):  # the stem normalises after its convolution, the other reductions before
+        conv_index, norm_index = (0, 1) if i == 0 else (1, 0)
+        reduction = f"backbone.backbone.downsample_layers.{i}"
+        rules += conv(f"{reduction}.{conv_index}", f"backbone/reductions/{i}")
+        rules += affine(f"{reduction}.{norm_index}", f"backbone/reduction_norms/{i}")
+        rules += affine(f"backbone.norm_layers.res{i + 2}", f"backbone/output_norms/{i}")
+    return rules
