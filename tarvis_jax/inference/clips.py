@@ -1,0 +1,128 @@
+"""Cutting a video in overlapping clips, and the geometry of a clip: original, resized and padded size."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+
+import cv2
+import numpy as np
+
+PAD_VALUE = 128  # what the reference pads images with, on the right and at the bottom
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """Consecutive frames [first, first + len(frames)) of a video; the frames as the caller prepared them."""
+
+    first: int
+    frames: list[np.ndarray]
+    is_last: bool
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.frames)
+
+
+def iterate_clips(frames: Iterable[np.ndarray], length: int, overlap: int, first_frame: int = 0) -> Iterator[Clip]:
+    """Yields clips of `length` frames, each sharing `overlap` frames with the one before.
+
+    The first clip starts at `first_frame`; the last one may be shorter, exactly as in the reference: a clip that
+    reaches the end of the video is the last. Its shape then differs, which costs one more compilation; padding it
+    with frames would change the result, since the network mixes the frames of a clip. At most `length + 1` frames
+    are held: the end of a stream shows only by reading one frame beyond a clip.
+
+    Raises:
+      ValueError: length < 1, overlap not in 0..length-1, or the video ends before `first_frame`.
+    """
+    check_schedule(length, overlap)
+    window: list[np.ndarray] = []
+    start = first_frame
+    index = -1
+    for index, frame in enumerate(frames):
+        if len(window) == length:  # one frame beyond the clip: it is not the last
+            yield Clip(start, list(window), is_last=False)
+            start += length - overlap
+            del window[: length - overlap]
+        if index >= first_frame:
+            window.append(frame)
+    if index < first_frame:
+        raise ValueError(f"first clip starts at frame {first_frame}, but the video has only {index + 1} frames")
+    yield Clip(start, window, is_last=True)
+
+
+def check_schedule(length: int, overlap: int) -> None:
+    """Raises ValueError unless clips of `length` frames may share `overlap` frames."""
+    if length < 1:
+        raise ValueError(f"clip_length: expected at least 1 frame, found {length}")
+    if not 0 <= overlap < length:
+        raise ValueError(f"overlap: expected 0..{length - 1} (below clip_length {length}), found {overlap}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """Sizes (height, width) in pixels of a frame: as read, as resized for the network, and padded."""
+
+    original: tuple[int, int]
+    resized: tuple[int, int]
+    padded: tuple[int, int]
+
+    def prepare_image(self, image: np.ndarray) -> np.ndarray:
+        """uint8 [H, W, 3] -> resized (bilinear on uint8, as the reference) and padded uint8 [H', W', 3]."""
+        if self.resized != self.original:
+            image = cv2.resize(image, self.resized[::-1], interpolation=cv2.INTER_LINEAR)
+        return self._pad(image, PAD_VALUE)
+
+    def prepare_mask(self, mask: np.ndarray) -> np.ndarray:
+        """bool [H, W] -> resized (bilinear, then > 0.5) and padded bool [H', W']."""
+        if self.resized != self.original:
+            mask = cv2.resize(mask.astype(np.float32), self.resized[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
+        return self._pad(mask, False)
+
+    def normalise_point(self, point_yx: Sequence[float]) -> np.ndarray:
+        """Pixel (y, x) of the original frame -> float32 [2], its centre over the size of the padded image."""
+        scale = np.asarray(self.resized, np.float64) / np.asarray(self.padded, np.float64)
+        return ((np.asarray(point_yx, np.float64) + 0.5) / self.original * scale).astype(np.float32)
+
+    def upsampling(self) -> tuple[np.ndarray, np.ndarray]:
+        """Matrices [H, H'/4] and [W, W'/4], float32, that take stride-4 logits to the original frame.
+
+        They are the product of the reference's three steps, each of which is linear and works on rows and columns
+        separately: bilinear x4, cutting the padding, bilinear to the original size.
+        """
+        return tuple(
+            (_bilinear(resized, original) @ _bilinear(padded // 4, padded)[:resized]).astype(np.float32)
+            for original, resized, padded in zip(self.original, self.resized, self.padded, strict=True)
+        )
+
+    def _pad(self, array: np.ndarray, value) -> np.ndarray:
+        bottom, right = (p - r for p, r in zip(self.padded, self.resized, strict=True))
+        return np.pad(array, ((0, bottom), (0, right)) + ((0, 0),) * (array.ndim - 2), constant_values=value)
+
+
+def plan_geometry(size: tuple[int, int], min_dim: int | None, max_dim: int, size_divisor: int) -> Geometry:
+    """Geometry of frames of `size` (height, width).
+
+    Args:
+      min_dim: length of the smaller side after resizing, in pixels; None keeps the size.
+      max_dim: bound on the larger side after resizing, in pixels (only with min_dim).
+      size_divisor: padded sides are multiples of this.
+    """
+    height, width = size
+    resized = (height, width)
+    if min_dim is not None:
+        scale = min_dim / min(size)
+        if scale * max(size) > max_dim:
+            scale = max_dim / max(size)
+        resized = (round(scale * height), round(scale * width))
+    padded = tuple(-(-side // size_divisor) * size_divisor for side in resized)
+    return Geometry(original=(height, width), resized=resized, padded=padded)
+
+
+def _bilinear(size_in: int, size_out: int) -> np.ndarray:
+    """Matrix [size_out, size_in] of bilinear interpolation with half-pixel centres and clamped borders."""
+    source = np.maximum((np.arange(size_out) + 0.5) * size_in / size_out - 0.5, 0.0)
+    low = np.minimum(np.floor(source).astype(int), size_in - 1)
+    high = np.minimum(low + 1, size_in - 1)
+    matrix = np.zeros((size_out, size_in))
+    np.add.at(matrix, (np.arange(size_out), low), 1.0 - (source - low))
+    np.add.at(matrix, (np.arange(size_out), high), source - low)
+    return matrix

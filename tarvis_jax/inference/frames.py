@@ -1,0 +1,125 @@
+"""Frame sources: a folder of images, a video file, or arrays, read lazily as uint8 RGB.
+
+Nothing here keeps a frame after handing it out: what is in memory is what the caller holds.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+
+import cv2
+import numpy as np
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameSource:
+    """A video that is read front to back.
+
+    Attributes:
+      name: what to call it in messages and in result files.
+      num_frames: number of frames, or None where only reading to the end can tell (video files, generators).
+      frame_names: file stem per frame for a folder of images, else None.
+      reader: starts one pass over the frames.
+      is_replayable: whether a second pass is possible (false for generators).
+      frames_per_second: of a video file, else None.
+    """
+
+    name: str
+    num_frames: int | None
+    frame_names: tuple[str, ...] | None
+    reader: Callable[[], Iterator[tuple[str, np.ndarray]]]
+    is_replayable: bool = True
+    frames_per_second: float | None = None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yields uint8 RGB frames [H, W, 3], all of the same size; raises ValueError at the first that is not."""
+        first: tuple[str, tuple[int, int]] | None = None
+        for label, frame in self.reader():
+            if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+                raise ValueError(f"{label}: expected a uint8 RGB frame [H, W, 3], found {frame.dtype} {frame.shape}")
+            size = frame.shape[:2]
+            if first is None:
+                first = (label, size)
+            elif size != first[1]:
+                raise ValueError(
+                    f"{self.name}: frames differ in size: {label} is {size[0]}x{size[1]}, "
+                    f"{first[0]} is {first[1][0]}x{first[1][1]} (height x width)"
+                )
+            yield frame
+        if first is None:
+            raise ValueError(f"{self.name}: no frame could be read")
+
+
+def open_frames(source: "FrameSource | str | pathlib.Path | Iterable[np.ndarray]", name: str = "frames") -> FrameSource:
+    """Makes a FrameSource of a folder of jpg/png images (sorted by name), a video file, or uint8 RGB arrays.
+
+    Args:
+      source: path, FrameSource (returned as it is), sequence of arrays, or a generator of arrays (one pass only).
+      name: name of a source that is not a file.
+
+    Raises:
+      ValueError: the path does not exist, the folder holds no image, or the file is of no known kind. A file that
+        cannot be decoded is named when it is reached.
+    """
+    if isinstance(source, FrameSource):
+        return source
+    if isinstance(source, str | pathlib.Path):
+        path = pathlib.Path(source)
+        if path.is_dir():
+            return _image_folder(path)
+        if path.is_file():
+            return _video_file(path)
+        raise ValueError(f"{path}: no such file or folder")
+    if isinstance(source, np.ndarray) or hasattr(source, "__len__"):
+        if len(source) == 0:
+            raise ValueError(f"{name}: no frames (an empty sequence)")
+        return FrameSource(name, len(source), None, lambda: _labelled(source))
+    return FrameSource(name, None, None, lambda: _labelled(source), is_replayable=False)
+
+
+def _labelled(frames: Iterable[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    for index, frame in enumerate(frames):
+        yield f"frame {index}", np.asarray(frame)
+
+
+def _image_folder(folder: pathlib.Path) -> FrameSource:
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise ValueError(f"{folder}: no image ({', '.join(IMAGE_SUFFIXES)}) in this folder")
+
+    def read() -> Iterator[tuple[str, np.ndarray]]:
+        for path in paths:
+            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+            if image is None:
+                raise ValueError(f"{path}: not a readable image (missing, truncated or corrupt)")
+            yield str(path), cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+    return FrameSource(folder.name, len(paths), tuple(p.stem for p in paths), read)
+
+
+def _video_file(path: pathlib.Path) -> FrameSource:
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        raise ValueError(f"{path}: expected a folder of images or a video file ({', '.join(VIDEO_SUFFIXES)})")
+    probe = cv2.VideoCapture(str(path))
+    readable, frames_per_second = probe.isOpened(), probe.get(cv2.CAP_PROP_FPS)
+    probe.release()
+    if not readable:
+        raise ValueError(f"{path}: not a readable video (truncated, corrupt or an unknown codec)")
+
+    def read() -> Iterator[tuple[str, np.ndarray]]:
+        capture = cv2.VideoCapture(str(path))
+        try:
+            index = 0
+            while True:
+                is_read, image = capture.read()
+                if not is_read:
+                    return
+                yield f"{path} frame {index}", cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+                index += 1
+        finally:
+            capture.release()
+
+    return FrameSource(path.stem, None, None, read, frames_per_second=frames_per_second or None)

@@ -1,0 +1,286 @@
+"""One video through the network, clip by clip: targets in, tracks out, each frame as soon as it is final."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from tarvis_jax import datasets
+from tarvis_jax.inference import clips, stitch, targets
+from tarvis_jax.inference.frames import FrameSource, open_frames
+from tarvis_jax.inference.predictor import Predictor
+from tarvis_jax.results.tracks import FrameResult, Rle, Track, VideoResult, encode_mask, encode_semantic
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceConfig:
+    """How a video is cut, resized and stitched.
+
+    Attributes:
+      clip_length: frames per clip.
+      overlap: frames that successive clips share, 0..clip_length-1.
+      min_dim: smaller side after resizing, in pixels; None keeps the size.
+      max_dim: bound on the larger side after resizing, in pixels.
+      max_tracks: VIS and VPS: at most this many tracks per clip.
+      score_threshold: VIS and VPS: least class score of a clip's track; also that of a track in a panoptic map.
+      association_iou: VIS and VPS: masks of successive clips are one track if their IoU in the overlap exceeds this.
+      max_predictions: VIS: (track, class) pairs per video in the results file.
+      reference_overlap: do in overlapping frames what the reference does, defects included (see stitch.py,
+        targets.py); for parity with its results.
+    """
+
+    clip_length: int = 12
+    overlap: int = 6
+    min_dim: int | None = None
+    max_dim: int = 1333
+    max_tracks: int = 10
+    score_threshold: float = 0.0
+    association_iou: float = 0.5
+    max_predictions: int = 10
+    reference_overlap: bool = False
+
+    def __post_init__(self) -> None:
+        clips.check_schedule(self.clip_length, self.overlap)
+        if self.min_dim is not None and self.min_dim < 1:
+            raise ValueError(f"min_dim: expected at least 1 pixel or None, found {self.min_dim}")
+
+
+INFERENCE_DEFAULTS: dict[str, InferenceConfig] = {
+    "YOUTUBE_VIS": InferenceConfig(min_dim=448),
+    "OVIS": InferenceConfig(min_dim=576, max_predictions=20),
+    "KITTI_STEP": InferenceConfig(clip_length=6, overlap=3, max_tracks=1000, score_threshold=0.5),
+    "CITYSCAPES_VPS": InferenceConfig(clip_length=10, overlap=5, max_dim=2048, max_tracks=1000, score_threshold=0.5),
+    "VIPSEG": InferenceConfig(min_dim=576, max_tracks=1000, score_threshold=0.5),
+    "DAVIS": InferenceConfig(),
+    "BURST": InferenceConfig(clip_length=8, overlap=4, min_dim=512),
+}
+
+
+class Session:
+    """Segments one video.
+
+        session = Session(predictor, "DAVIS")
+        session.add_target(frame_index=0, id=1, mask=mask)
+        for frame_result in session.run("frames/"):
+            ...
+        result = session.result()
+
+    In memory are the network's input frames of one clip, stride-4 logits of the frames that are not final, and RLEs.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        dataset: str,
+        spec: datasets.DatasetSpec | None = None,
+        config: InferenceConfig | None = None,
+    ):
+        """Args:
+          predictor: the network.
+          dataset: decides the semantic queries and, by default, `spec` and `config`.
+          spec: task and classes; default `datasets.DATASETS[dataset]`.
+          config: default `INFERENCE_DEFAULTS[dataset]`.
+
+        Raises:
+          ValueError: unknown dataset, or a panoptic one without thing classes or without stuff classes.
+        """
+        if (spec is None and dataset not in datasets.DATASETS) or (
+            config is None and dataset not in INFERENCE_DEFAULTS
+        ):
+            raise ValueError(f"dataset: expected one of {', '.join(INFERENCE_DEFAULTS)}, found {dataset!r}")
+        self.dataset = dataset
+        self.spec = spec or datasets.DATASETS[dataset]
+        self.config = config or INFERENCE_DEFAULTS[dataset]
+        self._predictor = predictor
+        self._stuff_classes = np.setdiff1d(np.arange(self.spec.num_classes), self.spec.thing_classes)
+        if self.spec.task == datasets.PANOPTIC and not 0 < len(self._stuff_classes) < self.spec.num_classes:
+            raise ValueError(
+                f"{dataset}: panoptic inference needs thing and stuff classes, found {len(self._stuff_classes)} stuff "
+                f"classes of {self.spec.num_classes}; give a DatasetSpec with thing_classes"
+            )
+        self._targets: dict[int, targets.Target] = {}
+        self._state: _Run | None = None
+
+    def add_target(
+        self,
+        frame_index: int,
+        id: int,
+        mask: np.ndarray | None = None,
+        point_yx: tuple[float, float] | None = None,
+    ) -> None:
+        """Gives an object to follow (VOS, PET), before `run`.
+
+        Args:
+          frame_index: frame it is given in; it is segmented from there on.
+          id: the caller's, kept in all results; at least 1.
+          mask: bool (or 0/1) [H, W] at the original frame size.
+          point_yx: pixel (y, x) on the object, original frame; (0, 0) is the first pixel.
+
+        Raises:
+          ValueError: not an exemplar dataset, an id given twice or below 1, a negative frame, an empty mask, not
+            exactly one of mask and point. Sizes and frame numbers are checked when the video is read.
+        """
+        if self.spec.task != datasets.EXEMPLAR:
+            raise ValueError(f"{self.dataset} is a dataset of task {self.spec.task!r}: it takes no targets")
+        if self._state is not None:
+            raise ValueError("add_target: the video was started; give all targets before run")
+        if int(id) < 1:
+            raise ValueError(f"target {id}: ids start at 1")
+        if id in self._targets:
+            raise ValueError(f"target {id}: given twice (frames {self._targets[id].frame} and {frame_index})")
+        if frame_index < 0:
+            raise ValueError(f"target {id}: frame_index is {frame_index}, expected 0 or more")
+        if (mask is None) == (point_yx is None):
+            raise ValueError(
+                f"target {id}: expected either a mask or a point, found {'neither' if mask is None else 'both'}"
+            )
+        if mask is not None:
+            mask = np.asarray(mask)
+            if mask.ndim != 2:
+                raise ValueError(f"target {id}: expected a mask [H, W], found shape {mask.shape}")
+            mask = mask > 0
+            if not mask.any():
+                raise ValueError(f"target {id}: its mask of frame {frame_index} is empty")
+        self._targets[int(id)] = targets.Target(int(frame_index), int(id), mask, point_yx)
+
+    def run(self, frames: FrameSource | str | Iterable[np.ndarray]) -> Iterator[FrameResult]:
+        """Yields one FrameResult per frame, in order, as soon as no later clip can change it.
+
+        Args:
+          frames: anything `open_frames` takes.
+
+        Raises:
+          ValueError: bad frames, or a target that does not fit the video.
+        """
+        if self._state is not None:
+            raise ValueError("run: this session already ran; make a new one for another video")
+        if self.spec.task == datasets.EXEMPLAR and not self._targets:
+            raise ValueError(f"{self.dataset}: no target was given; call add_target first")
+        source = open_frames(frames)
+        self._check_target_frames(source.name, source.num_frames)
+        self._state = _Run(source.name)
+        prepared = self._prepare(source)
+        first_frame = min((t.frame for t in self._targets.values()), default=0)
+        if self.spec.task == datasets.EXEMPLAR:
+            segment = self._exemplar_clips
+        else:
+            segment = self._class_clips
+        yield from segment(clips.iterate_clips(prepared, self.config.clip_length, self.config.overlap, first_frame))
+        self._check_target_frames(source.name, self._state.num_frames)
+        self._state.is_done = True
+
+    def result(self) -> VideoResult:
+        """The whole video's tracks with classes and scores; raises ValueError before the last frame was yielded."""
+        state = self._state
+        if state is None or not state.is_done:
+            raise ValueError("result: the video is not finished; iterate over run(...) to its end first")
+        ids = sorted(set(state.masks) | set(state.class_logits) | set(self._targets))
+        tracks = []
+        for track_id in ids:
+            by_frame = state.masks.get(track_id, {})
+            track = Track(track_id, [by_frame.get(frame) for frame in range(state.num_frames)])
+            if track_id in state.class_logits:
+                logits = state.class_logits[track_id]
+                scores = stitch.softmax(logits)
+                track.class_logits = [float(x) for x in logits]
+                track.class_id = 1 + int(np.argmax(scores[1:]))
+                track.score = float(scores[track.class_id])
+            tracks.append(track)
+        semantic = state.semantic if self.spec.task == datasets.PANOPTIC else None
+        return VideoResult(state.video, self.dataset, state.geometry.original, state.num_frames, tracks, semantic)
+
+    def _check_target_frames(self, video: str, num_frames: int | None) -> None:
+        if num_frames is not None:
+            for target in self._targets.values():
+                if target.frame >= num_frames:
+                    raise ValueError(f"target {target.id}: given in frame {target.frame}, but {video} has {num_frames}")
+
+    def _prepare(self, source: FrameSource) -> Iterator[np.ndarray]:
+        """Frames as the network takes them; plans the geometry and checks the targets at the first one."""
+        for index, frame in enumerate(source):
+            if index == 0:
+                self._state.geometry = clips.plan_geometry(
+                    frame.shape[:2], self.config.min_dim, self.config.max_dim, self._predictor.config.size_divisor
+                )
+                for target in self._targets.values():
+                    target.check_size(frame.shape[:2])
+            self._state.num_frames = index + 1
+            yield self._state.geometry.prepare_image(frame)
+
+    def _class_clips(self, schedule: Iterable[clips.Clip]) -> Iterator[FrameResult]:
+        config, predictor = self.config, self._predictor
+        instances = stitch.InstanceStitcher(config.association_iou, config.reference_overlap)
+        semantic = stitch.SemanticStitcher()
+        is_panoptic = self.spec.task == datasets.PANOPTIC
+        for clip in schedule:
+            output = predictor.clip_classes(np.stack(clip.frames), self.dataset)
+            chosen = stitch.select_tracks(output.class_logits, config.max_tracks, config.score_threshold)
+            instances.add(clip.first, predictor.take_masks(output, chosen), output.class_logits[chosen])
+            if is_panoptic:
+                # Only stuff: thing classes are drawn by the tracks.
+                semantic.add(clip.first, np.asarray(output.semantic_logits)[self._stuff_classes])
+            self._state.class_logits = instances.class_logits()
+            for frame in self._final_frames(clip):
+                ids, logits = instances.pop(frame)
+                masks = zip(ids, predictor.pixel_masks(logits, self._state.geometry), strict=True)
+                class_map = None
+                if is_panoptic:
+                    indices = predictor.pixel_classes(semantic.pop(frame), self._state.geometry)
+                    class_map = self._stuff_classes[indices].astype(np.uint16)
+                yield self._finish(frame, {i: encode_mask(mask) for i, mask in masks if mask.any()}, class_map)
+
+    def _exemplar_clips(self, schedule: Iterable[clips.Clip]) -> Iterator[FrameResult]:
+        config, predictor = self.config, self._predictor
+        stitcher = stitch.ExemplarStitcher(config.reference_overlap)
+        memory = targets.ExemplarMemory(predictor.upsample_masks, config.reference_overlap)
+        for clip in schedule:
+            geometry = self._state.geometry
+            given = [t for t in self._targets.values() if clip.first <= t.frame < clip.end]
+            inputs = memory.inputs(
+                clip.first, len(clip.frames), geometry.padded, given, geometry.prepare_mask, geometry.normalise_point
+            )
+            if inputs is None:
+                stitcher.all_lost()
+                memory.reset()
+            else:
+                logits = predictor.clip_exemplar(np.stack(clip.frames), inputs)
+                logits = targets.silence_before_given(logits, clip.first, inputs.ids, given)
+                memory.remember(clip.first, inputs.ids, logits)
+                stitcher.add(clip.first, inputs.ids, logits, clip.is_last)
+            for frame in self._final_frames(clip):
+                masks: dict[int, Rle] = {}
+                for ids, frame_logits in stitcher.pop(frame):
+                    owner = predictor.pixel_objects(frame_logits, geometry) if len(frame_logits) else None
+                    for row, object_id in enumerate(ids[: len(frame_logits)], start=1):
+                        mask = owner == row
+                        if mask.any():
+                            masks[object_id] = encode_mask(mask)
+                yield self._finish(frame, masks, None)
+
+    def _final_frames(self, clip: clips.Clip) -> range:
+        """Frames that no clip after this one covers and that were not yet given out (also those before the first)."""
+        end = clip.end if clip.is_last else clip.first + self.config.clip_length - self.config.overlap
+        return range(self._state.next_frame, end)
+
+    def _finish(self, frame: int, masks: dict[int, Rle], class_map: np.ndarray | None) -> FrameResult:
+        state = self._state
+        state.next_frame = frame + 1
+        for track_id, rle in masks.items():
+            state.masks.setdefault(track_id, {})[frame] = rle
+        if class_map is not None:
+            state.semantic.append(encode_semantic(class_map))
+        return FrameResult(frame, masks, class_map)
+
+
+@dataclasses.dataclass
+class _Run:
+    """What a running session accumulates."""
+
+    video: str
+    geometry: clips.Geometry | None = None
+    num_frames: int = 0
+    next_frame: int = 0
+    is_done: bool = False
+    masks: dict[int, dict[int, Rle]] = dataclasses.field(default_factory=dict)  # track id -> frame -> RLE
+    class_logits: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    semantic: list[dict[int, Rle]] = dataclasses.field(default_factory=list)

@@ -1,0 +1,112 @@
+"""Tracks of a video as run-length encodings (COCO's RLE): in memory, and as one JSON file.
+
+Nothing here knows the network; an evaluator or a viewer can import it alone.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as coco_mask
+
+Rle = dict[str, Any]  # {"size": [height, width], "counts": str}
+
+
+def encode_mask(mask: np.ndarray) -> Rle:
+    """bool [H, W] -> COCO RLE with its counts as text."""
+    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(s) for s in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def decode_mask(rle: Rle) -> np.ndarray:
+    """COCO RLE -> bool [H, W]."""
+    counts = rle["counts"]
+    return coco_mask.decode({"size": rle["size"], "counts": counts.encode() if isinstance(counts, str) else counts}) > 0
+
+
+@dataclasses.dataclass
+class FrameResult:
+    """What is final about one frame.
+
+    Attributes:
+      frame: index in the video.
+      masks: track id -> RLE at the frame's own size; ids without a pixel are absent. VIS and VPS tracks may overlap.
+      semantic: VPS: stuff class (0..K-1) per pixel, uint16 [H, W], also under the tracks. Else None.
+    """
+
+    frame: int
+    masks: dict[int, Rle]
+    semantic: np.ndarray | None = None
+
+
+@dataclasses.dataclass
+class Track:
+    """One target through a video.
+
+    Attributes:
+      id: unique within the video; the caller's own for VOS and PET.
+      segmentations: per frame of the video an RLE at original size, or None where it has no pixel.
+      class_logits: mean over clips, [1 + K], column 0 = background; None for VOS and PET.
+      class_id: best class 1..K, or None for VOS and PET.
+      score: softmax probability of that class; 1.0 for VOS and PET.
+    """
+
+    id: int
+    segmentations: list[Rle | None]
+    class_logits: list[float] | None = None
+    class_id: int | None = None
+    score: float = 1.0
+
+
+@dataclasses.dataclass
+class VideoResult:
+    """All tracks of a video; `size` is (height, width), `semantic` (VPS) holds class id -> RLE per frame."""
+
+    video: str
+    dataset: str
+    size: tuple[int, int]
+    num_frames: int
+    tracks: list[Track]
+    semantic: list[dict[int, Rle]] | None = None
+
+    def semantic_map(self, frame: int) -> np.ndarray:
+        """Class id (0..K-1) per pixel of a frame, int32 [H, W]; raises ValueError where there is none."""
+        if self.semantic is None:
+            raise ValueError(f"{self.video}: results of {self.dataset} have no semantic maps")
+        class_map = np.zeros(self.size, np.int32)
+        for class_id, rle in self.semantic[frame].items():
+            class_map[decode_mask(rle)] = class_id
+        return class_map
+
+
+def encode_semantic(class_map: np.ndarray) -> dict[int, Rle]:
+    """int [H, W] -> class id -> RLE, for the classes that occur."""
+    return {int(class_id): encode_mask(class_map == class_id) for class_id in np.unique(class_map)}
+
+
+def write_tracks(path: str | pathlib.Path, result: VideoResult) -> None:
+    """Writes a video's result as JSON (`read_tracks` gives it back)."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dataclasses.asdict(result)))
+
+
+def read_tracks(path: str | pathlib.Path) -> VideoResult:
+    """Reads what `write_tracks` wrote; raises ValueError if the file is something else."""
+    try:
+        content = json.loads(pathlib.Path(path).read_text())
+        semantic = content["semantic"]
+        if semantic is not None:
+            semantic = [{int(k): rle for k, rle in frame.items()} for frame in semantic]
+        return VideoResult(
+            video=content["video"],
+            dataset=content["dataset"],
+            size=tuple(content["size"]),
+            num_frames=content["num_frames"],
+            tracks=[Track(**track) for track in content["tracks"]],
+            semantic=semantic,
+        )
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a tracks file as write_tracks makes it ({error!r})") from error

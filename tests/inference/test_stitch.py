@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+
+from tarvis_jax.inference.stitch import ExemplarStitcher, InstanceStitcher, SemanticStitcher, mask_iou, select_tracks
+
+
+def _track(column, frames, level=1.0):
+    """A stripe at `column` of a 4x8 map, positive in all frames."""
+    logits = np.full((frames, 4, 8), -level, np.float32)
+    logits[:, :, column : column + 2] = level
+    return logits
+
+
+def _class(*values):
+    return np.asarray([values], np.float32)
+
+
+def test_select_tracks():
+    logits = np.log(np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.1, 0.9, 0.0001], [0.9, 0.05, 0.05]], np.float32))
+    assert select_tracks(logits, 10, 0.0).tolist() == [0, 1, 2, 3]
+    assert select_tracks(logits, 2, 0.0).tolist() == [2, 1]
+    assert select_tracks(logits, 10, 0.6).tolist() == [1, 2]
+
+
+def test_mask_iou_against_loops():
+    rng = np.random.default_rng(0)
+    a, b = rng.random((3, 2, 4, 4)) > 0.5, rng.random((2, 2, 4, 4)) > 0.5
+    expected = [[((x & y).sum() + 1) / ((x | y).sum() + 1) for y in b] for x in a]
+    np.testing.assert_allclose(mask_iou(a, b), expected, rtol=1e-6)
+    assert mask_iou(np.zeros((1, 2, 2), bool), np.zeros((1, 2, 2), bool)) == 1
+
+
+def test_tracks_keep_their_ids_when_queries_change_places():
+    stitcher = InstanceStitcher()
+    left, right = _track(0, 4), _track(5, 4)
+    assert stitcher.add(0, np.stack([left, right]), np.concatenate([_class(0, 1), _class(0, 3)])) == [1, 2]
+    assert stitcher.add(2, np.stack([right, left]), np.concatenate([_class(0, 5), _class(2, 1)])) == [2, 1]
+    class_logits = stitcher.class_logits()
+    np.testing.assert_array_equal(class_logits[1], [1, 1])
+    np.testing.assert_array_equal(class_logits[2], [0, 4])
+
+
+def test_overlap_is_averaged_and_the_reference_keeps_the_earlier_clip():
+    for reference_overlap, expected in ((False, 2.0), (True, 1.0)):
+        stitcher = InstanceStitcher(reference_overlap=reference_overlap)
+        stitcher.add(0, _track(0, 4, 1.0)[None], _class(0, 1))
+        stitcher.add(2, _track(0, 4, 3.0)[None], _class(0, 1))
+        levels = [stitcher.pop(frame)[1].max() for frame in range(6)]
+        assert levels == [1, 1, expected, expected, 3, 3]
+
+
+def test_new_track_shows_after_the_overlap():
+    stitcher = InstanceStitcher()
+    stitcher.add(0, _track(0, 4)[None], _class(0, 1))
+    assert stitcher.add(2, np.stack([_track(5, 4), _track(0, 4)]), np.zeros((2, 2))) == [2, 1]
+    assert [sorted(stitcher.pop(frame)[0]) for frame in range(6)] == [[1], [1], [1], [1], [1, 2], [1, 2]]
+
+
+def test_iou_below_the_threshold_makes_a_new_track():
+    stitcher = InstanceStitcher(association_iou=0.5)
+    stitcher.add(0, _track(0, 4)[None], _class(0, 1))
+    assert stitcher.add(2, _track(1, 4)[None], _class(0, 1)) == [2]  # stripes share one of three columns
+
+
+def test_clip_without_tracks_ends_them():
+    stitcher = InstanceStitcher()
+    stitcher.add(0, _track(0, 4)[None], _class(0, 1))
+    assert stitcher.add(2, np.zeros((0, 4, 4, 8), np.float32), np.zeros((0, 2), np.float32)) == []
+    assert stitcher.pop(0)[0] == [1]
+    for frame in (1, 2, 3):
+        stitcher.pop(frame)
+    assert stitcher.add(4, _track(0, 4)[None], _class(0, 1)) == [2]
+    assert [stitcher.pop(frame)[0] for frame in range(4, 8)] == [[], [], [2], [2]]
+
+
+def test_overlap_of_more_than_half_a_clip():
+    """Clips of 4 that share 3: a frame is averaged over four clips; a track survives a clip that missed it."""
+    stitcher = InstanceStitcher()
+    seen = []
+    for first in range(5):
+        tracks = np.zeros((0, 4, 4, 8), np.float32) if first == 2 else _track(0, 4, first + 1.0)[None]
+        ids = stitcher.add(first, tracks, np.zeros((len(tracks), 2), np.float32))
+        assert ids == ([] if first == 2 else [1])
+        seen.append(stitcher.pop(first))
+    assert [ids for ids, _ in seen] == [[1]] * 5
+    np.testing.assert_allclose([logits.max() for _, logits in seen], [1, 1.5, 1.5, (1 + 2 + 4) / 3, (2 + 4 + 5) / 3])
+
+
+def test_semantic_mean():
+    stitcher = SemanticStitcher()
+    stitcher.add(0, np.full((3, 4, 1, 1), 1.0, np.float32))
+    stitcher.add(2, np.full((3, 4, 1, 1), 5.0, np.float32))
+    assert [stitcher.pop(frame)[0, 0, 0] for frame in range(6)] == [1, 1, 3, 3, 5, 5]
+
+
+def test_exemplar_mean_is_over_the_clips_that_have_the_object():
+    stitcher = ExemplarStitcher()
+    stitcher.add(0, [7, 9], np.stack([_track(0, 4, 1.0), _track(5, 4, 1.0)]), is_last=False)
+    stitcher.add(2, [9], _track(5, 4, 3.0)[None], is_last=True)
+    layers = [stitcher.pop(frame) for frame in range(6)]
+    assert [layer[0][0] for layer in layers] == [[7, 9]] * 4 + [[9]] * 2
+    assert [layer[0][1][-1].max() for layer in layers] == [1, 1, 2, 2, 3, 3]
+    assert stitcher.pop(6) == []
+
+
+def test_exemplar_reference_overlap_keeps_layers_and_stale_ids():
+    stitcher = ExemplarStitcher(reference_overlap=True)
+    stitcher.add(0, [7, 9], np.zeros((2, 4, 4, 8), np.float32), is_last=False)
+    stitcher.add(2, [9], np.ones((1, 4, 4, 8), np.float32), is_last=False)
+    stitcher.add(4, [9, 11], np.ones((2, 4, 4, 8), np.float32), is_last=True)
+    layers = {frame: [ids for ids, _ in stitcher.pop(frame)] for frame in range(8)}
+    assert layers[0] == [[7, 9]] and layers[2] == [[7, 9], [9]] and layers[4] == [[9]]
+    assert layers[6] == [[9]]  # rows of [9, 11] with the ids of the clip before
+
+
+@pytest.mark.parametrize("reference_overlap", [False, True])
+def test_exemplar_all_lost(reference_overlap):
+    stitcher = ExemplarStitcher(reference_overlap)
+    stitcher.add(0, [7], _track(0, 4)[None], is_last=False)
+    stitcher.all_lost()
+    stitcher.add(4, [8], _track(0, 4)[None], is_last=False)
+    assert [stitcher.pop(frame)[0][0] for frame in range(8)] == [[7]] * 4 + [[8]] * 4
