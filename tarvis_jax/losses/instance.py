@@ -74,7 +74,7 @@ def instance_loss(
 
     Returns:
       (scalar, terms): the sum over layers, and float32 [L] for "mask_ce", "mask_dice", "class_ce" (unweighted) and
-      "total" (weighted). NaN if a matching cost is not finite, so that a bad prediction of an unmatched query is noticed too.
+      "total" (weighted). NaN if a matching cost is not finite: a bad prediction of an unmatched query is noticed too.
 
     Raises:
       ValueError: N > Q.

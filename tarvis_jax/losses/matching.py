@@ -44,7 +44,7 @@ def assign(costs: jax.Array, valid: jax.Array) -> jax.Array:
     """
     num_queries, num_targets = costs.shape
     if num_targets > num_queries:
-        raise ValueError(
+        raise ValueError(f"matching: expected at most {num_queries} targets (one per query), found {num_targets}")
             f"matching: at most one target per query, found {num_targets} target slots, {num_queries} queries"
         )
     # Target N is a stand-in for "none"; column Q holds the target that is being inserted.
@@ -106,9 +106,9 @@ def assign(costs: jax.Array, valid: jax.Array) -> jax.Array:
 def match(costs: jax.Array, valid: jax.Array) -> Matching:
     """Pairs queries and targets at minimum total cost.
 
-    Padding does not change the pairs: they are those that `scipy.optimize.linear_sum_assignment` finds on the columns of
-    the valid targets alone, in its order. A NaN or infinite cost counts as very expensive here; the caller makes the loss
-    NaN (`all_finite`), so that the run stops there and not in the search.
+    Padding does not change the pairs: they are those that `scipy.optimize.linear_sum_assignment` finds on the columns
+    of the valid targets alone, in its order. A NaN or infinite cost counts as very expensive here; the caller makes the
+    loss NaN (`all_finite`), so that the run stops there and not in the search.
 
     Args:
       costs: float32 [..., Q, N].
