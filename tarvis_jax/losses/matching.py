@@ -45,8 +45,6 @@ def assign(costs: jax.Array, valid: jax.Array) -> jax.Array:
     num_queries, num_targets = costs.shape
     if num_targets > num_queries:
         raise ValueError(f"matching: expected at most {num_queries} targets (one per query), found {num_targets}")
-            f"matching: at most one target per query, found {num_targets} target slots, {num_queries} queries"
-        )
     # Target N is a stand-in for "none"; column Q holds the target that is being inserted.
     rows = jnp.concatenate([costs.T.astype(jnp.float32), jnp.zeros((1, num_queries), jnp.float32)])
     rows = jnp.pad(rows, ((0, 0), (0, 1)), constant_values=jnp.inf)  # [N + 1, Q + 1]
