@@ -25,9 +25,11 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.INFO)
     if _MODE.value == "train":
         _require("config", "workdir")
-        from tarvis_jax.train.loop import resolve_config, train
+        from tarvis_jax.config import from_mapping
+        from tarvis_jax.train.config import Config
+        from tarvis_jax.train.loop import train
 
-        train(resolve_config(_CONFIG.value), _WORKDIR.value)
+        train(from_mapping(Config, _CONFIG.value), _WORKDIR.value)
     elif _MODE.value == "eval":
         _require("workdir")
         from tarvis_jax.evaluate import evaluate_workdir

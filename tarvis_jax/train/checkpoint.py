@@ -1,7 +1,7 @@
 """Checkpoints on disk: written in the background, renamed into place when complete, the newest few kept.
 
-The only importer of orbax. A checkpoint holds the training state and the resolved config, so that inference needs
-nothing but the folder.
+The only importer of orbax. A checkpoint is a folder named for its step with three items: `weights` (all that inference
+needs), `progress` (the optimiser's state and the step) and `config` (the resolved config).
 """
 
 import pathlib
@@ -11,51 +11,46 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from tarvis_jax.train.state import TrainState
+from tarvis_jax.train.state import Arrays, TrainState
 
 FOLDER = "checkpoints"
 
 
-def _as_dicts(state: TrainState) -> dict[str, Any]:
-    """The state as dicts of arrays: independent of the classes that the optimiser's library uses."""
-    optimizer = {
-        jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state.opt_state)
-    }
-    return {
-        "params": state.params,
-        "frozen": state.frozen,
-        "ema": state.ema,
-        "optimizer": optimizer,
-        "step": state.step,
-        "is_healthy": state.is_healthy,
-    }
+def _weights(state: TrainState) -> dict[str, Any]:
+    return {"params": state.params, "frozen": state.frozen, "ema": state.ema}
 
 
-def _from_dicts(saved: Mapping[str, Any], like: TrainState) -> TrainState:
-    paths, treedef = jax.tree_util.tree_flatten_with_path(like.opt_state)
-    opt_state = jax.tree_util.tree_unflatten(
-        treedef, [saved["optimizer"][jax.tree_util.keystr(path)] for path, _ in paths]
-    )
-    return TrainState(
-        params=saved["params"],
-        frozen=saved["frozen"],
-        ema=saved["ema"],
-        opt_state=opt_state,
-        step=saved["step"],
-        is_healthy=saved["is_healthy"],
-    )
+def _progress(state: TrainState) -> dict[str, Any]:
+    """The rest, as a dict by path: independent of the classes that the optimiser's library uses."""
+    leaves = jax.tree_util.tree_leaves_with_path(state.opt_state)
+    optimizer = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    return {"optimizer": optimizer, "step": state.step, "is_healthy": state.is_healthy}
 
 
 class Checkpoints:
     """The checkpoints of one workdir."""
 
-    def __init__(self, workdir: pathlib.Path | str, keep: int = 2):
-        """Opens (or starts) `workdir`/checkpoints; `keep` newest stay."""
+    def __init__(self, workdir: pathlib.Path | str, keep: int = 2, create: bool = False):
+        """Opens `workdir`/checkpoints.
+
+        Args:
+          workdir: folder of the run.
+          keep: how many of the newest stay when another is saved.
+          create: start the folder where there is none.
+        Raises:
+          ValueError: there is no such folder, and `create` is False.
+        """
         self._folder = pathlib.Path(workdir).absolute() / FOLDER
+        if not create and not self._folder.is_dir():
+            raise ValueError(f"{self._folder}: no such folder, expected the workdir of a run with checkpoints")
         self._manager = ocp.CheckpointManager(
             self._folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True),
-            item_names=("state", "config"),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=create, enable_async_checkpointing=True),
+            item_handlers={
+                "weights": ocp.StandardCheckpointHandler(),
+                "progress": ocp.StandardCheckpointHandler(),
+                "config": ocp.JsonCheckpointHandler(),
+            },
         )
 
     @property
@@ -64,11 +59,15 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, config: Mapping[str, Any]) -> None:
-        """Starts writing; returns once the arrays are copied off the devices."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(_as_dicts(state)), config=ocp.args.JsonSave(config)),
+        """Starts writing; returns once the arrays are copied off the devices. A step that is there is left as it is."""
+        if step in self._manager.all_steps():
+            return
+        items = ocp.args.Composite(
+            weights=ocp.args.StandardSave(_weights(state)),
+            progress=ocp.args.StandardSave(_progress(state)),
+            config=ocp.args.JsonSave(config),
         )
+        self._manager.save(step, args=items)
 
     def restore(self, like: TrainState, step: int | None = None) -> TrainState:
         """Reads a state back.
@@ -80,36 +79,43 @@ class Checkpoints:
           ValueError: there is none, or its tensors do not match `like`.
         """
         step = self._step(step)
-        wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_dicts(like))
+        weights = jax.tree.map(ocp.utils.to_shape_dtype_struct, _weights(like))
+        progress = jax.tree.map(ocp.utils.to_shape_dtype_struct, _progress(like))
+        items = ocp.args.Composite(
+            weights=ocp.args.StandardRestore(weights), progress=ocp.args.StandardRestore(progress)
+        )
         try:
-            saved = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted)))
+            saved = self._manager.restore(step, args=items)
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{self._folder}/{step}: the checkpoint does not fit this config; was the model section changed? {error}"
-            ) from error
-        return _from_dicts(saved["state"], like)
+            message = "the checkpoint does not fit this config; was its section model or optimizer changed?"
+            raise ValueError(f"{self._folder}/{step}: {message} {error}") from error
+        paths, treedef = jax.tree_util.tree_flatten_with_path(like.opt_state)
+        optimizer = saved["progress"]["optimizer"]
+        return TrainState(
+            **saved["weights"],
+            opt_state=jax.tree_util.tree_unflatten(
+                treedef, [optimizer[jax.tree_util.keystr(path)] for path, _ in paths]
+            ),
+            step=saved["progress"]["step"],
+            is_healthy=saved["progress"]["is_healthy"],
+        )
 
-    def restore_weights(self, step: int | None = None) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    def restore_weights(self, step: int | None = None) -> tuple[Arrays, Arrays]:
         """(parameters, frozen variables) for inference, on the first device: the moving average where one was kept."""
         step = self._step(step)
-        metadata = self._manager.item_metadata(step)["state"]
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        wanted = {
-            group: {
-                name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
-                for name, array in metadata[group].items()
-            }
-            for group in ("ema" if metadata.get("ema") else "params", "frozen")
-        }
-        arguments = ocp.args.PyTreeRestore(
-            wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
+        wanted = jax.tree.map(
+            lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
+            dict(self._manager.item_metadata(step)["weights"]),
         )
-        saved = self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
-        return saved.get("ema") or saved["params"], saved["frozen"]
+        items = ocp.args.Composite(weights=ocp.args.StandardRestore(wanted))
+        saved = self._manager.restore(step, args=items)["weights"]
+        return saved["ema"] or saved["params"], saved["frozen"]
 
     def restore_config(self, step: int | None = None) -> dict[str, Any]:
         """The resolved config that the checkpoint was trained with."""
-        return self._manager.restore(self._step(step), args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
+        items = ocp.args.Composite(config=ocp.args.JsonRestore())
+        return self._manager.restore(self._step(step), args=items)["config"]
 
     def wait(self) -> None:
         """Returns when the last save is complete on disk."""

@@ -1,6 +1,12 @@
-"""How long to train, what to log, evaluate and keep."""
+"""How long to train, what to log, evaluate and keep; and the whole config, one section per part."""
 
 import dataclasses
+
+from input_pipeline.config import DataConfig
+from tarvis_jax.inference.session import INFERENCE_DEFAULTS, InferenceConfig
+from tarvis_jax.losses.config import LossConfig
+from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.train.optimizer import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,3 +58,45 @@ class TrainConfig:
         for name in ("log_steps", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything a run depends on; saved in its workdir and in its checkpoints.
+
+    Attributes:
+      model, loss, optimizer, data, train: the parts' own settings.
+      inference: by dataset name; how its videos are cut, resized and stitched.
+    """
+
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    inference: dict[str, InferenceConfig] = dataclasses.field(default_factory=lambda: dict(INFERENCE_DEFAULTS))
+
+    def __post_init__(self):
+        """Checks what concerns more than one part."""
+        problems = []
+        semantic = dict(self.model.semantic_classes)
+        for dataset in self.data.datasets:
+            if dataset.num_classes and semantic.get(dataset.name) != dataset.num_classes:
+                problems.append(
+                    f"model.semantic_classes: expected {dataset.name} with {dataset.num_classes} classes as in "
+                    f"data.datasets, found {semantic.get(dataset.name)}"
+                )
+            if dataset.name not in self.inference:
+                problems.append(f"inference.{dataset.name}: missing; known are {sorted(self.inference)}")
+            divisor = self.model.size_divisor
+            wrong = [bucket for bucket in dataset.buckets if bucket[0] % divisor or bucket[1] % divisor]
+            if wrong:
+                problems.append(f"data.datasets, {dataset.name}: buckets {wrong} are not multiples of {divisor}")
+            most = self.model.num_instance_queries
+            if dataset.num_classes and dataset.max_instances > most:
+                problems.append(
+                    f"data.datasets, {dataset.name}: max_instances {dataset.max_instances} exceeds "
+                    f"model.num_instance_queries {most}"
+                )
+        if problems:
+            raise ValueError("\n  ".join(problems))

@@ -47,75 +47,40 @@ class TrainState:
 
 
 class ModelStructure:
-    """The model without its values: rebuilds the module from dicts of arrays inside compiled functions."""
+    """The model without its values: rebuilds the module from dicts of arrays inside compiled functions.
+
+    Attributes:
+      config: the architecture.
+      params: shapes and dtypes of the trained parameters by path.
+      frozen: those of the frozen variables.
+    """
 
     def __init__(self, config: ModelConfig):
         """Traces the constructor once; no array is made."""
         self.config = config
-        abstract = nnx.eval_shape(lambda: TarViS(config, rngs=nnx.Rngs(0)))
-        self._graphdef, state = nnx.split(abstract)
-        self._variables = nnx.to_flat_state(state)
-        self._names = ["/".join(map(str, path)) for path, _ in self._variables]
-        unknown = [
-            name
-            for name, (_, variable) in zip(self._names, self._variables, strict=True)
-            if not isinstance(variable, (nnx.Param, Frozen, nnx.RngState))
-        ]
-        assert not unknown, f"variables that are neither nnx.Param nor Frozen nor random state: {unknown}"
-
-    @property
-    def params(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of the trained parameters."""
-        return self._of_kind(nnx.Param)
-
-    @property
-    def frozen(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of the frozen variables."""
-        return self._of_kind(Frozen)
-
-    def _of_kind(self, kind: type[nnx.Variable]) -> dict[str, jax.ShapeDtypeStruct]:
-        return {
-            name: jax.ShapeDtypeStruct(variable.get_value().shape, variable.get_value().dtype)
-            for name, (_, variable) in zip(self._names, self._variables, strict=True)
-            if isinstance(variable, kind)
-        }
+        self._graphdef, self._state = nnx.split(nnx.eval_shape(lambda: TarViS(config, rngs=nnx.Rngs(0))))
+        self.params, self.frozen = jax.eval_shape(lambda: self._values(TarViS(config, rngs=nnx.Rngs(0))))
 
     def initialize(self, seed: int | jax.Array) -> tuple[Arrays, Arrays]:
         """(params, frozen) drawn from the seed; pure, so it can be jitted with shardings."""
-        return self.take_apart(TarViS(self.config, rngs=nnx.Rngs(seed)))
+        return self._values(TarViS(self.config, rngs=nnx.Rngs(seed)))
 
-    def take_apart(self, model: TarViS) -> tuple[Arrays, Arrays]:
-        """(params, frozen) of a model of this structure."""
+    def build(self, params: Mapping[str, jax.Array], frozen: Mapping[str, jax.Array]) -> TarViS:
+        """The module with these values, as `initialize` returns them."""
+        leaves = []
+        for path, variable in nnx.to_flat_state(self._state):
+            values = params if isinstance(variable, nnx.Param) else frozen
+            leaves.append((path, variable.replace(values["/".join(map(str, path))])))
+        return nnx.merge(self._graphdef, nnx.from_flat_state(leaves))
+
+    @staticmethod
+    def _values(model: TarViS) -> tuple[Arrays, Arrays]:
         params, frozen = {}, {}
         for path, variable in nnx.to_flat_state(nnx.state(model)):
-            name = "/".join(map(str, path))
-            if isinstance(variable, nnx.Param):
-                params[name] = variable.get_value()
-            elif isinstance(variable, Frozen):
-                frozen[name] = variable.get_value()
+            assert isinstance(variable, (nnx.Param, Frozen)), f"{path}: a {type(variable)}, not nnx.Param or Frozen"
+            group = params if isinstance(variable, nnx.Param) else frozen
+            group["/".join(map(str, path))] = variable.get_value()
         return params, frozen
-
-    def build(self, params: Mapping[str, jax.Array], frozen: Mapping[str, jax.Array], key: jax.Array | None) -> TarViS:
-        """The module with these values.
-
-        Args:
-          params, frozen: as `initialize` returns them.
-          key: random key that every random stream of the model starts from; None for inference, where none is drawn.
-        """
-        key = jax.random.key(0) if key is None else key
-        paths, values = [], []
-        for index, (name, (path, variable)) in enumerate(zip(self._names, self._variables, strict=True)):
-            if isinstance(variable, nnx.Param):
-                value = params[name]
-            elif isinstance(variable, Frozen):
-                value = frozen[name]
-            elif isinstance(variable, nnx.RngKey):
-                value = jax.random.fold_in(key, index)
-            else:
-                value = jnp.zeros((), variable.get_value().dtype)
-            paths.append(path)
-            values.append(variable.replace(value))
-        return nnx.merge(self._graphdef, nnx.from_flat_state(list(zip(paths, values, strict=True))))
 
 
 def new_state(params: Arrays, frozen: Arrays, optimizer: optax.GradientTransformation, keep_ema: bool) -> TrainState:

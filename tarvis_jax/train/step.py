@@ -25,8 +25,8 @@ PURPOSE_LOSS = 1  # point sampling, which objects are points
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
-# (model, microbatch, key [], statistics of the whole batch) -> (loss [], terms {name: [L]})
-TaskLoss = Callable[[Any, Batch, jax.Array, Any], tuple[jax.Array, dict[str, jax.Array]]]
+# (model, microbatch, key of the loss, key of the model, statistics of the whole batch) -> (loss [], terms {name: [L]})
+TaskLoss = Callable[[Any, Batch, jax.Array, jax.Array, Any], tuple[jax.Array, dict[str, jax.Array]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +105,8 @@ def _loss_and_gradients(
     num_microbatches = next(iter(batch.values())).shape[0]
 
     def loss_fn(params: Arrays, microbatch: Batch, index: jax.Array):
-        model = structure.build(params, state.frozen, jax.random.fold_in(model_key, index))
-        return objective.loss(model, microbatch, jax.random.fold_in(loss_key, index), statistics)
+        keys = [jax.random.fold_in(key, index) for key in (loss_key, model_key)]
+        return objective.loss(structure.build(params, state.frozen), microbatch, *keys, statistics)
 
     def of_microbatch(microbatch: Batch, index: jax.Array):
         (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, microbatch, index)
@@ -186,11 +186,11 @@ class TrainStepper:
 
         def finite_flags(state: TrainState, batch: Batch, key: jax.Array) -> list[dict[str, jax.Array]]:
             loss, terms, grads = _loss_and_gradients(self._structure, self._objectives[dataset], state, batch, key)
-            groups = (state.params, state.frozen, terms | {"loss": loss}, grads)
+            groups = (state.params, state.frozen, terms, {"of all terms": loss}, grads)
             return [{name: jnp.isfinite(value).all() for name, value in group.items()} for group in groups]
 
         flags = jax.device_get(jax.jit(finite_flags)(state, dict(batch), self._key))
-        kinds = ("parameter", "frozen variable", "loss term", "gradient of")
+        kinds = ("parameter", "frozen variable", "loss term", "sum", "gradient of")
         for kind, group in zip(kinds, flags, strict=True):
             for name, is_finite in group.items():
                 if not is_finite:

@@ -1,0 +1,24 @@
+"""Every key of a config, with the defaults of the parts (those of the published fine-tuning)."""
+
+import ml_collections
+
+from tarvis_jax.config import to_config_dict
+from tarvis_jax.train.config import Config
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """All sections from the dataclasses' defaults; `arg` must be empty."""
+    if arg:
+        raise ValueError(f"configs/base.py takes no argument, found {arg!r}")
+    return to_config_dict(Config())
+
+
+def parse_arg(arg: str, **defaults: str) -> ml_collections.ConfigDict:
+    """A config file's argument "key=value,key=value" with defaults; ValueError for a key that has none."""
+    values = dict(defaults)
+    for item in filter(None, arg.split(",")):
+        key, separator, value = item.partition("=")
+        if not separator or key not in defaults:
+            raise ValueError(f"config argument {item!r}: expected key=value with a key of {sorted(defaults)}")
+        values[key] = value
+    return ml_collections.ConfigDict(values)

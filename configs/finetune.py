@@ -1,0 +1,27 @@
+"""Fine-tuning on all video datasets and tasks jointly (paper, implementation details).
+
+configs/finetune.py                       ResNet-50
+configs/finetune.py:backbone=SwinTiny     also SwinLarge, with its own loss settings, and every other backbone
+
+"""
+
+import ml_collections
+
+from configs import base
+from input_pipeline.config import reference_dataset
+from tarvis_jax.config import to_plain
+
+DATASETS = ("YOUTUBE_VIS", "OVIS", "KITTI_STEP", "CITYSCAPES_VPS", "VIPSEG", "BURST", "DAVIS")
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """`arg`: "backbone=<name>"."""
+    options = base.parse_arg(arg, backbone="ResNet50")
+    config = base.get_config()
+    config.model.backbone = options.backbone
+    config.data.datasets = tuple(to_plain(reference_dataset(name)) for name in DATASETS)
+    if options.backbone == "SwinLarge":
+        config.loss.instance_semantic_weight = 1.0
+        config.loss.panoptic_semantic_weight = 1.0
+        config.loss.logit_norm_weight = 1e-3
+    return config

@@ -1,0 +1,147 @@
+"""The training step on a small least-squares problem: updates, guard, randomness, programs."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tarvis_jax.parallel.mesh import make_mesh, put_batch
+from tarvis_jax.train.state import new_state
+from tarvis_jax.train.step import Objective, TrainStepper
+
+LEARNING_RATE = 0.1
+
+
+class FakeStructure:
+    """Stands in for ModelStructure: the module is the dict of parameters itself."""
+
+    def build(self, params, frozen):
+        return types.SimpleNamespace(w=params["w"], bias=params["bias"], scale=frozen["scale"])
+
+
+def squares(model, batch, draw_key, model_key, num_targets):
+    """Mean square of a linear map, over the number of targets of the whole batch."""
+    del draw_key, model_key
+    errors = model.scale * (batch["images"] @ model.w + model.bias) - batch["labels"]
+    loss = (errors**2).sum() / num_targets
+    return loss, {"square": jnp.stack([2 * loss, loss])}
+
+
+def noise(model, batch, draw_key, model_key, num_targets):
+    """A loss whose gradient is the random draw itself."""
+    del batch, num_targets
+    draws = jnp.stack([jax.random.normal(draw_key), jax.random.normal(model_key)])
+    return (model.w * draws).sum() + 0.0 * model.bias, {}
+
+
+def kinked(model, batch, draw_key, model_key, num_targets):
+    """Finite loss with an infinite slope at bias = 0."""
+    loss, terms = squares(model, batch, draw_key, model_key, num_targets)
+    return loss + jnp.sqrt(jnp.abs(model.bias)), terms
+
+
+def make_stepper(loss, ema_decay=0.0, seed=0):
+    optimizer = optax.sgd(LEARNING_RATE)
+    stepper = TrainStepper(
+        FakeStructure(),
+        optimizer,
+        learning_rate=lambda step: LEARNING_RATE,
+        ema_decay=ema_decay,
+        objectives={"A": Objective(loss, lambda batch: batch["labels"].size / batch["labels"].shape[0])},
+        seed=seed,
+        mesh=make_mesh(jax.devices()[:1]),
+    )
+    return stepper, optimizer
+
+
+def make_state(optimizer, w=(1.0, -2.0), bias=0.5, keep_ema=False):
+    # Copies: the step donates its state.
+    params = {"w": jnp.array(w, jnp.float32), "bias": jnp.array(bias, jnp.float32)}
+    return new_state(params, {"scale": jnp.array(1.0)}, optimizer, keep_ema)
+
+
+def make_batch(microbatches=1):
+    rng = np.random.default_rng(0)
+    batch = {"images": rng.normal(size=(8, 2)).astype(np.float32), "labels": rng.normal(size=8).astype(np.float32)}
+    return put_batch(batch, microbatches, make_mesh(jax.devices()[:1])), batch
+
+
+@pytest.mark.parametrize("microbatches", [1, 2, 8])
+def test_update_equals_numpy_however_the_batch_is_split(microbatches):
+    stepper, optimizer = make_stepper(squares)
+    batch, arrays = make_batch(microbatches)
+    state, metrics = stepper("A", make_state(optimizer), batch)
+    errors = arrays["images"] @ [1.0, -2.0] + 0.5 - arrays["labels"]
+    gradient = 2 * arrays["images"].T @ errors / 8
+    np.testing.assert_allclose(metrics["loss"], (errors**2).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["aux/square"], 2 * (errors**2).mean(), rtol=1e-5)
+    np.testing.assert_allclose(state.params["w"], [1.0, -2.0] - LEARNING_RATE * gradient, rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"], np.sqrt((gradient**2).sum() + (2 * errors.mean()) ** 2), rtol=1e-5)
+    assert int(state.step) == 1 and bool(state.is_healthy)
+
+
+def test_average_of_parameters_ramps_up():
+    stepper, optimizer = make_stepper(squares, ema_decay=0.9)
+    batch, _ = make_batch()
+    state = make_state(optimizer, keep_ema=True)
+    expected = np.asarray(state.params["w"])
+    for step in range(3):
+        state, _ = stepper("A", state, batch)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * np.asarray(state.params["w"])
+    np.testing.assert_allclose(state.ema["w"], expected, rtol=1e-6)
+
+
+def test_random_draws_depend_on_seed_step_and_purpose_only():
+    def gradients(seed, microbatches=1):
+        stepper, optimizer = make_stepper(noise, seed=seed)
+        batch, _ = make_batch(microbatches)
+        state, found = make_state(optimizer, w=(0.0, 0.0)), []
+        for _ in range(2):
+            before = np.asarray(state.params["w"])
+            state, _ = stepper("A", state, batch)
+            found.append((before - np.asarray(state.params["w"])) / LEARNING_RATE)
+        return np.stack(found)
+
+    first = gradients(0)
+    np.testing.assert_array_equal(first, gradients(0))
+    values = np.concatenate([first.ravel(), gradients(1).ravel()])
+    assert len(np.unique(values.round(4))) == values.size  # no two of (seed, step, purpose) share a draw
+
+
+def test_one_program_per_dataset_and_shape():
+    stepper, optimizer = make_stepper(squares)
+    batch, _ = make_batch()
+    state = make_state(optimizer)
+    for _ in range(3):
+        state, _ = stepper("A", state, batch)
+    assert stepper.num_compilations == 1
+    state, _ = stepper("A", state, {name: array[:, :4] for name, array in batch.items()})
+    assert stepper.num_compilations == 2
+
+
+@pytest.mark.parametrize(
+    ("loss", "state_values", "images", "message"),
+    [
+        (squares, {"w": (np.nan, 1.0)}, None, "parameter w"),
+        (squares, {}, np.inf, "loss term square"),
+        (kinked, {"bias": 0.0}, None, "gradient of bias"),
+    ],
+)
+def test_guard_keeps_the_state_and_names_the_tensor(loss, state_values, images, message):
+    stepper, optimizer = make_stepper(loss)
+    batch, _ = make_batch()
+    if images is not None:
+        batch["images"] = jnp.full_like(batch["images"], images)
+    state = make_state(optimizer, **state_values)
+    before = jax.device_get(state)
+    good, _ = make_batch()
+    after, metrics = stepper("A", state, batch)
+    assert not bool(metrics["is_finite"]) and not bool(after.is_healthy)
+    after, _ = stepper("A", after, good)  # a later, good batch changes nothing either
+    np.testing.assert_array_equal(after.params["w"], before.params["w"])
+    assert int(after.step) == 0
+    assert stepper.first_bad_tensor("A", after, batch) == message
