@@ -1,0 +1,173 @@
+"""Augmentation of a clip: images and masks move together, and every frame alike.
+
+A clip here is `images` uint8 [T, H, W, 3] (RGB), `masks` bool [N, T, H, W] and `semantic` uint8 [T, H, W] (classes,
+255 = ignore) or None. Every function returns new arrays and draws from the generator it is given.
+"""
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    images: np.ndarray
+    masks: np.ndarray
+    semantic: np.ndarray | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.images.shape[1:3]
+
+
+def jitter_colours(
+    images: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    hue_saturation: int,
+    contrast: tuple[float, float],
+    brightness: int,
+) -> np.ndarray:
+    """Shifts hue and saturation, scales contrast about 127, shifts brightness: the same for all frames.
+
+    Args:
+      images: uint8 [T, H, W, 3].
+      hue_saturation: largest shift of either, in 8-bit units (a full circle of hue is 256 of them).
+      contrast: range of the factor.
+      brightness: largest shift, in 8-bit units.
+
+    Differs from the reference: brightness shifts all three channels equally; there a random colour space decides which
+    channel is the brightness.
+    """
+    hue, saturation = rng.integers(-hue_saturation, hue_saturation + 1, size=2).tolist()
+    alpha = rng.uniform(*contrast)
+    shift = int(rng.integers(-brightness, brightness + 1))
+    values = np.arange(256)
+    if hue or saturation:
+        # OpenCV's 8-bit hue has 180 steps.
+        tables = np.stack([(values + int(hue / 255 * 180)) % 180, np.clip(values + saturation, 0, 255), values], -1)
+        strip = cv2.cvtColor(_strip(images), cv2.COLOR_RGB2HSV)
+        strip = cv2.cvtColor(cv2.LUT(strip, tables.astype(np.uint8)[None]), cv2.COLOR_HSV2RGB)
+    else:
+        strip = _strip(images)
+    table = np.clip(np.clip(127 + alpha * (values - 127), 0, 255).astype(np.uint8).astype(np.int64) + shift, 0, 255)
+    return cv2.LUT(strip, table.astype(np.uint8)).reshape(images.shape)
+
+
+def flip(clip: Clip) -> Clip:
+    """Mirrors left and right."""
+    semantic = None if clip.semantic is None else clip.semantic[..., ::-1]
+    return Clip(clip.images[:, :, ::-1], clip.masks[..., ::-1], semantic)
+
+
+def crop(clip: Clip, top: int, left: int, height: int, width: int) -> Clip:
+    """The window [top, top + height) x [left, left + width)."""
+    rows, columns = slice(top, top + height), slice(left, left + width)
+    semantic = None if clip.semantic is None else clip.semantic[:, rows, columns]
+    return Clip(clip.images[:, rows, columns], clip.masks[..., rows, columns], semantic)
+
+
+def crop_size(size: tuple[int, int], shares: tuple[float, float]) -> tuple[int, int]:
+    """Height and width of a crop, in pixels."""
+    return max(1, round(size[0] * shares[0])), max(1, round(size[1] * shares[1]))
+
+
+def containing_crop(
+    masks: np.ndarray, size: tuple[int, int], rng: np.random.Generator, *, min_coverage: float = 0.25, tries: int = 10
+) -> tuple[int, int] | None:
+    """A random window that keeps at least `min_coverage` of the objects' pixels.
+
+    Args:
+      masks: bool [N, T, H, W]; the share is that of their union over objects and frames.
+      size: of the window, at most [H, W].
+    Returns:
+      (top, left), or None where `tries` windows that touch the objects' box all kept less, or there is no object.
+    """
+    union = masks.any((0, 1))
+    box = _bounding_box(union)
+    if box is None:
+        return None
+    needed = max(1, int(union.sum() * min_coverage))
+    # Windows that overlap the box in at least one pixel.
+    lows = [max(0, box[axis] - size[axis] + 1) for axis in (0, 1)]
+    highs = [min(union.shape[axis] - size[axis], box[axis + 2] - 1) for axis in (0, 1)]
+    for _ in range(tries):
+        left = int(rng.integers(lows[1], highs[1] + 1))
+        top = int(rng.integers(lows[0], highs[0] + 1))
+        if union[top : top + size[0], left : left + size[1]].sum() >= needed:
+            return top, left
+    return None
+
+
+def preserving_crop(masks: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int] | None:
+    """A random window that keeps every pixel of every object.
+
+    Args:
+      masks: bool [N, H, W], of the reference frame.
+      size: of the window, at most [H, W].
+    Returns:
+      (top, left), or None where the objects' box is not smaller than the window.
+    """
+    union = masks.any(0)
+    box = _bounding_box(union)
+    if box is None or box[2] - box[0] >= size[0] or box[3] - box[1] >= size[1]:
+        return None
+    lows = [max(0, box[axis + 2] - size[axis]) for axis in (0, 1)]
+    highs = [min(union.shape[axis] - size[axis], box[axis]) for axis in (0, 1)]
+    left = int(rng.integers(lows[1], highs[1] + 1))
+    top = int(rng.integers(lows[0], highs[0] + 1))
+    return top, left
+
+
+def resized_size(size: tuple[int, int], min_dim: int | None, max_dim: int) -> tuple[int, int]:
+    """Height and width after the smaller side became `min_dim`, or less where the larger would exceed `max_dim`."""
+    if min_dim is None:
+        return size
+    scale = min_dim / min(size)
+    if max(size) * scale > max_dim:
+        scale = max_dim / max(size)
+    return max(1, round(scale * size[0])), max(1, round(scale * size[1]))
+
+
+def fitted_size(size: tuple[int, int], bucket: tuple[int, int]) -> tuple[int, int]:
+    """`size`, shrunk (keeping the aspect) as far as needed to fit in `bucket`."""
+    scale = min(1.0, bucket[0] / size[0], bucket[1] / size[1])
+    return max(1, min(bucket[0], round(scale * size[0]))), max(1, min(bucket[1], round(scale * size[1])))
+
+
+def resize(clip: Clip, size: tuple[int, int]) -> Clip:
+    """Images bilinear; masks bilinear with threshold 0.5; class maps nearest neighbour.
+
+    Differs from the reference: it resizes the mask of each class bilinearly, which leaves gaps between classes.
+    """
+    if clip.size == size:
+        return clip
+    dsize = (size[1], size[0])
+    images = np.stack([cv2.resize(_solid(image), dsize, interpolation=cv2.INTER_LINEAR) for image in clip.images])
+    masks = np.zeros(clip.masks.shape[:2] + size, bool)
+    for n, t in np.argwhere(clip.masks.any((2, 3))):
+        soft = cv2.resize(clip.masks[n, t].astype(np.float32), dsize, interpolation=cv2.INTER_LINEAR)
+        masks[n, t] = soft > 0.5
+    semantic = None
+    if clip.semantic is not None:
+        semantic = np.stack([cv2.resize(_solid(m), dsize, interpolation=cv2.INTER_NEAREST) for m in clip.semantic])
+    return Clip(images, masks, semantic)
+
+
+def _solid(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array)
+
+
+def _strip(images: np.ndarray) -> np.ndarray:
+    """Frames on top of each other, so that one call serves all: [T * H, W, 3]."""
+    return _solid(images).reshape(-1, *images.shape[2:])
+
+
+def _bounding_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
+    """(top, left, bottom, right), the last two exclusive; None for an empty mask."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not rows.size:
+        return None
+    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1

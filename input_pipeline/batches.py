@@ -1,0 +1,155 @@
+"""Training batches: the tf.data graph that loads, stacks and prefetches samples.
+
+`train_batches` yields the batch contract of docs/architecture.md. TensorFlow is imported inside the functions, so that
+everything else here works on machines without it.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from input_pipeline import datasets, mixture, samples
+from input_pipeline.config import DataConfig, DatasetConfig
+from input_pipeline.records import VideoRecord
+
+Batch = dict[str, np.ndarray]
+
+_KEYS = {
+    "images": np.uint8,
+    "masks": np.bool_,
+    "classes": np.int32,
+    "valid_instances": np.bool_,
+    "semantic_map": np.int32,
+    "ignore_mask": np.bool_,
+    "reference_frame": np.int32,
+    "points_yx": np.float32,
+}
+_TASK_KEYS = {
+    "panoptic": ("semantic_map", "ignore_mask"),
+    "exemplar": ("reference_frame", "points_yx"),
+    "instance": (),
+}
+_FOREVER = 2**62
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchInfo:
+    """What travels with a batch on the host: names of dataset and task, and the step it is for."""
+
+    dataset: str
+    task: str
+    step: int
+
+
+def batch_keys(task: str) -> tuple[str, ...]:
+    """Names of the arrays in a batch of a task."""
+    extra = {key for keys in _TASK_KEYS.values() for key in keys} - set(_TASK_KEYS[task])
+    return tuple(key for key in _KEYS if key not in extra)
+
+
+def batch_shapes(
+    config: DataConfig, dataset: DatasetConfig, bucket: tuple[int, int]
+) -> dict[str, tuple[tuple[int, ...], type]]:
+    """(shape, dtype) of each array of a whole batch of a dataset in one of its buckets; for compiling ahead of time."""
+    b, t, n = config.batch_size, config.clip_length, dataset.max_instances
+    shapes = {
+        "images": (b, t, *bucket, 3),
+        "masks": (b, n, t, *bucket),
+        "classes": (b, n),
+        "valid_instances": (b, n),
+        "semantic_map": (b, t, *bucket),
+        "ignore_mask": (b, t, *bucket),
+        "reference_frame": (b,),
+        "points_yx": (b, n, 2),
+    }
+    return {key: (shapes[key], _KEYS[key]) for key in batch_keys(dataset.task)}
+
+
+def train_batches(
+    config: DataConfig,
+    *,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    videos: list[list[VideoRecord]] | None = None,
+) -> Iterator[tuple[BatchInfo, Batch]]:
+    """Endless batches from `start_step` on; host `process_index` gets its B / process_count samples of each.
+
+    Starting at step k gives exactly what an uninterrupted run gives from step k on.
+
+    Args:
+      config: the mixture.
+      start_step: the first step.
+      process_index, process_count: of this host.
+      videos: the records of each dataset, in the config's order; read from files if None.
+    Yields:
+      `BatchInfo` and a dict of numpy arrays: `images` uint8 [B, T, H, W, 3] RGB, padded with 128; `masks` bool
+      [B, N, T, H, W]; `classes` int32 [B, N] (1..K, 0 where invalid and in exemplar batches); `valid_instances` bool
+      [B, N]; panoptic: `semantic_map` int32 [B, T, H, W], `ignore_mask` bool [B, T, H, W] (true in the padding);
+      exemplar: `reference_frame` int32 [B], `points_yx` float32 [B, N, 2], normalised to the padded image, 0 where
+      invalid.
+    Raises:
+      ValueError: at once for settings, workspace and annotations; while iterating for unreadable frames.
+    """
+    if config.batch_size % process_count or not 0 <= process_index < process_count:
+        raise ValueError(
+            f"data.batch_size {config.batch_size} should be divisible by process_count {process_count}, and "
+            f"process_index {process_index} below it"
+        )
+    if start_step < 0:
+        raise ValueError(f"start_step should be >= 0, found {start_step}")
+    if videos is None:
+        videos = [
+            datasets.training_videos(dataset, config.workspace) if dataset.weight else [] for dataset in config.datasets
+        ]
+    plans = mixture.Mixture(config, videos)
+    loader = samples.SampleLoader(config, videos)
+    return _iterate(config, plans, loader, start_step, process_index, config.batch_size // process_count)
+
+
+def _iterate(config, plans, loader, start_step, process_index, local_size) -> Iterator[tuple[BatchInfo, Batch]]:
+    errors: dict[int, Exception] = {}
+
+    def load(number: np.ndarray):
+        # tf.data would wrap an exception in a long text of its own; it is kept aside and raised by the consumer.
+        try:
+            step, place = divmod(int(number), local_size)
+            sample = loader.load(plans.plan(step), process_index * local_size + place)
+        except Exception as error:
+            errors[int(number)] = error
+            raise
+        return [np.asarray(sample.get(key, np.zeros(0, dtype)), dtype) for key, dtype in _KEYS.items()]
+
+    stream = iter(_graph(config, load, start_step, local_size))
+    step = start_step
+    while True:
+        try:
+            arrays = next(stream)
+        except Exception:
+            if errors:
+                raise errors[min(errors)] from None
+            raise
+        dataset = config.datasets[plans.plan(step).pool.dataset]
+        named = dict(zip(_KEYS, arrays, strict=True))
+        yield BatchInfo(dataset.name, dataset.task, step), {key: named[key] for key in batch_keys(dataset.task)}
+        step += 1
+
+
+def _graph(config: DataConfig, load, start_step: int, local_size: int):
+    import cv2
+    import tensorflow as tf
+
+    cv2.setNumThreads(1)  # samples already run in parallel
+    tf.config.set_visible_devices([], "GPU")
+    types = [tf.as_dtype(dtype) for dtype in _KEYS.values()]
+    graph = tf.data.Dataset.range(start_step * local_size, _FOREVER)
+    graph = graph.map(
+        lambda number: tf.numpy_function(load, [number], types, stateful=False),
+        num_parallel_calls=config.num_parallel,
+        deterministic=True,
+    )
+    graph = graph.batch(local_size, drop_remainder=True).prefetch(config.prefetch)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = config.num_parallel
+    return graph.with_options(options).as_numpy_iterator()

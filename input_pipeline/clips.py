@@ -1,0 +1,87 @@
+"""Which frames and which targets a training clip has."""
+
+import dataclasses
+
+import numpy as np
+
+from input_pipeline.records import VideoRecord
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipChoice:
+    """Frames (indices into the video, T of them) and instance ids of a clip; `reference` is an index into `frames`."""
+
+    frames: tuple[int, ...]
+    instances: tuple[int, ...]
+    reference: int
+
+
+def choose_clip(
+    video: VideoRecord, clip_length: int, frame_sampling_factor: float, consecutive: bool, rng: np.random.Generator
+) -> ClipChoice:
+    """A clip for instance or panoptic training: a frame with objects, and others close to it, in order.
+
+    The other frames lie at most `round(frame_sampling_factor * clip_length)` away, on either side; with `consecutive`
+    all frames follow each other (and may show no object). All instances of these frames are targets. A video with too
+    few frames repeats some of them.
+
+    Differs from the reference: there a video shorter than the clip is an error.
+    """
+    total = video.num_frames
+    if consecutive and total >= clip_length:
+        start = int(rng.integers(total - clip_length + 1))
+        frames = list(range(start, start + clip_length))
+        reference = 0
+    else:
+        with_objects = [t for t in range(total) if video.segmentations[t]]
+        if not with_objects:
+            raise ValueError(f"{video.where}: no frame has an object")
+        centre = int(rng.choice(with_objects))
+        reach = round(frame_sampling_factor * clip_length)
+        others = [t for t in range(max(0, centre - reach), min(total, centre + reach + 1)) if t != centre]
+        chosen = _draw(others or [centre], clip_length - 1, rng)
+        frames = sorted([centre, *chosen])
+        reference = frames.index(centre)
+    instances = sorted({instance for t in frames for instance in video.segmentations[t]})
+    return ClipChoice(tuple(frames), tuple(instances), reference)
+
+
+def choose_exemplar_clip(
+    video: VideoRecord,
+    reference_frame: int,
+    num_objects: int,
+    clip_length: int,
+    frame_sampling_factor: float,
+    rng: np.random.Generator,
+) -> ClipChoice:
+    """A clip for exemplar training: the reference frame first, then later frames in order.
+
+    The targets are `num_objects` random ones of the objects in the reference frame; the other frames lie less than
+    `round(frame_sampling_factor * clip_length)` after it.
+    """
+    visible = video.visible_ids(reference_frame)
+    if len(visible) < num_objects:
+        raise ValueError(
+            f"{video.where}: frame {reference_frame} has {len(visible)} objects, {num_objects} were asked for"
+        )
+    reach = round(frame_sampling_factor * clip_length)
+    later = list(range(reference_frame + 1, min(video.num_frames, reference_frame + reach)))
+    if len(later) < clip_length - 1:
+        raise ValueError(
+            f"{video.where}: {len(later)} frames after frame {reference_frame}, clips need {clip_length - 1}"
+        )
+    instances = sorted(rng.choice(visible, num_objects, replace=False).tolist())
+    return ClipChoice((reference_frame, *sorted(_draw(later, clip_length - 1, rng))), tuple(instances), 0)
+
+
+def exemplar_references(video: VideoRecord, clip_length: int) -> list[tuple[int, int]]:
+    """(frame, number of objects in it) for all frames that can be the first of an exemplar clip.
+
+    Differs from the reference: the last such frame, which it leaves out, counts too.
+    """
+    last = video.num_frames - clip_length
+    return [(t, len(video.segmentations[t])) for t in range(last + 1) if video.segmentations[t]]
+
+
+def _draw(frames: list[int], count: int, rng: np.random.Generator) -> list[int]:
+    return rng.choice(frames, count, replace=len(frames) < count).tolist()

@@ -1,0 +1,64 @@
+"""Reading frames and id maps from files, with errors that name the file."""
+
+import pathlib
+
+import cv2
+import numpy as np
+from PIL import Image
+
+VOID = 255  # id of pixels that count neither as object nor as background (palette PNG), or as no class (class maps)
+
+
+def read_frame(path: pathlib.Path, height: int, width: int) -> np.ndarray:
+    """A JPEG or PNG as uint8 RGB [H, W, 3]; a ValueError if it cannot be decoded or has another size."""
+    image = _decode(path, cv2.IMREAD_COLOR)
+    if image.shape[:2] != (height, width):
+        raise ValueError(
+            f"{path}: image has size {list(image.shape[:2])}, the annotations say [height, width] = {[height, width]}"
+        )
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def image_size(path: pathlib.Path) -> tuple[int, int]:
+    """(height, width) from the header."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path}: not a readable image ({error})") from error
+
+
+def read_palette(path: pathlib.Path) -> np.ndarray:
+    """The palette indices of a PNG as uint8 [H, W]: the objects' ids, 0 background, 255 void."""
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("P", "L"):
+                raise ValueError(f"{path}: expected a palette (mode P) or 8-bit grey PNG, found mode {image.mode}")
+            return np.array(image)
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path}: cannot be decoded as PNG ({error})") from error
+
+
+def read_step_map(path: pathlib.Path, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """A KITTI-STEP panoptic PNG (R = class, 255 void; instance = 256 G + B).
+
+    Returns:
+      classes uint8 [H, W] and instances int32 [H, W] (0 = none).
+    """
+    image = read_frame(path, height, width)
+    return image[..., 0].copy(), image[..., 1].astype(np.int32) * 256 + image[..., 2]
+
+
+def _decode(path: pathlib.Path, flags: int) -> np.ndarray:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from error
+    # A JPEG that was cut off decodes to grey pixels with no more than a warning; its end marker tells. (Only the second
+    # half is searched: an embedded thumbnail has such a marker too.)
+    if raw[:2] == b"\xff\xd8" and raw.find(b"\xff\xd9", len(raw) // 2) < 0:
+        raise ValueError(f"{path}: the JPEG is cut off ({len(raw)} bytes, without an end marker)")
+    image = cv2.imdecode(np.frombuffer(raw, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION) if raw else None
+    if image is None:
+        raise ValueError(f"{path}: cannot be decoded as an image ({len(raw)} bytes)")
+    return image

@@ -1,0 +1,83 @@
+"""Batches written to one compressed file, for machines without TensorFlow or without the data."""
+
+import itertools
+import json
+import pathlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from input_pipeline.batches import Batch, BatchInfo
+
+_INFO = "info"
+
+
+def record_batches(path: pathlib.Path | str, batches: Iterable[tuple[BatchInfo, Batch]], count: int) -> None:
+    """Writes the first `count` of `batches` to `path` (.npz); bools as bits, class maps as bytes.
+
+    Raises:
+      ValueError: `batches` ends before.
+    """
+    arrays, infos = {}, []
+    for i, (info, batch) in enumerate(itertools.islice(batches, count)):
+        infos.append({"dataset": info.dataset, "task": info.task, "step": info.step, "shapes": {}})
+        for key, value in batch.items():
+            infos[-1]["shapes"][key] = value.shape
+            if value.dtype == np.bool_:
+                value = np.packbits(value)
+            elif key == "semantic_map":
+                value = value.astype(np.uint8)
+            arrays[f"{i}/{key}"] = value
+    if len(infos) < count:
+        raise ValueError(f"{path}: asked to record {count} batches, but there were only {len(infos)}")
+    arrays[_INFO] = np.frombuffer(json.dumps(infos).encode(), np.uint8)
+    with open(path, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_recorded_batches(
+    path: pathlib.Path | str,
+    *,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    repeat: bool = True,
+) -> Iterator[tuple[BatchInfo, Batch]]:
+    """The iterator of `train_batches`, from a recorded file.
+
+    Args:
+      path: what `record_batches` wrote.
+      start_step: the first step; step s takes record s modulo their number.
+      process_index, process_count: of this host, which gets its slice of every batch.
+      repeat: go on from the start when the records end; otherwise stop there.
+    Raises:
+      ValueError: the file is absent or is no such recording, or process_count does not divide the batch size.
+    """
+    path = pathlib.Path(path)
+    try:
+        with np.load(path) as file:
+            stored = {key: file[key] for key in file.files}
+        infos = json.loads(stored[_INFO].tobytes())
+    except Exception as error:
+        raise ValueError(
+            f"{path}: expected a file written by record_batches ({type(error).__name__}: {error})"
+        ) from error
+    size = infos[0]["shapes"]["images"][0]
+    if size % process_count:
+        raise ValueError(f"{path}: its batch size {size} should be divisible by process_count {process_count}")
+    return _replay(stored, infos, start_step, process_index, size // process_count, repeat)
+
+
+def _replay(stored, infos, start_step, process_index, local_size, repeat) -> Iterator[tuple[BatchInfo, Batch]]:
+    rows = slice(process_index * local_size, (process_index + 1) * local_size)
+    for step in itertools.count(start_step) if repeat else range(start_step, len(infos)):
+        record = infos[step % len(infos)]
+        batch = {}
+        for key, shape in record["shapes"].items():
+            value = stored[f"{step % len(infos)}/{key}"]
+            if key in ("masks", "valid_instances", "ignore_mask"):
+                value = np.unpackbits(value, count=int(np.prod(shape))).reshape(shape).astype(bool)
+            elif key == "semantic_map":
+                value = value.astype(np.int32)
+            batch[key] = value[rows]
+        yield BatchInfo(record["dataset"], record["task"], step), batch

@@ -1,0 +1,132 @@
+"""`VideoRecord`: everything the files say about one video, checked, with pixels still encoded."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from input_pipeline import images, rle
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class VideoRecord:
+    """One video and its annotations.
+
+    Attributes:
+      dataset: its name (`tarvis_jax.datasets`).
+      id: the official id: a number (YouTube-VIS, OVIS) or a name.
+      source: the file the annotations came from; named in errors.
+      frame_paths: absolute paths of the T frames, in order.
+      height, width: of every frame, in pixels.
+      instances: instance id (>= 1) -> class (1..K; 0 in datasets without classes).
+      segmentations: one dict per frame: instance id -> RLE. An instance that is absent, or has no pixel, has no entry.
+      annotated_frames: indices of the frames that were annotated; in the others the absence of an instance tells
+        nothing.
+      semantics: one dict per frame: class (0..K-1, 255 = ignore) -> RLE; None where the dataset has none.
+      panoptic_maps: KITTI-STEP ground truth: one PNG per frame, from which classes and instances are read; else None.
+      points: one dict per frame: instance id -> (y, x), in pixels (BURST's first-frame points); else None.
+      crowd: ids of instances that mark groups.
+    Raises:
+      ValueError: no frame, lengths that disagree, ids or classes out of range.
+    """
+
+    dataset: str
+    id: int | str
+    source: str
+    frame_paths: tuple[pathlib.Path, ...]
+    height: int
+    width: int
+    instances: dict[int, int]
+    segmentations: tuple[dict[int, rle.Rle], ...]
+    annotated_frames: tuple[int, ...]
+    semantics: tuple[dict[int, rle.Rle], ...] | None = None
+    panoptic_maps: tuple[pathlib.Path, ...] | None = None
+    points: tuple[dict[int, tuple[float, float]], ...] | None = None
+    crowd: frozenset[int] = frozenset()
+
+    def __post_init__(self):
+        if not self.frame_paths:
+            raise ValueError(f"{self.where}: the video has no frames")
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"{self.where}: height and width should be >= 1, found {self.height}, {self.width}")
+        for name in ("segmentations", "semantics", "panoptic_maps", "points"):
+            per_frame = getattr(self, name)
+            if per_frame is not None and len(per_frame) != self.num_frames:
+                raise ValueError(f"{self.where}: {len(per_frame)} {name} for {self.num_frames} frames")
+        for t, segments in enumerate(self.segmentations):
+            unknown = sorted(set(segments) - set(self.instances))
+            if unknown:
+                raise ValueError(
+                    f"{self.where}, frame {t}: instance ids {unknown} have a mask but no class; "
+                    f"known are {sorted(self.instances)}"
+                )
+        for instance, label in self.instances.items():
+            if instance < 1 or label < 0:
+                raise ValueError(f"{self.where}: instance id {instance} should be >= 1 and its class {label} >= 0")
+
+    @property
+    def where(self) -> str:
+        return f"{self.source}, dataset {self.dataset}, video {self.id!r}"
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.frame_paths)
+
+    @property
+    def frame_names(self) -> tuple[str, ...]:
+        """File names without folder and suffix ("00005")."""
+        return tuple(path.stem for path in self.frame_paths)
+
+    def load_frame(self, frame: int) -> np.ndarray:
+        """uint8 RGB [H, W, 3]."""
+        return images.read_frame(self.frame_paths[frame], self.height, self.width)
+
+    def visible_ids(self, frame: int) -> tuple[int, ...]:
+        """Instances with at least one pixel in the frame, ascending (`panoptic_maps` must be decoded to know them)."""
+        return tuple(sorted(self.segmentations[frame]))
+
+    def first_frames(self) -> dict[int, int]:
+        """Instance id -> the first frame in which it has pixels."""
+        first: dict[int, int] = {}
+        for t, segments in enumerate(self.segmentations):
+            for instance in segments:
+                first.setdefault(instance, t)
+        return first
+
+    def instance_mask(self, frame: int, instance: int) -> np.ndarray:
+        """bool [H, W]; all false where the instance is absent; a ValueError for an id the video does not have."""
+        if instance not in self.instances:
+            raise ValueError(f"{self.where}: no instance {instance}; known are {sorted(self.instances)}")
+        segment = self.segmentations[frame].get(instance)
+        return np.zeros((self.height, self.width), bool) if segment is None else rle.decode(segment)
+
+    def instance_track(self, instance: int) -> np.ndarray:
+        """bool [T, H, W] over all frames of the video."""
+        return np.stack([self.instance_mask(t, instance) for t in range(self.num_frames)])
+
+    def id_map(self, frame: int) -> np.ndarray:
+        """int32 [H, W]: instance ids, 0 = background; where masks overlap the higher id is on top."""
+        result = np.zeros((self.height, self.width), np.int32)
+        for instance in self.visible_ids(frame):
+            result[rle.decode(self.segmentations[frame][instance])] = instance
+        return result
+
+    def semantic_map(self, frame: int) -> np.ndarray:
+        """uint8 [H, W]: class 0..K-1; 255 where ignored or not labelled.
+
+        Differs from the reference: there a pixel that no class covers becomes class 0; here it is ignored.
+        """
+        if self.panoptic_maps is not None:
+            return images.read_step_map(self.panoptic_maps[frame], self.height, self.width)[0]
+        if self.semantics is None:
+            raise ValueError(f"{self.where}: has no semantic annotation")
+        result = np.full((self.height, self.width), images.VOID, np.uint8)
+        for label in sorted(self.semantics[frame]):
+            result[rle.decode(self.semantics[frame][label])] = label
+        return result
+
+    def panoptic_map(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
+        """Classes uint8 [H, W] (0..K-1, 255 = void) and instance ids int32 [H, W] (0 = none)."""
+        if self.panoptic_maps is not None:
+            return images.read_step_map(self.panoptic_maps[frame], self.height, self.width)
+        return self.semantic_map(frame), self.id_map(frame)

@@ -1,0 +1,106 @@
+"""Where the files of the datasets lie, and one clear error for each way in which they can be missing or malformed.
+
+All data live under one folder, `$TARVIS_WORKSPACE_DIR` (the tree is in docs/data.md of the project and in the released
+readme of TarViS); a config may name another folder, or absolute paths. Names that come out of a dataset's own files
+are not trusted: they may not leave the folder they belong to.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+ENVIRONMENT_VARIABLE = "TARVIS_WORKSPACE_DIR"
+
+
+def workspace_root(workspace: str = "") -> pathlib.Path:
+    """The workspace folder: `workspace`, or the environment variable where it is empty.
+
+    Raises:
+      ValueError: neither is set, or the folder does not exist.
+    """
+    chosen = workspace or os.environ.get(ENVIRONMENT_VARIABLE, "")
+    if not chosen:
+        raise ValueError(
+            f"workspace: not set; expected a folder with dataset_images/ and dataset_annotations/, given by "
+            f"config.data.workspace or by the environment variable {ENVIRONMENT_VARIABLE}"
+        )
+    root = pathlib.Path(chosen).expanduser().absolute()
+    if not root.is_dir():
+        origin = "config.data.workspace" if workspace else f"${ENVIRONMENT_VARIABLE}"
+        raise ValueError(f"workspace: {root} (from {origin}) is not an existing folder")
+    return root
+
+
+def resolve(path: str, workspace: str, *, dataset: str, key: str, kind: str) -> pathlib.Path:
+    """A path of a config as an absolute path that exists.
+
+    Args:
+      path: absolute, or relative to the workspace.
+      workspace: see `workspace_root`; not looked at when `path` is absolute.
+      dataset, key: named in errors (the key of the dataset's config that holds the path).
+      kind: "file" or "folder".
+    Raises:
+      ValueError: empty, absent, of the other kind, or a relative path that leaves the workspace.
+    """
+    where = f"dataset {dataset}, {key}"
+    if not path:
+        raise ValueError(f"{where}: no path given, expected a {kind}")
+    full = pathlib.Path(path) if os.path.isabs(path) else join(workspace_root(workspace), path, where)
+    present = full.is_file() if kind == "file" else full.is_dir()
+    if not present:
+        found = "it does not exist" if not full.exists() else f"it is not a {kind}"
+        raise ValueError(f"{where}: expected a {kind} at {full}, but {found}")
+    return full
+
+
+def join(root: pathlib.Path, name: Any, where: str) -> pathlib.Path:
+    """`root / name`, for a name read from a file; a ValueError if it is no relative path inside `root`."""
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{where}: expected a relative path, found {name!r}")
+    normal = os.path.normpath(name)
+    # Only the text is checked, so that links inside the folder may point to another disk.
+    if os.path.isabs(normal) or normal == os.pardir or normal.startswith(os.pardir + os.sep):
+        raise ValueError(f"{where}: path {name!r} leaves its root {root}")
+    return root / normal
+
+
+def load_json(path: pathlib.Path) -> Any:
+    """Parsed JSON; a ValueError with path and position if it is no JSON."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from error
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from error
+
+
+def get(mapping: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """`mapping[key]`, checked to be of type `kind`; `where` names the file and the place in it."""
+    names = "/".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+    if not isinstance(mapping, dict):
+        raise ValueError(f"{where}: expected an object with key {key!r}, found {type(mapping).__name__}")
+    if key not in mapping:
+        raise ValueError(f"{where}: key {key!r} is missing, expected a value of type {names}")
+    value = mapping[key]
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+        raise ValueError(f"{where}: key {key!r} should be of type {names}, found {type(value).__name__} {value!r:.80}")
+    return value
+
+
+def to_id(value: Any, where: str) -> int:
+    """An instance or class id that JSON may hold as text."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: expected an integer id, found {value!r}") from None
+    return number
+
+
+def check_files(paths: list[pathlib.Path], where: str) -> None:
+    """One ValueError that names the first absent files and their number."""
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        shown = ", ".join(str(path) for path in missing[:3])
+        raise ValueError(f"{where}: {len(missing)} of {len(paths)} files do not exist: {shown}")
