@@ -72,9 +72,16 @@ class Geometry:
         return self._pad(image, PAD_VALUE)
 
     def prepare_mask(self, mask: np.ndarray) -> np.ndarray:
-        """bool [H, W] -> resized (bilinear, then > 0.5) and padded bool [H', W']."""
+        """bool [H, W] with a pixel -> resized (bilinear, then > 0.5) and padded bool [H', W'].
+
+        Differs from the reference: a mask so thin that resizing would empty it keeps one pixel, at its mean.
+        """
         if self.resized != self.original:
-            mask = cv2.resize(mask.astype(np.float32), self.resized[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
+            resized = cv2.resize(mask.astype(np.float32), self.resized[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
+            if not resized.any():
+                centre = (np.argwhere(mask).mean(axis=0) + 0.5) / self.original * self.resized
+                resized[tuple(centre.astype(int))] = True
+            mask = resized
         return self._pad(mask, False)
 
     def normalise_point(self, point_yx: Sequence[float]) -> np.ndarray:

@@ -18,7 +18,8 @@ class InferenceConfig:
 
     Attributes:
       clip_length: frames per clip.
-      overlap: frames that successive clips share, 0..clip_length-1.
+      overlap: frames that successive clips share, 0..clip_length-1; they carry ids and objects from clip to clip, so
+        with 0 every clip begins anew.
       min_dim: smaller side after resizing, in pixels; None keeps the size.
       max_dim: bound on the larger side after resizing, in pixels.
       max_tracks: VIS and VPS: at most this many tracks per clip.

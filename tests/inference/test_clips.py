@@ -61,6 +61,13 @@ def test_prepared_images_and_masks():
     assert prepared_mask[:16, :20].all() and prepared_mask.sum() == 16 * 20
 
 
+def test_a_mask_that_resizing_would_empty_keeps_a_pixel():
+    geometry = plan_geometry((400, 500), 32, 1333, 64)
+    mask = np.zeros((400, 500), bool)
+    mask[200, 250] = True
+    assert np.argwhere(geometry.prepare_mask(mask)).tolist() == [[16, 20]]
+
+
 def test_point_is_normalised_to_the_padded_image():
     geometry = plan_geometry((40, 50), 32, 1333, 64)
     np.testing.assert_allclose(geometry.normalise_point((19.5, 24.5)), (16 / 64, 20 / 64), rtol=1e-6)
