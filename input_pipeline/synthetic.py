@@ -1,0 +1,119 @@
+"""A complete data folder for all four tasks, made in seconds: small videos in the official formats of four datasets.
+
+    python -m input_pipeline.synthetic OUT --num-train 400 --num-val 32
+
+OUT is laid out as $TARVIS_WORKSPACE_DIR, so that the readers of `input_pipeline/datasets` take it for the real data:
+YOUTUBE_VIS (video instance segmentation, 4 classes), KITTI_STEP (video panoptic segmentation, 3 stuff + 4 thing
+classes), DAVIS (objects given by mask; also as the official folder OUT/davis) and BURST (objects given by point). What
+the videos show: `synthetic_scenes.py`; the files: `synthetic_writers.py`.
+
+Seeds: training video i of the d-th dataset is drawn from (d, seed + i), held-out video i from (d, val_seed + i). The
+two ranges must not meet; held-out videos do not depend on `seed`.
+"""
+
+import argparse
+import json
+import pathlib
+import time
+
+from input_pipeline import synthetic_writers
+from input_pipeline.synthetic_scenes import STUFFS, THINGS, draw_video
+
+DATASETS = {  # in the order of their seeds; never reorder
+    "YOUTUBE_VIS": synthetic_writers.write_youtube_vis,
+    "KITTI_STEP": synthetic_writers.write_kitti_step,
+    "DAVIS": synthetic_writers.write_davis,
+    "BURST": synthetic_writers.write_burst,
+}
+NUM_INSTANCE_CLASSES = len(THINGS)
+NUM_PANOPTIC_CLASSES = len(STUFFS) + len(THINGS)
+THING_CLASSES = tuple(range(len(STUFFS), NUM_PANOPTIC_CLASSES))  # ids 0..K-1, as in semantic maps
+VAL_SEED = 10**6
+MANIFEST = "synthetic.json"
+VERSION = 1  # raise it whenever the same arguments give other videos
+
+
+def write_synthetic_workspace(
+    root: str | pathlib.Path,
+    *,
+    num_train: int = 400,
+    num_val: int = 32,
+    num_frames: int = 10,
+    height: int = 64,
+    width: int = 96,
+    seed: int = 0,
+    val_seed: int = VAL_SEED,
+    datasets: tuple[str, ...] = tuple(DATASETS),
+) -> pathlib.Path:
+    """Writes the folder; the same arguments give the same files. Returns `root`.
+
+    A folder that a run with the same arguments has completed is kept as it is.
+
+    Args:
+      root: folder to be made; it must not exist, be empty, or be complete.
+      num_train, num_val: videos per dataset and split.
+      num_frames, height, width: of every video, in frames and pixels.
+      seed, val_seed: first seeds of the training and the held-out videos.
+      datasets: names out of `DATASETS`.
+    Raises:
+      ValueError: an argument out of range, seed ranges that meet, or a folder with something else in it.
+    """
+    root = pathlib.Path(root)
+    unknown = [name for name in datasets if name not in DATASETS]
+    if unknown or not datasets:
+        raise ValueError(f"datasets: expected names out of {list(DATASETS)}, found {unknown or 'none'}")
+    if min(num_train, num_val) < 1 or min(seed, val_seed) < 0:
+        raise ValueError(
+            f"expected num_train and num_val >= 1, seed and val_seed >= 0; "
+            f"found {num_train}, {num_val}, {seed}, {val_seed}"
+        )
+    if seed < val_seed + num_val and val_seed < seed + num_train:
+        raise ValueError(
+            f"training and held-out videos would share seeds: {seed}..{seed + num_train - 1} and "
+            f"{val_seed}..{val_seed + num_val - 1}"
+        )
+    manifest = {
+        "version": VERSION,
+        "num_train": num_train,
+        "num_val": num_val,
+        "num_frames": num_frames,
+        "height": height,
+        "width": width,
+        "seed": seed,
+        "val_seed": val_seed,
+        "datasets": list(datasets),
+    }
+    if root.exists() and any(root.iterdir()):
+        file = root / MANIFEST
+        found = json.loads(file.read_text()) if file.is_file() else "no complete synthetic data"
+        if found == manifest:
+            return root
+        raise ValueError(f"{root}: expected an empty folder or the data of {manifest}, found {found}")
+    for index, name in enumerate(DATASETS):
+        for split, first, count in (("train", seed, num_train), ("val", val_seed, num_val)):
+            if name in datasets:
+                videos = (draw_video((index, first + i), num_frames, height, width) for i in range(count))
+                DATASETS[name](root, split, videos)
+    (root / MANIFEST).write_text(json.dumps(manifest))  # last: it says that all is there
+    return root
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out")
+    parser.add_argument("--num-train", type=int, default=400)
+    parser.add_argument("--num-val", type=int, default=32)
+    parser.add_argument("--num-frames", type=int, default=10)
+    parser.add_argument("--height", type=int, default=64)
+    parser.add_argument("--width", type=int, default=96)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--val-seed", type=int, default=VAL_SEED)
+    parser.add_argument("--datasets", nargs="+", default=list(DATASETS), choices=list(DATASETS))
+    options = vars(parser.parse_args(arguments))
+    start = time.perf_counter()
+    root = write_synthetic_workspace(options.pop("out"), datasets=tuple(options.pop("datasets")), **options)
+    print(f"{root}: complete after {time.perf_counter() - start:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
