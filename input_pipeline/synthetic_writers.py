@@ -23,7 +23,7 @@ PANOPTIC_NAMES = STUFFS + THINGS  # the KITTI-STEP set's classes 0..6
 
 
 def write_youtube_vis(root: pathlib.Path, split: str, videos: Iterable[SyntheticVideo]) -> None:
-    """JSON with `videos`, `categories` (1..4), `annotations`; unlike the public file, that of val has annotations too."""
+    """JSON with `videos`, `categories` (1..4), `annotations`; unlike the public file, that of val has the latter too."""
     folder = _images(root, split, "youtube_vis_2021")
     content: dict[str, Any] = {
         "info": {"description": "synthetic", "version": "1.0", "year": 2021},
@@ -227,10 +227,8 @@ _PALETTE = palette().tobytes()
 
 def _encode(label_map: np.ndarray, shift: int = 0) -> list[dict[int, dict[str, Any]]]:
     """uint8 [T, H, W] -> per frame {label + shift: RLE} of the labels > 0 that it shows."""
-    shown = [
-        (t, int(label)) for t, frame in enumerate(label_map) for label in np.flatnonzero(np.bincount(frame.ravel()))
-    ]
-    shown = [(t, label) for t, label in shown if label > 0]
+    counts = [np.bincount(frame.ravel()) for frame in label_map]
+    shown = [(t, int(label)) for t, count in enumerate(counts) for label in np.flatnonzero(count) if label > 0]
     result: list[dict[int, dict[str, Any]]] = [{} for _ in label_map]
     if shown:
         masks = np.stack([label_map[t] == label for t, label in shown], axis=-1)
