@@ -21,7 +21,7 @@ def padded_targets(golden: dict[str, np.ndarray], num_targets: int) -> dict[str,
     masks = [golden[f"gt_masks_{i}"] for i in range(sum(key.startswith("gt_masks_") for key in golden))]
     shape = (len(masks), num_targets, *masks[0].shape[1:])
     targets = {
-        "masks": np.zeros(shape, bool),
+        "masks": np.ones(shape, bool),  # padding may hold anything
         "classes": np.zeros(shape[:2], np.int32),
         "valid": np.zeros(shape[:2], bool),
     }
