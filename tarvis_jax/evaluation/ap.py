@@ -43,7 +43,7 @@ class _Cell:
 
 @dataclasses.dataclass(frozen=True)
 class CategoryScores:
-    """Of one category: precision [10 thresholds, 101 recalls] and final recall [10] with at most 1, 10, 100 detections."""
+    """Precision [10 thresholds, 101 recalls] of one category; final recall [10] with at most 1, 10, 100 detections."""
 
     precision: np.ndarray
     recall: dict[int, np.ndarray]
@@ -53,8 +53,8 @@ def evaluate_ap(ground_truth: Mapping[str, Any], predictions: Sequence[Mapping[s
     """The summary numbers as fractions; -1 where no track of the ground truth counts.
 
     Args:
-      ground_truth: content of an annotation file: `videos`, `categories`, `annotations` (`segmentations` per frame: RLE,
-        compressed or not, or null; `areas`; `iscrowd`; for OVIS `occlusion`).
+      ground_truth: content of an annotation file: `videos`, `categories`, `annotations` (`segmentations` per frame:
+        RLE, compressed or not, or null; `areas`; `iscrowd`; for OVIS `occlusion`).
       predictions: list of {video_id, category_id, score, segmentations (RLE or null per frame)}.
     Returns:
       AP, AP50, AP75, APs/m/l, AR1, AR10, AR100, ARs/m/l; with `occlusion` in every annotation also AP_occ_light/medium/

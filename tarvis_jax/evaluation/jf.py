@@ -2,8 +2,8 @@
 
 Two protocols decide which objects and frames count:
 
-- `DAVIS` (objects given by mask in frame 0; the official semi-supervised rules): the first and the last frame do not count.
-  Objects are ids 1 to the largest of frame 0. Void (255) in the ground truth counts as background.
+- `DAVIS` (objects given by mask in frame 0; the official semi-supervised rules): the first and the last frame do not
+  count. Objects are ids 1 to the largest of frame 0. Void (255) in the ground truth counts as background.
 - `POINT` (objects given by point; ours, no official benchmark has it): an object counts from the first frame in which
   it is annotated, that frame included, because a point was given there and not a mask, to the last one, included.
   Objects that appear later count as well, each from its own first frame.
@@ -67,7 +67,7 @@ def boundary_accuracy(truth: np.ndarray, prediction: np.ndarray) -> float:
 
 
 def score_object(video: str, object_id: int, pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> ObjectScores:
-    """Scores of one object; `pairs` of bool masks [H, W] (truth, prediction), one per evaluated frame, taken one by one.
+    """Scores of one object; `pairs` of bool masks [H, W] (truth, prediction), one per evaluated frame.
 
     Raises:
       ValueError: no frame to evaluate, or masks of different sizes.
