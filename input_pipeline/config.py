@@ -20,6 +20,7 @@ class DatasetConfig:
       weight: share of the batches, relative to the other datasets' weights.
       train_images, train_annotations, eval_images, eval_annotations: relative to the workspace, or absolute;
         `{split}` in the two last is replaced by the split's name.
+      eval_truth: BURST only: ground truth of all frames (`eval_annotations` has the first frame of each track).
       min_dims: the smaller side of a clip is resized to one of these, drawn per batch; empty: no resizing.
       max_dim: cap of the larger side.
       crop: height and width of the random crop, as a share of the frame; (1.0, 1.0): no crop.
@@ -43,6 +44,7 @@ class DatasetConfig:
     train_annotations: str = ""
     eval_images: str = ""
     eval_annotations: str = ""
+    eval_truth: str = ""
     min_dims: tuple[int, ...] = (512,)
     max_dim: int = 1333
     crop: tuple[float, float] = (0.75, 0.75)
@@ -174,7 +176,13 @@ _TRAINING = {
         "hue_saturation": 10,
         "brightness": 20,
     },
-    "BURST": {"weight": 0.2, "frame_sampling_factor": 3.0, "max_instances": 4, "min_mask_area": 100},
+    "BURST": {
+        "weight": 0.2,
+        "frame_sampling_factor": 3.0,
+        "max_instances": 4,
+        "min_mask_area": 100,
+        "eval_truth": "dataset_annotations/inference/burst/all_classes_{split}.json",
+    },
     "DAVIS": {"weight": 0.05, "max_instances": 4},
 }
 

@@ -30,6 +30,16 @@ def evaluation_videos(config: DatasetConfig, split: str, workspace: str = "") ->
     return _checked(READERS[config.format].evaluation_videos(config, split, workspace), config, config.eval_images)
 
 
+def ground_truth_videos(config: DatasetConfig, split: str, workspace: str = "") -> list[VideoRecord]:
+    """The same videos with the ground truth of every annotated frame, for evaluators.
+
+    These are `evaluation_videos` except for BURST, whose evaluation file holds only the first frame of each track.
+    """
+    if config.format != "burst":
+        return evaluation_videos(config, split, workspace)
+    return _checked(burst.ground_truth_videos(config, split, workspace), config, config.eval_truth)
+
+
 def _checked(videos: list[VideoRecord], config: DatasetConfig, path: str) -> list[VideoRecord]:
     if not videos:
         raise ValueError(f"dataset {config.name}, {path}: has no video")

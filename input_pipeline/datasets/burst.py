@@ -20,17 +20,31 @@ def training_videos(config: DatasetConfig, root: str) -> list[VideoRecord]:
     return [video for video in videos if video.instances]
 
 
-def evaluation_videos(config: DatasetConfig, split: str, root: str, *, interleaved_frames: int = 0):
-    """The sequences of `eval_annotations`: the first-frame file (masks and points of each track in its first frame, the
-    input of the exemplar task) or `all_classes.json` (ground truth).
+def evaluation_videos(
+    config: DatasetConfig, split: str, root: str, *, interleaved_frames: int = 0
+) -> list[VideoRecord]:
+    """The input of the exemplar task: mask and point of each track in its first frame (first-frame file).
 
     Args:
       interleaved_frames: frames to take between two annotated ones, where the image files are there.
     """
-    paths = {key: getattr(config, key).replace("{split}", split) for key in ("eval_images", "eval_annotations")}
-    folder = workspace.resolve(paths["eval_images"], root, dataset=config.name, key="eval_images", kind="folder")
-    file = workspace.resolve(paths["eval_annotations"], root, dataset=config.name, key="eval_annotations", kind="file")
-    return read(file, folder, config, interleaved_frames=interleaved_frames)
+    return read(
+        _path(config, "eval_annotations", "file", split, root),
+        _path(config, "eval_images", "folder", split, root),
+        config,
+        interleaved_frames=interleaved_frames,
+    )
+
+
+def ground_truth_videos(config: DatasetConfig, split: str, root: str) -> list[VideoRecord]:
+    """The masks of all annotated frames (`all_classes.json`)."""
+    folder = _path(config, "eval_images", "folder", split, root)
+    return read(_path(config, "eval_truth", "file", split, root), folder, config)
+
+
+def _path(config: DatasetConfig, key: str, kind: str, split: str, root: str) -> pathlib.Path:
+    path = getattr(config, key).replace("{split}", split)
+    return workspace.resolve(path, root, dataset=config.name, key=key, kind=kind)
 
 
 def read(
@@ -84,8 +98,7 @@ def _video(sequence, folder, file, config, where, min_area, interleaved_frames, 
             if key not in tracks:
                 raise ValueError(f"{place}: track {key!r} is not in track_category_ids {sorted(tracks)}")
             if "point" in entry:
-                point = workspace.get(entry, "point", dict, place)
-                points[t][instance] = tuple(workspace.get(point, axis, (int, float), place) for axis in ("y", "x"))
+                points[t][instance] = _point_yx(workspace.get(entry, "point", (dict, list), place), place)
             encoded = rle.to_rle(workspace.get(entry, "rle", str, place), height, width, f"{place}.rle")
             if rle.area(encoded) >= max(1, min_area):
                 segmentations[t][instance] = encoded
@@ -102,6 +115,15 @@ def _video(sequence, folder, file, config, where, min_area, interleaved_frames, 
         annotated_frames=tuple(index[frame] for frame in annotated),
         points=tuple(points) if any(points) else None,
     )
+
+
+def _point_yx(point: dict | list, where: str) -> tuple[float, float]:
+    """Both forms that occur, {"x", "y"} and [x, y], as (y, x) in pixels."""
+    if isinstance(point, list):
+        if len(point) != 2 or not all(isinstance(value, (int, float)) for value in point):
+            raise ValueError(f"{where}.point: expected [x, y], found {point}")
+        return point[1], point[0]
+    return tuple(workspace.get(point, axis, (int, float), f"{where}.point") for axis in ("y", "x"))
 
 
 def sampled_frames(frames: list[str], fps: int, interleaved_frames: int) -> list[str]:

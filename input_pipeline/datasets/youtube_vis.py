@@ -43,8 +43,12 @@ def read(
     _check_categories(content, config, file)
 
     tracks = collections.defaultdict(list)
-    video_ids = {workspace.get(video, "id", int, f"{file}, videos[{i}]") for i, video in enumerate(listed)}
-    seen = set()
+    video_ids, seen = set(), set()
+    for i, video in enumerate(listed):
+        video_id = workspace.get(video, "id", int, f"{file}, videos[{i}]")
+        if video_id in video_ids:
+            raise ValueError(f"{file}, videos[{i}]: id {video_id} occurs twice")
+        video_ids.add(video_id)
     for i, track in enumerate(annotations or ()):
         where = f"{file}, annotations[{i}]"
         track_id = workspace.get(track, "id", int, where)

@@ -1,0 +1,234 @@
+import collections
+import itertools
+
+import numpy as np
+import official_files
+import pytest
+
+from input_pipeline import batches, datasets, mixture, samples
+from input_pipeline.recorded import read_recorded_batches, record_batches
+
+STEPS = 12
+
+
+def take(config, count, **options):
+    return list(itertools.islice(batches.train_batches(config, **options), count))
+
+
+def assert_same(left, right):
+    assert left[0] == right[0] and left[1].keys() == right[1].keys()
+    for key in left[1]:
+        np.testing.assert_array_equal(left[1][key], right[1][key], err_msg=key)
+
+
+@pytest.fixture(scope="module")
+def run(workspace):
+    """(config, the first batches of a mixture)."""
+    from conftest import small
+
+    from input_pipeline.config import DataConfig
+
+    config = DataConfig(
+        datasets=tuple(small(name, weight=1.0) for name in ("YOUTUBE_VIS", "KITTI_STEP", "DAVIS", "BURST")),
+        workspace=str(workspace),
+        batch_size=4,
+        chunk_steps=2,
+        num_parallel=2,
+        seed=1,
+    )
+    return config, take(config, STEPS)
+
+
+def test_batches_keep_the_contract(run):
+    config, taken = run
+    by_name = {dataset.name: dataset for dataset in config.datasets}
+    assert {info.task for info, _ in taken} == {"instance", "panoptic", "exemplar"}
+    assert [info.step for info, _ in taken] == list(range(STEPS))
+    for first, second in zip(taken[::2], taken[1::2], strict=True):
+        assert first[0].dataset == second[0].dataset  # chunks
+    for info, batch in taken:
+        dataset = by_name[info.dataset]
+        bucket = batch["images"].shape[2:4]
+        assert bucket in dataset.buckets
+        shapes = batches.batch_shapes(config, dataset, bucket)
+        assert {key: (value.shape, value.dtype) for key, value in batch.items()} == {
+            key: (shape, np.dtype(dtype)) for key, (shape, dtype) in shapes.items()
+        }
+        valid = batch["valid_instances"]
+        assert valid.any(1).all()
+        assert not batch["masks"][~valid].any() and not batch["classes"][~valid].any()
+        assert batch["masks"].any((2, 3, 4))[valid].all()
+        if info.task == "exemplar":
+            assert len(set(valid.sum(1).tolist())) == 1 and not batch["classes"].any()
+            for b, n in np.argwhere(valid):
+                reference = batch["masks"][b, n, batch["reference_frame"][b]]
+                y, x = (batch["points_yx"][b, n] * reference.shape).astype(int)
+                assert reference[y, x]
+        else:
+            assert batch["classes"][valid].min() >= 1 and batch["classes"].max() <= dataset.num_classes
+        if info.task == "panoptic":
+            things = batch["masks"] & (batch["classes"][..., None, None, None] == 14)
+            agree = batch["semantic_map"][things.any(1) & ~batch["ignore_mask"]] == 13
+            assert agree.mean() > 0.9
+            assert batch["semantic_map"].min() >= 0 and batch["semantic_map"].max() < 19
+            assert (batch["images"][batch["ignore_mask"]] == 128).any()
+
+
+def test_targets_lie_on_their_objects(run):
+    """After every augmentation the pixels of object 1 are red and those of object 2 green."""
+    _, taken = run
+    checked = 0
+    for _, batch in taken:
+        images = batch["images"].astype(int)
+        for b, n, t in np.argwhere(batch["masks"].any((3, 4))):
+            red, green, _ = images[b, t][batch["masks"][b, n, t]].mean(0)
+            assert abs(red - green) > 60
+            checked += 1
+    assert checked > 50
+
+
+def test_a_run_that_starts_later_gives_the_same_batches(run):
+    config, taken = run
+    for step in (1, 5):
+        for expected, found in zip(taken[step:], take(config, 3, start_step=step), strict=False):
+            assert_same(expected, found)
+
+
+def test_hosts_partition_the_batch(run):
+    config, taken = run
+    parts = [take(config, 4, process_index=i, process_count=2) for i in range(2)]
+    for expected, left, right in zip(taken, *parts, strict=False):
+        assert left[0] == right[0] == expected[0]
+        for key in expected[1]:
+            np.testing.assert_array_equal(np.concatenate([left[1][key], right[1][key]]), expected[1][key])
+
+
+def test_another_seed_gives_other_batches(run, make_config):
+    _, taken = run
+    other = take(make_config(seed=2), 4)
+    assert any(
+        a[1]["images"].shape != b[1]["images"].shape or (a[1]["images"] != b[1]["images"]).any()
+        for a, b in zip(taken, other, strict=False)
+    )
+
+
+def test_cache_changes_nothing(run, make_config):
+    _, taken = run
+    for megabytes in (1, 0):
+        for expected, found in zip(
+            taken[:3], take(make_config(seed=1, cache_records=True, cache_megabytes=megabytes), 3), strict=True
+        ):
+            assert_same(expected, found)
+
+
+def test_recorded_batches_come_back(run, tmp_path):
+    _, taken = run
+    path = tmp_path / "recorded.npz"
+    record_batches(path, taken, STEPS)
+    for expected, found in zip(taken, read_recorded_batches(path, repeat=False), strict=True):
+        assert_same(expected, found)
+    info, batch = next(read_recorded_batches(path, start_step=STEPS + 1, process_index=1, process_count=2))
+    assert info.step == STEPS + 1
+    np.testing.assert_array_equal(batch["masks"], taken[1][1]["masks"][2:])
+    with pytest.raises(ValueError, match="there were only 12"):
+        record_batches(path, taken, STEPS + 1)
+    with pytest.raises(ValueError, match="nothing.npz: expected a file written by record_batches"):
+        read_recorded_batches(tmp_path / "nothing.npz")
+
+
+def test_mixture_follows_weights_and_epochs(make_config, make_dataset, workspace):
+    config = make_config(
+        datasets=(make_dataset("YOUTUBE_VIS", weight=3.0), make_dataset("BURST", weight=1.0)),
+        chunk_steps=1,
+        batch_size=3,
+    )
+    videos = [datasets.training_videos(dataset, config.workspace) for dataset in config.datasets]
+    plans = [mixture.Mixture(config, videos).plan(step) for step in range(1200)]
+    share = np.mean([plan.pool.dataset == 0 for plan in plans])
+    assert abs(share - 0.75) < 0.04
+    counts = collections.Counter(plan.pool.num_objects for plan in plans if plan.pool.dataset == 1)
+    assert set(counts) == {1, 2} and abs(counts[1] / sum(counts.values()) - 0.5) < 0.1
+    for plan in plans[:40]:
+        if plan.pool.dataset == 0:  # a batch of 3 is an epoch of the 3 videos
+            assert sorted(plan.items[:, 0].tolist()) == [0, 1, 2]
+    again = mixture.Mixture(config, videos)
+    for step in (700, 3):  # any order
+        np.testing.assert_array_equal(again.plan(step).items, plans[step].items)
+        assert again.plan(step).bucket == plans[step].bucket
+    assert {plan.min_dim for plan in plans} == {48, 64}
+    assert {plan.bucket for plan in plans} == {(64, 96)}
+
+
+def test_exemplar_clips_start_at_the_reference(make_config, make_dataset):
+    from input_pipeline import clips
+
+    config = make_config()
+    video = datasets.training_videos(make_dataset("DAVIS"), config.workspace)[0]
+    assert clips.exemplar_references(video, 3) == [(0, 1), (1, 2), (2, 2), (3, 2)]
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        choice = clips.choose_exemplar_clip(video, 1, 1, 3, 1.0, rng)
+        assert choice.frames[0] == 1 and choice.frames == (1, 2, 3) and choice.reference == 0
+        choice = clips.choose_clip(video, 3, 1.0, False, rng)
+        assert len(set(choice.frames)) == 3 and list(choice.frames) == sorted(choice.frames)
+        assert max(abs(t - choice.frames[choice.reference]) for t in choice.frames) <= 3
+        choice = clips.choose_clip(video, 3, 1.0, True, rng)
+        assert choice.frames == tuple(range(choice.frames[0], choice.frames[0] + 3))
+    assert len(clips.choose_clip(video, 9, 7.5, False, rng).frames) == 9  # more than the video has
+
+
+def test_more_instances_than_slots_keep_the_largest(make_config, make_dataset):
+    config = make_config(datasets=(make_dataset("YOUTUBE_VIS", max_instances=1, crop=(1.0, 1.0)),))
+    _, batch = take(config, 1)[0]
+    areas = batch["masks"].sum((1, 2, 3, 4))
+    assert batch["masks"].shape[1] == 1 and batch["valid_instances"].all() and (areas > 100).all()
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "empty", "gone", "size"])
+def test_an_unreadable_frame_is_named(damage, own_workspace, make_config, make_dataset):
+    config = make_config(workspace=str(own_workspace), datasets=(make_dataset("DAVIS"),))
+    videos = [datasets.training_videos(config.datasets[0], str(own_workspace))]
+    for path in videos[0][0].frame_paths + videos[0][1].frame_paths:
+        raw = path.read_bytes()
+        if damage == "gone":
+            path.unlink()
+        elif damage == "size":
+            import cv2
+
+            cv2.imwrite(str(path), official_files.frame(0, 0)[:20])
+        else:
+            path.write_bytes({"cut": raw[: len(raw) * 2 // 3], "text": b"not an image", "empty": b""}[damage])
+    with pytest.raises(ValueError, match=r"dataset DAVIS, video '000[01]', frame \d: .*\.jpg: "):
+        next(batches.train_batches(config, videos=videos))
+
+
+def test_impossible_settings(make_config, make_dataset, workspace):
+    with pytest.raises(ValueError, match="batch_size 4 should be divisible by process_count 3"):
+        batches.train_batches(make_config(), process_count=3)
+    with pytest.raises(ValueError, match="at least one dataset with a weight"):
+        batches.train_batches(make_config(datasets=()))
+    with pytest.raises(ValueError, match="start_step"):
+        batches.train_batches(make_config(), start_step=-1)
+    with pytest.raises(ValueError, match="none of its 2 videos has an object .*clips of 9"):
+        batches.train_batches(make_config(datasets=(make_dataset("DAVIS"),), clip_length=9))
+    with pytest.raises(ValueError, match="found twice: \\['DAVIS'\\]"):
+        make_config(datasets=(make_dataset("DAVIS"),) * 2)
+    with pytest.raises(ValueError, match="dataset DAVIS: format should be one of .*; crop should be"):
+        make_dataset("DAVIS", format="zip", crop=(0.0, 1.0))
+
+
+def test_a_dataset_whose_objects_vanish_is_an_error(make_config, make_dataset):
+    """Objects of 10 pixels shrink to less than half a pixel."""
+    config = make_config(
+        datasets=(make_dataset("YOUTUBE_VIS", min_dims=(2,), buckets=((64, 64),), crop=(1.0, 1.0)),), max_attempts=3
+    )
+    videos = [datasets.training_videos(config.datasets[0], config.workspace)]
+    for video in videos[0]:
+        for masks in video.segmentations:
+            for instance in masks:
+                masks[instance] = official_files.coco_mask.encode(
+                    np.asfortranarray(official_files.rectangle(3, 3, 2, 2))
+                )
+    loader = samples.SampleLoader(config, videos)
+    with pytest.raises(ValueError, match="no target was left after augmentation, in this and the 2 samples"):
+        loader.load(mixture.Mixture(config, videos).plan(0), 0)
