@@ -45,9 +45,8 @@ class Predictor:
     Attributes:
       config: the model's.
       num_compiles: compilations so far.
-      compile_seconds: wall time of calls that compiled.
-      model_seconds: wall time of the calls of `clip_*` that did not compile.
-      model_frames: frames that went through these calls (a frame counts once per clip).
+      compile_seconds: wall time of compiling.
+      model_seconds: wall time of `clip_*`, without compiling.
     """
 
     def __init__(self, config: ModelConfig, variables: Mapping[str, Any], matmul_precision: str | None = None):
@@ -63,7 +62,6 @@ class Predictor:
         self.num_compiles = 0
         self.compile_seconds = 0.0
         self.model_seconds = 0.0
-        self.model_frames = 0
         self._classes = self._jit(self._clip_classes, static="dataset")
         self._exemplar = self._jit(self._clip_exemplar)
         self._take = self._jit(lambda logits, indices: logits[indices])
@@ -79,7 +77,7 @@ class Predictor:
 
     def clip_classes(self, images: np.ndarray, dataset: str) -> ClassClip:
         """Segments a clip of VIS or VPS: images uint8 RGB [T, H, W, 3], sides multiples of config.size_divisor."""
-        outputs = self._timed(len(images), lambda: self._classes(self._variables, images, dataset=dataset))
+        outputs = self._timed(lambda: self._classes(self._variables, images, dataset=dataset))
         return ClassClip(np.asarray(outputs[0]), outputs[1], outputs[2])
 
     def clip_exemplar(self, images: np.ndarray, inputs: ExemplarInputs) -> np.ndarray:
@@ -95,7 +93,7 @@ class Predictor:
             np.arange(bucket) < num_objects,
             inputs.valid_frames,
         )
-        logits = self._timed(len(images), lambda: self._exemplar(self._variables, images, *arguments))
+        logits = self._timed(lambda: self._exemplar(self._variables, images, *arguments))
         return np.asarray(logits)[:num_objects]
 
     def take_masks(self, clip: ClassClip, indices: np.ndarray) -> np.ndarray:
@@ -134,28 +132,28 @@ class Predictor:
         return np.asarray(self._pixel_objects(filled, *_upsampling(geometry)))
 
     def _jit(self, function: Callable, static: str | None = None) -> Callable:
-        @functools.wraps(function)
-        def traced(*args, **kwargs):
-            self.num_compiles += 1  # runs while tracing, hence once per compilation
-            return function(*args, **kwargs)
+        """jax.jit with the compilations counted and timed apart from the runs."""
+        jitted = jax.jit(function, static_argnames=static)
+        compiled: dict[tuple, Callable] = {}
 
-        compiled = jax.jit(traced, static_argnames=static)
-
-        def call(*args, **kwargs):
-            with jax.default_matmul_precision(self._matmul_precision):
-                return compiled(*args, **kwargs)
+        def call(*args, **static_args):
+            shapes = tuple((np.shape(x), x.dtype) for x in jax.tree.leaves(args))
+            key = (shapes, *static_args.items())
+            if key not in compiled:
+                start = time.perf_counter()
+                with jax.default_matmul_precision(self._matmul_precision):
+                    compiled[key] = jitted.lower(*args, **static_args).compile()
+                self.num_compiles += 1
+                self.compile_seconds += time.perf_counter() - start
+            return compiled[key](*args)
 
         return call
 
-    def _timed(self, num_frames: int, call: Callable[[], Any]) -> Any:
-        compiles, start = self.num_compiles, time.perf_counter()
+    def _timed(self, call: Callable[[], Any]) -> Any:
+        """Runs the network; the compilation, if there is one, is not counted."""
+        start, compile_seconds = time.perf_counter(), self.compile_seconds
         outputs = jax.block_until_ready(call())
-        seconds = time.perf_counter() - start
-        if self.num_compiles > compiles:
-            self.compile_seconds += seconds
-        else:
-            self.model_seconds += seconds
-            self.model_frames += num_frames
+        self.model_seconds += time.perf_counter() - start - (self.compile_seconds - compile_seconds)
         return outputs
 
     def _clip_classes(self, variables, images, dataset: str):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tarvis_jax import datasets
+from tarvis_jax.inference import predictor
 from tarvis_jax.inference.predictor import ClassClip, Predictor
 from tarvis_jax.inference.session import INFERENCE_DEFAULTS, InferenceConfig, Session
 from tarvis_jax.model.config import ModelConfig
@@ -15,15 +16,13 @@ SIZE = (64, 64)  # a multiple of 64, so that no padding touches the stripes
 class ColourNetwork(Predictor):
     """Objects are stripes of a colour: red 100 is one, red 200 another; queries come in a random order."""
 
-    def __init__(self):
+    def __init__(self):  # no network, only the functions that bring logits to pixels
         self.config = ModelConfig()
         self._matmul_precision = None
-        self.num_compiles = 0
+        self.num_compiles, self.compile_seconds = 0, 0.0
         self._take = self._jit(lambda logits, indices: logits[indices])
-        for name in ("upsample_masks", "pixel_masks", "pixel_classes", "pixel_objects"):
-            from tarvis_jax.inference import predictor
-
-            setattr(self, f"_{name}", self._jit(getattr(predictor, f"_{name}")))
+        for name in ("_upsample_masks", "_pixel_masks", "_pixel_classes", "_pixel_objects"):
+            setattr(self, name, self._jit(getattr(predictor, name)))
         self._rng = np.random.default_rng(0)
         self.clips = []
 
