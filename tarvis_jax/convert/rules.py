@@ -12,8 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tarvis_jax.model.backbones import BackboneConfig, ConvNextConfig, ResNetConfig, SwinConfig
+from tarvis_jax.model.backbones import BackboneConfig, ConvNextConfig, ResNetConfig, SwinConfig, backbone_config
 from tarvis_jax.model.backbones.swin import relative_position_index
+from tarvis_jax.model.config import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,3 +157,96 @@ def _convnext_rules() -> list[Rule]:
         rules += affine(f"{reduction}.{norm_index}", f"backbone/reduction_norms/{i}")
         rules += affine(f"backbone.norm_layers.res{i + 2}", f"backbone/output_norms/{i}")
     return rules
+
+
+def model_rules(config: ModelConfig) -> list[Rule]:
+    """Rules of the whole model."""
+    return [
+        Rule("pixel_mean", "pixel_mean"),
+        Rule("pixel_std", "pixel_std"),
+        *backbone_rules(backbone_config(config.backbone)),
+        *_neck_rules(),
+        *_query_rules(),
+        *_decoder_rules(),
+        *_object_encoder_rules(config),
+    ]
+
+
+def attention(torch: str, jax: str) -> list[Rule]:
+    """Multi-head attention with fused query, key and value projections."""
+    return [
+        Rule(f"{torch}.in_proj_weight", f"{jax}/in_proj/kernel", LINEAR),
+        Rule(f"{torch}.in_proj_bias", f"{jax}/in_proj/bias"),
+        *linear(f"{torch}.out_proj", f"{jax}/out_proj"),
+    ]
+
+
+def _neck_rules() -> list[Rule]:
+    torch, encoder = "backbone.fpn", "backbone.fpn.transformer.encoder"
+    deformable, temporal = f"{encoder}.layers.{{i}}", f"{encoder}.temporal_layers.{{i}}"
+    ours, our_deformable, our_temporal = "neck", "neck/layers/{i}/deformable", "neck/layers/{i}/temporal"
+    rules = [
+        *conv(f"{torch}.input_proj.{{i}}.0", f"{ours}/input_proj/{{i}}/conv"),
+        *affine(f"{torch}.input_proj.{{i}}.1", f"{ours}/input_proj/{{i}}/norm"),
+        Rule(f"{torch}.transformer.level_embed", f"{ours}/level_embed"),
+        Rule(f"{torch}.transformer.level_embed_3d", f"{ours}/level_embed_3d"),
+        *attention(f"{temporal}.self_attn", f"{our_temporal}/attention"),
+        *conv(f"{torch}.mask_features", f"{ours}/mask_features"),
+    ]
+    for name in ("sampling_offsets", "attention_weights", "value_proj", "output_proj"):
+        rules += linear(f"{deformable}.self_attn.{name}", f"{our_deformable}/{name}")
+    for layer, our_layer in ((deformable, our_deformable), (temporal, our_temporal)):
+        rules += affine(f"{layer}.norm1", f"{our_layer}/norm")
+        rules += linear(f"{layer}.linear1", f"{our_layer}/ffn/linear1")
+        rules += linear(f"{layer}.linear2", f"{our_layer}/ffn/linear2")
+        rules += affine(f"{layer}.norm2", f"{our_layer}/ffn/norm")
+    for name, our_name in (("adapter_1", "adapter"), ("layer_1", "output_conv")):
+        rules.append(Rule(f"{torch}.{name}.weight", f"{ours}/{our_name}/conv/kernel", CONV))
+        rules += affine(f"{torch}.{name}.norm", f"{ours}/{our_name}/norm")
+    return rules
+
+
+def _query_rules() -> list[Rule]:
+    names = ("semantic", "background", "background_vos", "instance", "vos")
+    return [Rule(f"embedding_container._{name}_queries", f"queries/{name}") for name in names]
+
+
+def _decoder_rules() -> list[Rule]:
+    self_attention, cross_attention, ffn = (
+        f"decoder.transformer_{part}_layers.{{i}}" for part in ("self_attention", "cross_attention", "ffn")
+    )
+    return [
+        *attention(f"{cross_attention}.multihead_attn._attn", "decoder/layers/{i}/cross_attention"),
+        *affine(f"{cross_attention}.norm", "decoder/layers/{i}/cross_norm"),
+        Rule(f"{cross_attention}.multihead_attn.scaling_factors", "decoder/layers/{i}/mask_factors"),
+        *attention(f"{self_attention}.self_attn", "decoder/layers/{i}/self_attention"),
+        *affine(f"{self_attention}.norm", "decoder/layers/{i}/self_norm"),
+        *linear(f"{ffn}.linear1", "decoder/layers/{i}/ffn/linear1"),
+        *linear(f"{ffn}.linear2", "decoder/layers/{i}/ffn/linear2"),
+        *affine(f"{ffn}.norm", "decoder/layers/{i}/ffn/norm"),
+        *affine("decoder.decoder_norm", "decoder/norm"),
+        Rule("decoder.scale_embed.weight", "decoder/scale_embed"),
+        *linear("decoder.mask_embeds.{group}.layers.{i}", "decoder/mask_embeds/{group}/layers/{i}"),
+        *linear("decoder.proj_layers.{group}", "decoder/class_projections/{group}"),
+    ]
+
+
+def _object_encoder_rules(config: ModelConfig) -> list[Rule]:
+    torch, layer = "vos_query_extractor", "object_encoder/layers/{i}"
+    background = "object_encoder/background_embedding"
+    point_mlp = f"{torch}.point_vos_query_extractor.layers"  # counts the activations between the dense layers, too
+    return [
+        *(rule for i in range(3) for rule in linear(f"{point_mlp}.{2 * i}", f"object_encoder/point_mlp/layers/{i}")),
+        Rule(f"{torch}.bg_query_embed", background),
+        Rule(f"{torch}.bg_grid_size", background, derive=lambda _: np.asarray(config.background_grid, np.int64)),
+        Rule(f"{torch}.mask_object_query_embed", "object_encoder/mask_embedding"),
+        Rule(f"{torch}.point_object_query_embed", "object_encoder/point_embedding"),
+        *attention(f"{torch}.cross_attn_layers.{{i}}.attn", f"{layer}/cross_attention"),
+        *affine(f"{torch}.cross_attn_layers.{{i}}.norm", f"{layer}/cross_norm"),
+        *attention(f"{torch}.self_attn_layers.{{i}}.attn", f"{layer}/self_attention"),
+        *affine(f"{torch}.self_attn_layers.{{i}}.norm", f"{layer}/self_norm"),
+        *linear(f"{torch}.ffn_layers.{{i}}.mlp.0", f"{layer}/ffn/linear1"),
+        *linear(f"{torch}.ffn_layers.{{i}}.mlp.2", f"{layer}/ffn/linear2"),
+        *affine(f"{torch}.ffn_layers.{{i}}.norm", f"{layer}/ffn/norm"),
+        *linear(f"{torch}.proj_point_features.{{i}}", "object_encoder/point_projections/{i}"),
+    ]

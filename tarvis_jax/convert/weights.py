@@ -16,7 +16,7 @@ def convert_weights(
     """Applies `rules` to every tensor and checks the result against the variables of `model` (it may be abstract).
 
     Returns:
-      {path: array}, exactly the variables of `model`.
+      {path: array}, exactly the variables of `model`; the arrays are views of the tensors where that is possible.
 
     Raises:
       ValueError: names, in one message, the tensors without a variable, the variables without a tensor, the wrong
@@ -49,7 +49,7 @@ def convert_weights(
                 f"expected {_describe(wanted)} in our layout, found {_describe(converted)}"
             )
             continue
-        variables[path] = np.ascontiguousarray(converted)
+        variables[path] = converted
     for path in expected:
         if path not in sources:
             names = {rule.torch_name(path) for rule in rules if rule.derive is None} - {None}

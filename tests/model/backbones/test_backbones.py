@@ -1,4 +1,4 @@
-"""Backbones: shapes, odd sizes against slow oracles, dtypes, stochastic depth, recomputation, initial weights."""
+"""Backbones: shapes, odd sizes against slow oracles, dtypes, stochastic depth, recomputation."""
 
 import dataclasses
 
@@ -15,23 +15,32 @@ from tarvis_jax.model.backbones.convnext import ConvNext
 from tarvis_jax.model.backbones.resnet import ResNet, ResNetConfig
 from tarvis_jax.model.backbones.swin import Swin
 from tarvis_jax.model.config import Frozen
+from tarvis_jax.model.variables import fill, flatten
 
-_SWIN = swin.SwinConfig(depths=(1, 1, 2, 1), channels=8, num_heads=(1, 2, 2, 4), window=3)
-_CONVNEXT = backbones.ConvNextConfig(depths=(1, 1, 1, 1), channels=(8, 8, 16, 16), layer_scale=1.0)
+_SWIN = swin.SwinConfig(depths=(2, 1, 0, 0), channels=8, num_heads=(1, 2, 2, 4), window=3)
+_CONVNEXT = backbones.ConvNextConfig(depths=(1, 1, 0, 1), channels=(8, 8, 16, 16))
 _RESNET = backbones.BACKBONES["ResNetTiny"]
+_CLASSES = {swin.SwinConfig: Swin, backbones.ConvNextConfig: ConvNext, ResNetConfig: ResNet}
 
 
 def _make(config, *, compute_dtype="float32", drop_path=0.0, remat=False):
-    cls = {swin.SwinConfig: Swin, backbones.ConvNextConfig: ConvNext, ResNetConfig: ResNet}[type(config)]
-    return cls(config, compute_dtype=jnp.dtype(compute_dtype), drop_path=drop_path, remat=remat, rngs=nnx.Rngs(0))
+    """A backbone with arbitrary weights; drawing them with numpy saves compiling the initialisers."""
+    kwargs = {"compute_dtype": jnp.dtype(compute_dtype), "drop_path": drop_path, "remat": remat}
+    model = nnx.eval_shape(lambda: _CLASSES[type(config)](config, **kwargs, rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(0)
+    variables = {
+        path: 0.2 * rng.standard_normal(v.shape, np.float32) + (1 if path.endswith("scale") else 0)
+        for path, v in flatten(model).items()
+    }
+    return fill(model, variables)
 
 
-def _run(model, frames, key=None):
+def _run(model, frames):
     graph, state = nnx.split(model)
-    return jax.jit(lambda s, x, k: nnx.merge(graph, s)(x, rng_key=k))(state, frames, key)
+    return jax.jit(lambda s, x: nnx.merge(graph, s)(x))(state, frames)
 
 
-@pytest.mark.parametrize("name", sorted(backbones.BACKBONES))
+@pytest.mark.parametrize("name", ["ResNet101", "ResNetTiny", "SwinLarge", "ConvNextXLarge"])
 def test_every_backbone_has_four_strides(name):
     model = nnx.eval_shape(lambda: backbones.build_backbone(name, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(model)
@@ -143,38 +152,43 @@ def test_patch_merging_pads_odd_sizes_and_counts_cells_column_by_column():
 
 
 @pytest.mark.parametrize("config", [_RESNET, _SWIN, _CONVNEXT], ids=["resnet", "swin", "convnext"])
-def test_bfloat16_and_recomputation_change_little_or_nothing(config):
-    frames = jax.random.normal(jax.random.key(1), (2, 64, 32, 3))
-
-    def loss_and_gradient(remat):
-        graph, state = nnx.split(_make(config, remat=remat))
-
-        def loss(state):
-            return sum(jnp.mean(f**2) for f in nnx.merge(graph, state)(frames).values())
-
-        return jax.jit(jax.value_and_grad(loss))(state)
-
-    plain, remat = loss_and_gradient(False), loss_and_gradient(True)
-    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(plain[1])) > 0
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), plain, remat)
-
+def test_bfloat16_stays_close_to_float32(config):
+    frames = jax.random.normal(jax.random.key(1), (2, 32, 64, 3))
     full, half = _run(_make(config), frames), _run(_make(config, compute_dtype="bfloat16"), frames)
     for stride, feature in half.items():
         assert feature.dtype == jnp.bfloat16
         error = jnp.linalg.norm(feature.astype(jnp.float32) - full[stride]) / jnp.linalg.norm(full[stride])
-        assert error < 0.05, f"stride {stride}: {error}"
+        assert error < 0.05, f"stride {stride}: {error}"  # eight bits of mantissa through some ten layers
+
+
+def test_recomputation_gives_the_same_gradients():
+    config = dataclasses.replace(_CONVNEXT, depths=(2, 0, 0, 0))
+    frames = jax.random.normal(jax.random.key(1), (1, 32, 32, 3))
+
+    def gradient(remat):
+        graph, state = nnx.split(_make(config, remat=remat, drop_path=0.5))
+
+        def loss(state):
+            features = nnx.merge(graph, state)(frames, rng_key=jax.random.key(0))
+            return sum(jnp.mean(f**2) for f in features.values())
+
+        return jax.jit(jax.grad(loss))(state)
+
+    plain, remat = gradient(False), gradient(True)
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(plain)) > 0
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), plain, remat)
 
 
 @pytest.mark.parametrize("config", [_SWIN, _CONVNEXT], ids=["swin", "convnext"])
 def test_stochastic_depth_needs_a_key_and_follows_it(config):
-    frames = jax.random.normal(jax.random.key(1), (4, 32, 32, 3))
-    model = _make(config, drop_path=0.5)
-    without = _run(model, frames)[32]
-    np.testing.assert_array_equal(without, _run(_make(config), frames)[32])
-    first = _run(model, frames, jax.random.key(0))[32]
-    np.testing.assert_array_equal(first, _run(model, frames, jax.random.key(0))[32])
+    frames = jax.random.normal(jax.random.key(1), (8, 32, 32, 3))
+    graph, state = nnx.split(_make(config, drop_path=0.5))
+    run = jax.jit(lambda key: nnx.merge(graph, state)(frames, rng_key=key)[32])
+    without = run(None)
+    first = run(jax.random.key(0))
+    np.testing.assert_array_equal(first, run(jax.random.key(0)))
     assert not np.allclose(first, without)
-    assert not np.allclose(first, _run(model, frames, jax.random.key(2))[32])
+    assert not np.allclose(first, run(jax.random.key(1)))
 
 
 def test_drop_path_drops_whole_frames_and_keeps_the_mean():
