@@ -1,0 +1,306 @@
+"""The temporal neck (paper section 3.1): mixes the backbone's maps over scales, space and time.
+
+Strides 32, 16 and 8 are projected to C channels, flattened and concatenated to S tokens a frame, and pass through pairs
+of a deformable layer (all cells of one frame and all three scales; Zhu et al., 2021) and a temporal layer (one image
+patch, all scales, all frames). A feature pyramid step then adds stride 4.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from kernels.ms_deform_attn.dispatch import ms_deform_attn
+from tarvis_jax.model.attention import FeedForward, MultiHeadAttention, layer_norm, linear
+from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.position_encoding import sine_2d, sine_3d
+
+LEVEL_STRIDES = (32, 16, 8)
+FINEST_STRIDE = 4
+
+# Attention logits of a temporal layer that may exist at once, per clip; above it the windows are taken in turn.
+_MAX_LOGIT_BYTES = 256 * 2**20
+
+LevelShapes = tuple[tuple[int, int], ...]
+
+
+class ConvNorm(nnx.Module):
+    """Convolution and GroupNorm with PyTorch's epsilon of 1e-5 and float32 statistics."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        num_groups: int,
+        use_bias: bool,
+        kernel_init: nnx.Initializer,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype,
+    ):
+        self.conv = nnx.Conv(
+            in_channels,
+            out_channels,
+            (kernel_size, kernel_size),
+            use_bias=use_bias,
+            kernel_init=kernel_init,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.norm = nnx.GroupNorm(
+            out_channels, num_groups, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, h, w, C_in] -> [N, h, w, C]."""
+        return self.norm(self.conv(x))
+
+
+def _rotated_offsets(num_heads: int, num_levels: int, num_points: int) -> nnx.Initializer:
+    """Bias of the sampling offsets: head m looks along the angle 2 pi m / M, its point p at p + 1 pixels."""
+    angles = np.arange(num_heads) * (2 * math.pi / num_heads)
+    directions = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    directions /= np.abs(directions).max(axis=-1, keepdims=True)  # onto the square, so that points fall on pixels
+    offsets = directions[:, None, None, :] * np.arange(1, num_points + 1)[:, None]  # [M, 1, P, 2]
+    offsets = np.broadcast_to(offsets, (num_heads, num_levels, num_points, 2)).reshape(-1)
+    return lambda key, shape, dtype: jnp.asarray(offsets, dtype).reshape(shape)
+
+
+class DeformableLayer(nnx.Module):
+    """Deformable self-attention over the scales of one frame, then a feed-forward network; post-norm, always float32.
+
+    bfloat16 has 8 bits: around column 100 it cannot tell positions closer than half a cell apart.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        hidden_size = config.hidden_size
+        self.num_heads = config.num_heads
+        self.num_points = config.neck_points
+        num_samples = config.num_heads * len(LEVEL_STRIDES) * config.neck_points
+        self.sampling_offsets = nnx.Linear(
+            hidden_size,
+            num_samples * 2,
+            kernel_init=nnx.initializers.zeros_init(),
+            bias_init=_rotated_offsets(config.num_heads, len(LEVEL_STRIDES), config.neck_points),
+            rngs=rngs,
+        )
+        self.attention_weights = nnx.Linear(
+            hidden_size, num_samples, kernel_init=nnx.initializers.zeros_init(), rngs=rngs
+        )
+        self.value_proj = linear(hidden_size, hidden_size, rngs=rngs)
+        self.output_proj = linear(hidden_size, hidden_size, rngs=rngs)
+        self.norm = layer_norm(hidden_size, rngs=rngs)
+        self.ffn = FeedForward(hidden_size, config.neck_ffn_size, rngs=rngs)
+
+    def __call__(self, x: jax.Array, position: jax.Array, level_shapes: LevelShapes) -> jax.Array:
+        """Args: x [N, S, C] of frames, position [S, C], static (h, w) per level. Returns float32 [N, S, C]."""
+        x = x.astype(jnp.float32)
+        query = x + position
+        samples = (*x.shape[:2], self.num_heads, len(level_shapes), self.num_points)  # [N, S, M, L, P]
+        attended = ms_deform_attn(
+            self.value_proj(x).reshape(*x.shape[:2], self.num_heads, -1),
+            self.sampling_offsets(query).reshape(*samples, 2),
+            self.attention_weights(query).reshape(samples),
+            _cell_centres(level_shapes),
+            level_shapes,
+        )
+        return self.ffn(self.norm(x + self.output_proj(attended)))
+
+
+class TemporalLayer(nnx.Module):
+    """Self-attention over all frames and scales of one image patch, then a feed-forward network; post-norm."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.compute_dtype)
+        self.dtype = dtype
+        self.window = config.temporal_window
+        self.attention = MultiHeadAttention(config.hidden_size, config.num_heads, rngs=rngs, dtype=dtype)
+        self.norm = layer_norm(config.hidden_size, rngs=rngs, dtype=dtype)
+        self.ffn = FeedForward(config.hidden_size, config.neck_ffn_size, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: jax.Array, position: jax.Array, level_shapes: LevelShapes) -> jax.Array:
+        """Args: x [B, T, S, C], position [T, S, C], static (h, w) per level. Returns [B, T, S, C] of the dtype."""
+        x = x.astype(self.dtype)
+        query = to_windows(x + position.astype(self.dtype), level_shapes, self.window)
+        value = to_windows(x, level_shapes, self.window)
+        attended = from_windows(self._attend(query, value), x.shape[1], level_shapes, self.window)
+        return self.ffn(self.norm(x + attended))
+
+    def _attend(self, query: jax.Array, value: jax.Array) -> jax.Array:
+        """Self-attention inside each window: [B, N, K, C], [B, N, K, C] -> [B, N, K, C]."""
+        batch, num_windows, num_tokens, _ = query.shape
+        logit_bytes = 4 * self.attention.num_heads * num_tokens**2
+        windows_at_once = max(1, _MAX_LOGIT_BYTES // logit_bytes)
+        if num_windows <= windows_at_once:
+            merged = (batch * num_windows, *query.shape[2:])
+            query, value = query.reshape(merged), value.reshape(merged)
+            return self.attention(query, query, value).reshape(batch, num_windows, *merged[1:])
+        # In turn over windows, not over clips: the batch may be sharded. Recomputing keeps the backward pass as small.
+        attend = jax.checkpoint(lambda qv: self.attention(qv[0], qv[0], qv[1]))
+        by_window = query.swapaxes(0, 1), value.swapaxes(0, 1)
+        return jax.lax.map(attend, by_window, batch_size=windows_at_once).swapaxes(0, 1)
+
+
+class NeckLayer(nnx.Module):
+    """A deformable and a temporal layer."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.deformable = DeformableLayer(config, rngs=rngs)
+        self.temporal = TemporalLayer(config, rngs=rngs)
+
+    def __call__(self, x: jax.Array, position_2d: jax.Array, position_3d: jax.Array, level_shapes: LevelShapes):
+        """Args: x [B, T, S, C], position_2d [S, C], position_3d [T, S, C]. Returns [B, T, S, C]."""
+        frames = x.reshape(-1, *x.shape[2:])
+        frames = self.deformable(frames, position_2d, level_shapes)
+        return self.temporal(frames.reshape(x.shape), position_3d, level_shapes)
+
+
+class TemporalNeck(nnx.Module):
+    """Backbone maps in, four maps of C channels out (the last of which makes the mask logits)."""
+
+    def __init__(self, in_channels: Mapping[int, int], config: ModelConfig, *, rngs: nnx.Rngs):
+        """Args: in_channels: stride -> channels of the backbone's map, for strides 4, 8, 16 and 32."""
+        expected = {FINEST_STRIDE, *LEVEL_STRIDES}
+        if set(in_channels) != expected:
+            raise ValueError(f"in_channels: expected the strides {sorted(expected)}, found {sorted(in_channels)}")
+        hidden_size = config.hidden_size
+        dtype = jnp.dtype(config.compute_dtype)
+        self.config = config
+        xavier = nnx.initializers.xavier_uniform()
+        lecun = nnx.initializers.lecun_uniform()
+        norm = {"num_groups": config.neck_groups, "rngs": rngs, "dtype": dtype}
+        self.input_proj = nnx.List(
+            [
+                ConvNorm(in_channels[stride], hidden_size, 1, use_bias=True, kernel_init=xavier, **norm)
+                for stride in LEVEL_STRIDES
+            ]
+        )
+        self.level_embed = nnx.Param(jax.random.normal(rngs.params(), (len(LEVEL_STRIDES), hidden_size)))
+        self.level_embed_3d = nnx.Param(jax.random.normal(rngs.params(), (len(LEVEL_STRIDES), hidden_size)))
+        self.layers = nnx.List([NeckLayer(config, rngs=rngs) for _ in range(config.neck_layers)])
+        self.adapter = ConvNorm(in_channels[FINEST_STRIDE], hidden_size, 1, use_bias=False, kernel_init=lecun, **norm)
+        self.output_conv = ConvNorm(hidden_size, hidden_size, 3, use_bias=False, kernel_init=lecun, **norm)
+        self.mask_features = nnx.Conv(hidden_size, hidden_size, (1, 1), kernel_init=lecun, dtype=dtype, rngs=rngs)
+
+    def __call__(self, res: Mapping[int, jax.Array]) -> dict[int, jax.Array]:
+        """Runs the neck.
+
+        Args:
+          res: stride -> [B, T, H/stride, W/stride, C_i] for strides 4, 8, 16, 32; H and W are multiples of
+            `config.size_divisor`.
+
+        Returns:
+          {32, 16, 8, 4: [B, T, H/stride, W/stride, C]} of `config.compute_dtype`.
+        """
+        batch, num_frames = res[32].shape[:2]
+        level_shapes = _checked_level_shapes(res, self.config)
+
+        maps = [proj(_merge_frames(res[s])) for s, proj in zip(LEVEL_STRIDES, self.input_proj, strict=True)]
+        x = _flatten_levels(maps)
+        x = x.reshape(batch, num_frames, *x.shape[1:])  # [B, T, S, C]
+        position_2d, position_3d = self._positions(num_frames, level_shapes)
+        for layer in self.layers:
+            run = lambda x, p2, p3, layer=layer: layer(x, p2, p3, level_shapes)  # noqa: E731
+            x = (jax.checkpoint(run) if self.config.remat else run)(x, position_2d, position_3d)
+
+        out = {}
+        for stride, (height, width), tokens in zip(
+            LEVEL_STRIDES, level_shapes, split_levels(x, level_shapes), strict=True
+        ):
+            out[stride] = tokens.reshape(batch, num_frames, height, width, -1)
+
+        finest = self.adapter(_merge_frames(res[FINEST_STRIDE]))
+        coarser = _merge_frames(out[LEVEL_STRIDES[-1]]).astype(finest.dtype)
+        finest = nnx.relu(self.output_conv(finest + jax.image.resize(coarser, finest.shape, "bilinear")))
+        finest = self.mask_features(finest)
+        out[FINEST_STRIDE] = finest.reshape(batch, num_frames, *finest.shape[1:])
+        return out
+
+    def _positions(self, num_frames: int, level_shapes: LevelShapes) -> tuple[jax.Array, jax.Array]:
+        """Position of every token for the deformable [S, C] and the temporal layers [T, S, C], float32."""
+        channels = self.config.hidden_size
+        position_2d = [sine_2d(h, w, channels) + self.level_embed[l] for l, (h, w) in enumerate(level_shapes)]
+        position_3d = [
+            sine_3d(num_frames, h, w, channels) + self.level_embed_3d[l] for l, (h, w) in enumerate(level_shapes)
+        ]
+        return _flatten_levels([p[None] for p in position_2d])[0], _flatten_levels(position_3d)
+
+
+def to_windows(x: jax.Array, level_shapes: LevelShapes, window: int) -> jax.Array:
+    """Groups tokens by image patch.
+
+    Args:
+      x: [B, T, S, C], levels from coarse to fine, each twice the size of the one before.
+      level_shapes: (h, w) per level.
+      window: side of a patch in cells of the coarsest level.
+
+    Returns:
+      [B, N, K, C]: N patches in row order, each of the K tokens of all frames and levels within it.
+    """
+    batch, num_frames, _, channels = x.shape
+    parts = []
+    for level, ((height, width), tokens) in enumerate(zip(level_shapes, split_levels(x, level_shapes), strict=True)):
+        side = window * 2**level
+        rows, columns = height // side, width // side
+        tokens = tokens.reshape(batch, num_frames, rows, side, columns, side, channels)
+        tokens = tokens.transpose(0, 2, 4, 1, 3, 5, 6)  # [B, rows, columns, T, side, side, C]
+        parts.append(tokens.reshape(batch, rows * columns, num_frames * side * side, channels))
+    return jnp.concatenate(parts, axis=2)
+
+
+def from_windows(x: jax.Array, num_frames: int, level_shapes: LevelShapes, window: int) -> jax.Array:
+    """The inverse of `to_windows`: [B, N, K, C] -> [B, T, S, C]."""
+    batch, _, _, channels = x.shape
+    parts, start = [], 0
+    for level, (height, width) in enumerate(level_shapes):
+        side = window * 2**level
+        rows, columns = height // side, width // side
+        tokens = x[:, :, start : start + num_frames * side * side]
+        start += num_frames * side * side
+        tokens = tokens.reshape(batch, rows, columns, num_frames, side, side, channels)
+        tokens = tokens.transpose(0, 3, 1, 4, 2, 5, 6)  # [B, T, rows, side, columns, side, C]
+        parts.append(tokens.reshape(batch, num_frames, height * width, channels))
+    return jnp.concatenate(parts, axis=2)
+
+
+def split_levels(x: jax.Array, level_shapes: LevelShapes) -> list[jax.Array]:
+    """[B, T, S, C] -> per level [B, T, h * w, C]."""
+    ends = np.cumsum([height * width for height, width in level_shapes])
+    return jnp.split(x, ends[:-1], axis=2)
+
+
+def _flatten_levels(maps: Sequence[jax.Array]) -> jax.Array:
+    """Maps [N, h, w, C] -> [N, S, C]."""
+    return jnp.concatenate([m.reshape(m.shape[0], -1, m.shape[-1]) for m in maps], axis=1)
+
+
+def _merge_frames(x: jax.Array) -> jax.Array:
+    """[B, T, h, w, C] -> [B * T, h, w, C]."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _cell_centres(level_shapes: LevelShapes) -> np.ndarray:
+    """float32 [S, 2]: normalised (x, y) of every cell, the reference points of the deformable layers."""
+    centres = []
+    for height, width in level_shapes:
+        y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
+        centres.append(np.stack([x, y], axis=-1).reshape(-1, 2))
+    return np.concatenate(centres).astype(np.float32)
+
+
+def _checked_level_shapes(res: Mapping[int, jax.Array], config: ModelConfig) -> LevelShapes:
+    """(h, w) of strides 32, 16, 8, or one ValueError if the maps do not fit together."""
+    shapes = {stride: tuple(x.shape[2:4]) for stride, x in res.items()}
+    height, width = shapes[32]
+    expected = {stride: (height * 32 // stride, width * 32 // stride) for stride in (FINEST_STRIDE, *LEVEL_STRIDES)}
+    window = config.temporal_window
+    if shapes != expected or height % window or width % window:
+        raise ValueError(
+            f"temporal neck: the sides of images must be multiples of {config.size_divisor} pixels, so that the map of "
+            f"stride 32 is a multiple of {window} cells and each finer one twice as large; found (h, w) {shapes}"
+        )
+    return tuple(shapes[stride] for stride in LEVEL_STRIDES)

@@ -1,0 +1,205 @@
+"""Deformable attention: the slow reference against PyTorch's grid_sample, every back end against both."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from kernels.ms_deform_attn import dispatch, reference, xla
+from kernels.ms_deform_attn.dispatch import BACKENDS, ms_deform_attn, ms_deform_attn_classic
+
+# One level above the limit of the dense form, one below, and one of a single cell.
+LEVEL_SHAPES = ((1, 1), (3, 5), (11, 13))
+NUM_CELLS = sum(h * w for h, w in LEVEL_SHAPES)
+B, Q, M, D, P = 2, 6, 3, 4, 2
+L = len(LEVEL_SHAPES)
+
+
+def torch_classic(value, locations_norm, weights):
+    """The operator by grid_sample; torch tensors in, [B, Q, M * D] out."""
+    out, start = 0, 0
+    for level, (height, width) in enumerate(LEVEL_SHAPES):
+        cells = value[:, start : start + height * width]  # [B, h * w, M, D]
+        start += height * width
+        cells = cells.permute(0, 2, 3, 1).reshape(B * M, D, height, width)
+        grid = 2 * locations_norm[:, :, :, level].permute(0, 2, 1, 3, 4).reshape(B * M, Q, P, 2) - 1
+        samples = torch.nn.functional.grid_sample(cells, grid, padding_mode="zeros", align_corners=False)
+        scale = weights[:, :, :, level].permute(0, 2, 1, 3).reshape(B * M, 1, Q, P)
+        out = out + (samples * scale).sum(-1)  # [B * M, D, Q]
+    return out.reshape(B, M * D, Q).transpose(1, 2)
+
+
+def torch_fused(value, offsets_px, logits, reference_points):
+    sizes_wh = torch.tensor([(w, h) for h, w in LEVEL_SHAPES], dtype=offsets_px.dtype)
+    locations = reference_points[None, :, None, :, None] + offsets_px / sizes_wh[:, None]
+    weights = logits.reshape(B, Q, M, L * P).softmax(-1).reshape(logits.shape)
+    return torch_classic(value, locations, weights)
+
+
+def make_inputs(kind: str) -> dict[str, np.ndarray]:
+    """float64 arguments of the fused form; `kind` says where the samples fall."""
+    rng = np.random.default_rng(7)
+    offsets = {
+        "inside": lambda: rng.uniform(-0.4, 0.4, (B, Q, M, L, P, 2)),
+        "spread": lambda: rng.normal(0, 4, (B, Q, M, L, P, 2)),
+        "whole pixels": lambda: rng.integers(-4, 5, (B, Q, M, L, P, 2)).astype(float),
+        "borders": lambda: rng.choice([-1.0, -0.5, 0.0, 0.5, 12.0, 12.5, 13.0], (B, Q, M, L, P, 2)),
+        "far outside": lambda: rng.choice([-1e3, 40.0, 1e6], (B, Q, M, L, P, 2)),
+        "huge": lambda: rng.choice([-1e30, 3e9, 1e38], (B, Q, M, L, P, 2)),
+    }[kind]()
+    reference_points = rng.uniform(0, 1, (Q, L, 2))
+    if kind in ("whole pixels", "borders"):  # reference points on the centres of cells
+        sizes = np.array([(w, h) for h, w in LEVEL_SHAPES])
+        reference_points = ((reference_points * sizes).astype(int) + 0.5) / sizes
+    if kind == "borders":
+        reference_points = np.broadcast_to(0.5 / sizes, reference_points.shape).copy()
+    return {
+        "value": rng.normal(size=(B, NUM_CELLS, M, D)),
+        "offsets_px": offsets,
+        "logits": rng.normal(size=(B, Q, M, L, P)),
+        "reference_points": reference_points,
+    }
+
+
+def to_float32(inputs: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(x, jnp.float32) for name, x in inputs.items()}
+
+
+KINDS = ["inside", "spread", "whole pixels", "borders", "far outside", "huge"]
+
+
+@pytest.fixture(scope="module", params=sorted(BACKENDS))
+def backend(request):
+    """(forward, gradients), compiled once for all tests."""
+
+    def forward(inputs):
+        return ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES, backend=request.param)
+
+    def gradients(inputs, out_grad):
+        return jax.vjp(forward, inputs)[1](out_grad)[0]
+
+    return jax.jit(forward), jax.jit(gradients)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reference_equals_grid_sample(kind):
+    inputs = make_inputs(kind)
+    ours = reference.ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES)
+    theirs = torch_fused(**{name: torch.from_numpy(x) for name, x in inputs.items()})
+    assert ours.dtype == np.float64
+    np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_forward(backend, kind):
+    inputs = make_inputs(kind)
+    expected = reference.ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES)
+    np.testing.assert_allclose(backend[0](to_float32(inputs)), expected, atol=1e-5)
+    if kind in ("far outside", "huge"):
+        assert not expected.any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients(backend, kind):
+    """On whole pixels and borders float32 may fall on the other side of a kink: there only what has no kink counts."""
+    inputs = make_inputs(kind)
+    out_grad = np.random.default_rng(3).normal(size=(B, Q, M * D))
+    tensors = {name: torch.from_numpy(x).requires_grad_() for name, x in inputs.items()}
+    torch_fused(**tensors).backward(torch.from_numpy(out_grad))
+    ours = backend[1](to_float32(inputs), jnp.asarray(out_grad, jnp.float32))
+    for name, tensor in tensors.items():
+        assert np.isfinite(ours[name]).all()
+        if kind in ("whole pixels", "borders") and name in ("offsets_px", "reference_points"):
+            continue
+        # Reference points scale the gradient by the size of the level.
+        np.testing.assert_allclose(ours[name], tensor.grad.numpy(), rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_gradient_on_a_whole_pixel_is_the_one_to_the_right(monkeypatch):
+    """Offsets are whole pixels at initialisation, so both forms must agree there."""
+    shape = (3, 4)
+    value = np.random.default_rng(0).normal(size=(1, 12, 1, 1)).astype(np.float32)
+    grid = value.reshape(shape)
+
+    def loss(offset):
+        offsets = offset.reshape(1, 1, 1, 1, 1, 2)
+        logits, centre = jnp.zeros((1, 1, 1, 1, 1)), jnp.array([[1.5 / 4, 1.5 / 3]])
+        return ms_deform_attn(value, offsets, logits, centre, (shape,)).sum()
+
+    expected = [grid[1, 2] - grid[1, 1], grid[2, 1] - grid[1, 1]]
+    for limit in (0, 100):
+        monkeypatch.setattr(xla, "DENSE_MAX_CELLS", limit)
+        jax.clear_caches()
+        np.testing.assert_allclose(jax.jit(jax.grad(loss))(jnp.zeros(2)), expected, rtol=1e-6)
+
+
+def test_classic_form_equals_grid_sample():
+    rng = np.random.default_rng(5)
+    value = rng.normal(size=(B, NUM_CELLS, M, D))
+    locations = rng.uniform(-0.2, 1.2, (B, Q, M, L, P, 2))
+    weights = rng.normal(size=(B, Q, M, L, P))  # any weights, not only a softmax
+    theirs = torch_classic(*map(torch.from_numpy, (value, locations, weights)))
+    oracle = reference.ms_deform_attn_classic(value, locations, weights, LEVEL_SHAPES)
+    np.testing.assert_allclose(oracle, theirs.numpy(), atol=1e-12)
+    args = [jnp.asarray(x, jnp.float32) for x in (value, locations, weights)]
+    ours = jax.jit(lambda *args: ms_deform_attn_classic(*args, LEVEL_SHAPES))(*args)
+    np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)
+
+
+def test_bfloat16_values(backend):
+    """Only the values and the result are rounded: locations near column 100 stay exact to a fraction of a cell."""
+    inputs = make_inputs("spread")
+    rounded = to_float32(inputs) | {"value": jnp.asarray(inputs["value"], jnp.bfloat16)}
+    out = backend[0](rounded)
+    inputs["value"] = np.asarray(rounded["value"], np.float64)
+    expected = reference.ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(out, np.float64), expected, rtol=2**-8, atol=1e-5)
+    grads = backend[1](rounded, jnp.ones((B, Q, M * D), jnp.bfloat16))
+    assert {name: g.dtype for name, g in grads.items()} == {name: x.dtype for name, x in rounded.items()}
+
+
+def test_vmap_and_shared_reference_points(backend):
+    inputs = to_float32(make_inputs("spread"))
+    inputs["reference_points"] = jnp.broadcast_to(inputs["reference_points"][:, :1], (Q, L, 2))
+    expected = backend[0](inputs)
+    one_point = inputs["reference_points"][:, 0]  # [Q, 2]
+
+    def single(value, offsets, logits):
+        return ms_deform_attn(value[None], offsets[None], logits[None], one_point, LEVEL_SHAPES)[0]
+
+    out = jax.jit(jax.vmap(single))(inputs["value"], inputs["offsets_px"], inputs["logits"])
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_backend_choice(monkeypatch, caplog):
+    inputs = to_float32(make_inputs("inside"))
+
+    def fake(value, locations_px, weights, level_shapes):
+        return jnp.full((B, Q, M * D), 42.0)
+
+    dispatch._log_choice.cache_clear()
+    monkeypatch.setitem(BACKENDS, "fake", fake)
+    monkeypatch.setenv(dispatch.ENVIRONMENT_VARIABLE, "fake")
+    with caplog.at_level(logging.INFO):
+        assert (ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES) == 42).all()
+        assert (ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES) == 42).all()
+        assert not (ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES, backend="xla") == 42).any()
+    assert [r.getMessage() for r in caplog.records if r.name == dispatch.__name__] == [
+        "ms_deform_attn: back end fake (environment variable TARVIS_MS_DEFORM_ATTN)",
+        "ms_deform_attn: back end xla (argument)",
+    ]
+    monkeypatch.setenv(dispatch.ENVIRONMENT_VARIABLE, "pallas")
+    with pytest.raises(ValueError, match=r"environment variable.*'pallas'; known: \['fake', 'xla'\]"):
+        ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES)
+
+
+def test_bad_shapes_are_one_error():
+    inputs = to_float32(make_inputs("inside"))
+    inputs["value"] = inputs["value"][:, 1:]
+    inputs["logits"] = inputs["logits"][..., :1]
+    with pytest.raises(ValueError, match=r"value: expected \[2, 159, 3, D\].*logits: expected \(2, 6, 3, 3, 2\)"):
+        ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES)
