@@ -23,7 +23,7 @@ PANOPTIC_NAMES = STUFFS + THINGS  # the KITTI-STEP set's classes 0..6
 
 
 def write_youtube_vis(root: pathlib.Path, split: str, videos: Iterable[SyntheticVideo]) -> None:
-    """JSON with `videos`, `categories` (1..4), `annotations`; unlike the public file, that of val has the latter too."""
+    """JSON with `videos`, `categories` (1..4), `annotations`; unlike the public one, that of val has the latter too."""
     folder = _images(root, split, "youtube_vis_2021")
     content: dict[str, Any] = {
         "info": {"description": "synthetic", "version": "1.0", "year": 2021},
