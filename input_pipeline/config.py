@@ -4,7 +4,7 @@ import dataclasses
 
 from tarvis_jax import datasets as dataset_table
 
-FORMATS = ("youtube_vis", "generic", "kitti_step", "davis", "davis_official", "burst")
+FORMATS = ("youtube_vis", "generic", "kitti_step", "vipseg", "davis", "davis_official", "burst")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +137,7 @@ _FILES = {
     "OVIS": ("youtube_vis", "ovis", "ovis.json", "ovis", "ovis/{split}.json"),
     "KITTI_STEP": ("kitti_step", "kitti_step", "kitti_step.json", "kitti_step_val", "kitti_step_val"),
     "CITYSCAPES_VPS": ("generic", "cityscapes_vps", "cityscapes_vps.json", "", ""),
+    "VIPSEG": ("vipseg", "vipseg", "vipseg", "vipseg", "vipseg/{split}.json"),
     "DAVIS": ("davis", "davis", "davis_semisupervised.json", "davis", "davis"),
     "BURST": ("burst", "burst", "burst.json", "burst/{split}", "burst/first_frame_annotations_{split}.json"),
 }
@@ -173,6 +174,15 @@ _TRAINING = {
         "consecutive_frames": True,
         "max_instances": 64,
         "buckets": ((448, 896),),
+        "hue_saturation": 10,
+        "brightness": 20,
+    },
+    "VIPSEG": {
+        "weight": 0.15,
+        "crop": (0.75, 0.5),
+        "frame_sampling_factor": 5.0,
+        "max_instances": 64,
+        "buckets": ((512, 640), (640, 512), (512, 1344), (1344, 512)),
         "hue_saturation": 10,
         "brightness": 20,
     },

@@ -49,6 +49,23 @@ def read_step_map(path: pathlib.Path, height: int, width: int) -> tuple[np.ndarr
     return image[..., 0].copy(), image[..., 1].astype(np.int32) * 256 + image[..., 2]
 
 
+def read_vipseg_map(path: pathlib.Path, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """A VIPSeg panoptic PNG (0 void; stuff: class + 1, below 125; things: (class + 1) * 100 + number).
+
+    Returns:
+      classes uint8 [H, W] (0..123, 255 void) and instances int32 [H, W]: the values of things, 0 = none.
+    """
+    values = _decode(path, cv2.IMREAD_UNCHANGED)
+    if values.shape != (height, width):
+        raise ValueError(f"{path}: expected one channel of size {[height, width]}, found shape {list(values.shape)}")
+    values = values.astype(np.int32)
+    is_thing = values >= 125
+    classes = np.where(is_thing, values // 100, values) - 1
+    if classes.max() > 123:
+        raise ValueError(f"{path}: value {int(values.max())} is of no class 0..123")
+    return np.where(classes < 0, VOID, classes).astype(np.uint8), np.where(is_thing, values, 0)
+
+
 def _decode(path: pathlib.Path, flags: int) -> np.ndarray:
     try:
         raw = path.read_bytes()

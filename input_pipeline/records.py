@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -19,11 +20,14 @@ class VideoRecord:
       frame_paths: absolute paths of the T frames, in order.
       height, width: of every frame, in pixels.
       instances: instance id (>= 1) -> class (1..K; 0 in datasets without classes).
-      segmentations: one dict per frame: instance id -> RLE. An instance that is absent, or has no pixel, has no entry.
+      segmentations: one dict per frame: instance id -> RLE, or None where its pixels are in `panoptic_maps`. An
+        instance that is absent, or has no pixel, has no entry.
       annotated_frames: indices of the frames that were annotated; in the others the absence of an instance tells
         nothing.
       semantics: one dict per frame: class (0..K-1, 255 = ignore) -> RLE; None where the dataset has none.
-      panoptic_maps: KITTI-STEP ground truth: one PNG per frame, from which classes and instances are read; else None.
+      panoptic_maps: one PNG per frame, from which classes and instances are read (KITTI-STEP ground truth, VIPSeg);
+        else None.
+      read_panoptic: reads one of them: (path, height, width) -> classes uint8 [H, W], instances int32 [H, W].
       points: one dict per frame: instance id -> (y, x), in pixels (BURST's first-frame points); else None.
       crowd: ids of instances that mark groups.
     Raises:
@@ -37,10 +41,11 @@ class VideoRecord:
     height: int
     width: int
     instances: dict[int, int]
-    segmentations: tuple[dict[int, rle.Rle], ...]
+    segmentations: tuple[dict[int, rle.Rle | None], ...]
     annotated_frames: tuple[int, ...]
     semantics: tuple[dict[int, rle.Rle], ...] | None = None
     panoptic_maps: tuple[pathlib.Path, ...] | None = None
+    read_panoptic: Callable[[pathlib.Path, int, int], tuple[np.ndarray, np.ndarray]] = images.read_step_map
     points: tuple[dict[int, tuple[float, float]], ...] | None = None
     crowd: frozenset[int] = frozenset()
 
@@ -93,12 +98,22 @@ class VideoRecord:
                 first.setdefault(instance, t)
         return first
 
+    def frame_masks(self, frame: int, instances: Sequence[int]) -> np.ndarray:
+        """bool [N, H, W]; all false where an instance is absent; a ValueError for ids the video does not have."""
+        unknown = sorted(set(instances) - set(self.instances))
+        if unknown:
+            raise ValueError(f"{self.where}: no instances {unknown}; known are {sorted(self.instances)}")
+        masks = np.zeros((len(instances), self.height, self.width), bool)
+        segments = self.segmentations[frame]
+        present = [(n, instance) for n, instance in enumerate(instances) if instance in segments]
+        in_map = self.panoptic_map(frame)[1] if any(segments[i] is None for _, i in present) else None
+        for n, instance in present:
+            masks[n] = in_map == instance if segments[instance] is None else rle.decode(segments[instance])
+        return masks
+
     def instance_mask(self, frame: int, instance: int) -> np.ndarray:
-        """bool [H, W]; all false where the instance is absent; a ValueError for an id the video does not have."""
-        if instance not in self.instances:
-            raise ValueError(f"{self.where}: no instance {instance}; known are {sorted(self.instances)}")
-        segment = self.segmentations[frame].get(instance)
-        return np.zeros((self.height, self.width), bool) if segment is None else rle.decode(segment)
+        """bool [H, W]; see `frame_masks`."""
+        return self.frame_masks(frame, (instance,))[0]
 
     def instance_track(self, instance: int) -> np.ndarray:
         """bool [T, H, W] over all frames of the video."""
@@ -106,6 +121,8 @@ class VideoRecord:
 
     def id_map(self, frame: int) -> np.ndarray:
         """int32 [H, W]: instance ids, 0 = background; where masks overlap the higher id is on top."""
+        if self.panoptic_maps is not None:
+            return self.panoptic_map(frame)[1]
         result = np.zeros((self.height, self.width), np.int32)
         for instance in self.visible_ids(frame):
             result[rle.decode(self.segmentations[frame][instance])] = instance
@@ -117,7 +134,7 @@ class VideoRecord:
         Differs from the reference: there a pixel that no class covers becomes class 0; here it is ignored.
         """
         if self.panoptic_maps is not None:
-            return images.read_step_map(self.panoptic_maps[frame], self.height, self.width)[0]
+            return self.panoptic_map(frame)[0]
         if self.semantics is None:
             raise ValueError(f"{self.where}: has no semantic annotation")
         result = np.full((self.height, self.width), images.VOID, np.uint8)
@@ -128,5 +145,5 @@ class VideoRecord:
     def panoptic_map(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
         """Classes uint8 [H, W] (0..K-1, 255 = void) and instance ids int32 [H, W] (0 = none)."""
         if self.panoptic_maps is not None:
-            return images.read_step_map(self.panoptic_maps[frame], self.height, self.width)
+            return self.read_panoptic(self.panoptic_maps[frame], self.height, self.width)
         return self.semantic_map(frame), self.id_map(frame)

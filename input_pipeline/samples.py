@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from input_pipeline import augment, clips, mixture, points, rle, targets
+from input_pipeline import augment, clips, mixture, points, targets
 from input_pipeline.config import DataConfig, DatasetConfig
 from input_pipeline.records import VideoRecord
 
@@ -120,12 +120,7 @@ class SampleLoader:
         return sample
 
     def _load(self, video: VideoRecord, choice: clips.ClipChoice, with_semantics: bool) -> augment.Clip:
-        masks = np.zeros((len(choice.instances), len(choice.frames), video.height, video.width), bool)
-        for t, frame in enumerate(choice.frames):
-            for n, instance in enumerate(choice.instances):
-                segment = video.segmentations[frame].get(instance)
-                if segment is not None:
-                    masks[n, t] = rle.decode(segment)
+        masks = np.stack([video.frame_masks(t, choice.instances) for t in choice.frames], axis=1)
         semantic = np.stack([video.semantic_map(t) for t in choice.frames]) if with_semantics else None
         return augment.Clip(np.stack([self._frame(video, t) for t in choice.frames]), masks, semantic)
 

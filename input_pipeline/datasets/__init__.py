@@ -3,13 +3,14 @@
 from types import ModuleType
 
 from input_pipeline.config import DatasetConfig
-from input_pipeline.datasets import burst, davis, generic, kitti_step, youtube_vis
+from input_pipeline.datasets import burst, davis, generic, kitti_step, vipseg, youtube_vis
 from input_pipeline.records import VideoRecord
 
 READERS: dict[str, ModuleType] = {
     "youtube_vis": youtube_vis,
     "generic": generic,
     "kitti_step": kitti_step,
+    "vipseg": vipseg,
     "davis": davis,
     "davis_official": davis,
     "burst": burst,

@@ -1,9 +1,15 @@
 """Fixtures of the input pipeline's tests."""
 
-import official_files
+import pathlib
+import sys
+
 import pytest
 
-from input_pipeline.config import DataConfig, DatasetConfig, reference_dataset
+sys.path.insert(0, str(pathlib.Path(__file__).parent))  # for the test files' own helper, whatever pytest's import mode
+
+import official_files  # noqa: E402
+
+from input_pipeline.config import DataConfig, DatasetConfig, reference_dataset  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -26,12 +32,12 @@ def small(name: str, **overrides) -> DatasetConfig:
     return reference_dataset(name, **{**values, **overrides})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_dataset():
     return small
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config(workspace):
     """A mixture of four datasets over three tasks."""
 

@@ -196,6 +196,7 @@ def workspace(root: pathlib.Path):
     write_masks(annotations / "inference" / "davis" / "Annotations" / "bear")
     (annotations / "inference" / "davis" / "ImageSet_val.txt").write_text("bear\n")
     write_json(annotations / "training" / "burst.json", burst(images / "training" / "burst"))
+    vipseg(root)
     content = burst(images / "inference" / "burst" / "val")
     write_json(annotations / "inference" / "burst" / "all_classes_val.json", content)
     for sequence in content["sequences"]:
@@ -205,3 +206,33 @@ def workspace(root: pathlib.Path):
             del sequence["segmentations"][1][track]
     write_json(annotations / "inference" / "burst" / "first_frame_annotations_val.json", content)
     return root
+
+
+def vipseg(root: pathlib.Path):
+    """Two VIPSeg training videos: person (60) and horse (63) over wall (0) and sky-like (8), a void border."""
+    images = root / "dataset_images" / "training" / "vipseg"
+    truth = root / "dataset_annotations" / "training" / "vipseg"
+    sequences = []
+    for name in ("1_a", "2_b"):
+        names = [f"{t:08d}" for t in range(FRAMES)]
+        write_frames(images / name, names=names)
+        for t, stem in enumerate(names):
+            path = truth / "panoptic_masks" / name / f"{stem}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), vipseg_map(t))
+        sequences.append(
+            {
+                "name": name,
+                "filenames": names,
+                "instance_ids": [6101, 6402],
+                "stuff_classes": [0, 8],
+                "frame_instance_occupancy": [[{1: 6101, 2: 6402}[i] for i in objects(t)] for t in range(FRAMES)],
+            }
+        )
+    write_json(truth / "video_info.json", {"sequences": sequences, "categories": []})
+
+
+def vipseg_map(t):
+    """uint16 [H, W]: 0 void, stuff class + 1, things (class + 1) * 100 + number."""
+    result = class_map(t).astype(np.int64)
+    return np.select([result == 255, result == 13, result == 11], [0, 6101, 6402], result + 1).astype(np.uint16)

@@ -22,20 +22,9 @@ def assert_same(left, right):
 
 
 @pytest.fixture(scope="module")
-def run(workspace):
+def run(make_config):
     """(config, the first batches of a mixture)."""
-    from conftest import small
-
-    from input_pipeline.config import DataConfig
-
-    config = DataConfig(
-        datasets=tuple(small(name, weight=1.0) for name in ("YOUTUBE_VIS", "KITTI_STEP", "DAVIS", "BURST")),
-        workspace=str(workspace),
-        batch_size=4,
-        chunk_steps=2,
-        num_parallel=2,
-        seed=1,
-    )
+    config = make_config(seed=1)
     return config, take(config, STEPS)
 
 
@@ -157,6 +146,15 @@ def test_mixture_follows_weights_and_epochs(make_config, make_dataset, workspace
         assert again.plan(step).bucket == plans[step].bucket
     assert {plan.min_dim for plan in plans} == {48, 64}
     assert {plan.bucket for plan in plans} == {(64, 96)}
+
+
+def test_masks_that_stay_in_their_maps(make_config, make_dataset):
+    config = make_config(datasets=(make_dataset("VIPSEG"),))
+    for info, batch in take(config, 2):
+        assert info.task == "panoptic"
+        for b, n in np.argwhere(batch["valid_instances"]):
+            mask = batch["masks"][b, n] & ~batch["ignore_mask"][b]
+            assert (batch["semantic_map"][b][mask] == batch["classes"][b, n] - 1).mean() > 0.9
 
 
 def test_exemplar_clips_start_at_the_reference(make_config, make_dataset):

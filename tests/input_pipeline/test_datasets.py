@@ -65,6 +65,31 @@ def test_evaluation_videos(workspace, make_dataset):
     assert official_files.objects(0)[1][y, x]
 
 
+def test_vipseg(workspace, make_dataset):
+    video = datasets.training_videos(make_dataset("VIPSEG"), str(workspace))[1]
+    assert video.id == "2_b" and video.instances == {6101: 61, 6402: 64}
+    assert video.visible_ids(0) == (6101,) and video.visible_ids(1) == (6101, 6402)
+    for t in range(FRAMES):
+        raw = official_files.vipseg_map(t)
+        for instance in video.instances:
+            np.testing.assert_array_equal(video.instance_mask(t, instance), raw == instance)
+        expected = np.select([raw == 0, raw == 6101, raw == 6402], [255, 60, 63], raw.astype(int) - 1)
+        np.testing.assert_array_equal(video.semantic_map(t), expected)
+        np.testing.assert_array_equal(video.id_map(t), np.where(raw >= 125, raw, 0))
+
+
+def test_vipseg_errors(own_workspace, make_dataset):
+    folder = own_workspace / "dataset_annotations" / "training" / "vipseg"
+    content = json.loads((folder / "video_info.json").read_text())
+    content["sequences"][0]["instance_ids"][0] = 12501
+    (folder / "video_info.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"sequences\[0\].instance_ids: 12501 .* its class 125 in 1..124"):
+        datasets.training_videos(make_dataset("VIPSEG"), str(own_workspace))
+    (folder / "panoptic_masks" / "1_a" / "00000002.png").unlink()
+    with pytest.raises(ValueError, match="1 of 12 files do not exist: .*00000002.png"):
+        datasets.training_videos(make_dataset("VIPSEG"), str(own_workspace))
+
+
 def test_ovis_is_the_same_format(workspace):
     config = reference_dataset(
         "OVIS",
