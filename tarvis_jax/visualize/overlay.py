@@ -9,15 +9,15 @@ import numpy as np
 from tarvis_jax.inference.targets import Target
 from tarvis_jax.results.tracks import VideoResult, decode_mask
 
-_GOLDEN = 0.61803398875  # steps of this much of the colour circle keep any number of successive hues apart
+_GOLDEN = 0.61803398875  # steps of this much of the circle of hues never come close to one another soon
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def colour(identity: int) -> tuple[int, int, int]:
-    """RGB 0..255 of an id, the same in every frame and run; neighbouring ids differ in hue and brightness."""
+    """RGB 0..255 of an id, the same in every frame and run; any two of ids 1..20 differ clearly."""
     hue = (0.02 + identity * _GOLDEN) % 1
-    saturation = (0.9, 0.6)[identity // 2 % 2]
-    value = (1.0, 0.8)[identity // 3 % 2]
+    saturation = (0.9, 0.55)[identity // 8 % 2]
+    value = (1.0, 0.75)[identity // 12 % 2]
     return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, saturation, value))
 
 
