@@ -1,0 +1,161 @@
+"""A video file or folder in, result files and an overlay video out."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Iterable, Iterator, Mapping
+
+import cv2
+import numpy as np
+
+from tarvis_jax import datasets
+from tarvis_jax.inference.frames import FrameSource, open_frames
+from tarvis_jax.inference.predictor import Predictor
+from tarvis_jax.inference.session import InferenceConfig, Session
+from tarvis_jax.inference.targets import Target
+from tarvis_jax.results.davis import write_davis_pngs
+from tarvis_jax.results.panoptic import thing_tracks, write_panoptic_pngs
+from tarvis_jax.results.tracks import VideoResult, write_tracks
+from tarvis_jax.results.youtube_vis import write_youtube_vis
+from tarvis_jax.visualize.overlay import draw_result
+from tarvis_jax.visualize.video import write_video
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a run took; times are wall seconds, and compilations are in `compile_seconds` only."""
+
+    video: str
+    num_frames: int
+    num_tracks: int
+    model_seconds: float
+    segment_seconds: float
+    compile_seconds: float
+    num_compiles: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.video}: {self.num_frames} frames, {self.num_tracks} tracks; "
+            f"network {self.num_frames / self.model_seconds:.2f} frames/s, "
+            f"with reading and stitching {self.num_frames / self.segment_seconds:.2f} frames/s "
+            f"(not counted: {self.compile_seconds:.1f} s for {self.num_compiles} compilations)"
+        )
+
+
+def segment_video(
+    predictor: Predictor,
+    dataset: str,
+    source: FrameSource | str | pathlib.Path | Iterable[np.ndarray],
+    out_dir: str | pathlib.Path,
+    targets: Iterable[Target] = (),
+    spec: datasets.DatasetSpec | None = None,
+    config: InferenceConfig | None = None,
+    class_names: Mapping[int, str] | None = None,
+    min_score: float = 0.3,
+    overlays: bool = True,
+) -> tuple[VideoResult, Summary]:
+    """Segments a video and writes to `out_dir`:
+
+    - `tracks.json` (see results.tracks) and the format of the task's benchmarks: `youtube_vis.json`, or `panoptic/`
+      (KITTI-STEP's PNGs), or `masks/` (DAVIS's palette PNGs, where all ids are below 256);
+    - `overlays/*.png` and `overlay.mp4`, if the source can be read a second time. Frames are read again for them, so
+      that they need not stay in memory.
+
+    Args:
+      predictor, dataset, spec, config: see Session.
+      source: anything `open_frames` takes.
+      targets: what to follow (VOS, PET).
+      class_names: class id 1..K -> name, for the overlays' labels.
+      min_score: VIS: tracks below are not drawn (the files have them all).
+      overlays: False leaves them out.
+
+    Returns:
+      The result, and a summary whose text is one line.
+
+    Raises:
+      ValueError: see Session; overlays of a source that can be read only once.
+    """
+    frames = open_frames(source)
+    if overlays and not frames.is_replayable:
+        raise ValueError(f"{frames.name}: overlays need a source that can be read twice, found a generator")
+    out_dir = pathlib.Path(out_dir)
+    targets = list(targets)
+    session = Session(predictor, dataset, spec, config)
+    for target in targets:
+        session.add_target(target.frame, target.id, target.mask, target.point_yx)
+    before = (predictor.num_compiles, predictor.compile_seconds, predictor.model_seconds)
+    start = time.perf_counter()
+    for _ in session.run(frames):
+        pass
+    seconds = time.perf_counter() - start
+    result = session.result()
+    num_compiles, compile_seconds, model_seconds = (
+        after - b
+        for after, b in zip(
+            (predictor.num_compiles, predictor.compile_seconds, predictor.model_seconds), before, strict=True
+        )
+    )
+    write_results(out_dir, result, session.spec, session.config, frames.frame_names)
+    if overlays:
+        write_overlays(out_dir, _shown(result, session), frames, targets, class_names, min_score)
+    summary = Summary(
+        video=result.video,
+        num_frames=result.num_frames,
+        num_tracks=len(result.tracks),
+        model_seconds=model_seconds,
+        segment_seconds=seconds - compile_seconds,
+        compile_seconds=compile_seconds,
+        num_compiles=num_compiles,
+    )
+    return result, summary
+
+
+def write_results(
+    out_dir: pathlib.Path,
+    result: VideoResult,
+    spec: datasets.DatasetSpec,
+    config: InferenceConfig,
+    frame_names: tuple[str, ...] | None = None,
+) -> None:
+    """Writes tracks.json and the files of the task's benchmarks; see `segment_video`."""
+    write_tracks(out_dir / "tracks.json", result)
+    if spec.task == datasets.INSTANCE:
+        write_youtube_vis(out_dir / "youtube_vis.json", {1: result}, config.max_predictions)
+    elif spec.task == datasets.PANOPTIC:
+        write_panoptic_pngs(
+            out_dir / "panoptic", result, spec.thing_classes, config.score_threshold, frame_names=frame_names
+        )
+    elif max(track.id for track in result.tracks) <= 255:
+        write_davis_pngs(out_dir / "masks", result, frame_names)
+
+
+def write_overlays(
+    out_dir: pathlib.Path,
+    result: VideoResult,
+    frames: FrameSource,
+    targets: Iterable[Target] = (),
+    class_names: Mapping[int, str] | None = None,
+    min_score: float = 0.0,
+) -> None:
+    """Reads the frames again and writes `overlays/<frame>.png` and `overlay.mp4`."""
+    folder = out_dir / "overlays"
+    folder.mkdir(parents=True, exist_ok=True)
+    targets = list(targets)
+
+    def drawn() -> Iterator[np.ndarray]:
+        for index, frame in enumerate(frames):
+            image = draw_result(frame, result, index, class_names=class_names, min_score=min_score, targets=targets)
+            name = frames.frame_names[index] if frames.frame_names else f"{index:05d}"
+            if not cv2.imwrite(str(folder / f"{name}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
+                raise OSError(f"{folder / name}.png: could not be written")
+            yield image
+
+    write_video(out_dir / "overlay.mp4", drawn(), fps=frames.frames_per_second or 10.0)
+
+
+def _shown(result: VideoResult, session: Session) -> VideoResult:
+    """The result with only the tracks that its task's output has: in a panoptic map, things above the threshold."""
+    if session.spec.task != datasets.PANOPTIC:
+        return result
+    tracks = thing_tracks(result, session.spec.thing_classes, session.config.score_threshold)
+    return dataclasses.replace(result, tracks=tracks)

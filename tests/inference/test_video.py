@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from tarvis_jax import datasets
+from tarvis_jax.inference.frames import open_frames
+from tarvis_jax.inference.session import InferenceConfig
+from tarvis_jax.inference.targets import Target
+from tarvis_jax.inference.video import segment_video
+from tarvis_jax.results.tracks import decode_mask, read_tracks
+from tests.inference.test_session import ColourNetwork, _stripe, _video
+
+CONFIG = InferenceConfig(clip_length=4, overlap=2, max_tracks=3)
+
+
+class TimedNetwork(ColourNetwork):
+    def __init__(self):
+        super().__init__()
+        self.model_seconds = 0.0
+
+    def clip_exemplar(self, images, inputs):
+        self.model_seconds += 0.01
+        return super().clip_exemplar(images, inputs)
+
+    def clip_classes(self, images, dataset):
+        self.model_seconds += 0.01
+        return super().clip_classes(images, dataset)
+
+
+def test_exemplar_files(tmp_path):
+    targets = [Target(0, 1, _stripe(8, 16)), Target(1, 4, point_yx=(5, 45))]
+    result, summary = segment_video(
+        TimedNetwork(), "DAVIS", list(_video(6)), tmp_path, targets, config=CONFIG, overlays=True
+    )
+    assert [track.id for track in result.tracks] == [1, 4]
+    assert read_tracks(tmp_path / "tracks.json") == result
+    assert len(list((tmp_path / "overlays").glob("*.png"))) == 6
+    assert next(iter(open_frames(tmp_path / "overlay.mp4"))).shape == (64, 64, 3)
+    ids = np.asarray(Image.open(tmp_path / "masks" / "00005.png"))
+    np.testing.assert_array_equal(ids == 4, _stripe(40, 56))
+    assert summary.num_frames == 6 and summary.model_seconds == pytest.approx(0.02)
+    assert "6 frames, 2 tracks; network 300.00 frames/s" in str(summary) and "\n" not in str(summary)
+
+
+def test_panoptic_and_instance_files(tmp_path):
+    frames = list(_video(5))
+    spec = datasets.DatasetSpec(datasets.PANOPTIC, 3, thing_classes=(0,))
+    result, _ = segment_video(TimedNetwork(), "KS", frames, tmp_path / "vps", spec=spec, config=CONFIG)
+    image = np.asarray(Image.open(tmp_path / "vps" / "panoptic" / "000004.png"))
+    (thing,) = [track for track in result.tracks if track.class_id == 1 and track.score > 0.5]
+    np.testing.assert_array_equal(image[..., 2] == thing.id, decode_mask(thing.segmentations[4]))
+    spec = datasets.DatasetSpec(datasets.INSTANCE, 3)
+    segment_video(TimedNetwork(), "YT", frames, tmp_path / "vis", spec=spec, config=CONFIG, overlays=False)
+    assert (tmp_path / "vis" / "youtube_vis.json").is_file() and not (tmp_path / "vis" / "overlays").exists()
+
+
+def test_overlays_need_a_second_pass(tmp_path):
+    with pytest.raises(ValueError, match="read twice"):
+        segment_video(TimedNetwork(), "DAVIS", _video(3), tmp_path, [Target(0, 1, _stripe(8, 16))], config=CONFIG)
