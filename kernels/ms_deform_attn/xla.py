@@ -141,24 +141,25 @@ def _corners(x: jax.Array, y: jax.Array, height: int, width: int) -> Iterator[tu
     `cell` always indexes into h * w.
     """
     # At -1 and beyond, and at the size and beyond, nothing is sampled; clipping first keeps integers defined for any x.
-    x_inside = (x > -1) & (x < width)
-    y_inside = (y > -1) & (y < height)
+    beyond = (x <= -1) | (x >= width) | (y <= -1) | (y >= height)
     x_clipped, y_clipped = _clip(x, -1, width), _clip(y, -1, height)
     left, top = jnp.floor(x_clipped), jnp.floor(y_clipped)
     right_part, bottom_part = x_clipped - left, y_clipped - top
     for bottom in (0, 1):
-        row = top.astype(jnp.int32) + bottom
+        row = top + bottom
         row_weight = bottom_part if bottom else 1 - bottom_part
         for right in (0, 1):
-            column = left.astype(jnp.int32) + right
+            column = left + right
             column_weight = right_part if right else 1 - right_part
-            is_cell = (row >= 0) & (row < height) & (column >= 0) & (column < width) & x_inside & y_inside
-            is_cell = is_cell.astype(jnp.float32)  # multiplied, not selected with: NaN stays NaN
+            # Comparisons with NaN are false: asking for what is outside, instead of inside, lets NaN through.
+            is_outside = beyond | (row < 0) | (row >= height) | (column < 0) | (column >= width)
+            row_index = jnp.clip(row.astype(jnp.int32), 0, height - 1)
+            column_index = jnp.clip(column.astype(jnp.int32), 0, width - 1)
             yield (
-                jnp.clip(row, 0, height - 1) * width + jnp.clip(column, 0, width - 1),
-                row_weight * column_weight * is_cell,
-                row_weight * is_cell * (1 if right else -1),
-                column_weight * is_cell * (1 if bottom else -1),
+                row_index * width + column_index,
+                jnp.where(is_outside, 0.0, row_weight * column_weight),
+                jnp.where(is_outside, 0.0, row_weight * (1 if right else -1)),
+                jnp.where(is_outside, 0.0, column_weight * (1 if bottom else -1)),
             )
 
 

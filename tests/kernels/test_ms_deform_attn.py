@@ -175,6 +175,14 @@ def test_vmap_and_shared_reference_points(backend):
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_nan_is_not_hidden(backend):
+    inputs = to_float32(make_inputs("inside"))
+    for level in range(L):
+        bad = inputs | {"offsets_px": inputs["offsets_px"].at[0, 0, 0, level, 0, 0].set(jnp.nan)}
+        out = backend[0](bad)
+        assert np.isnan(out[0, 0, :D]).all() and np.isfinite(out[1]).all()
+
+
 def test_backend_choice(monkeypatch, caplog):
     inputs = to_float32(make_inputs("inside"))
 
