@@ -76,10 +76,11 @@ def _panel(name: str, entries: Sequence[Mapping[str, Any]]) -> np.ndarray:
         column = int(left + anchor * (width - text_width))
         cv2.putText(image, text, (column, top + height + 16), _FONT, 0.35, _INK, 1, cv2.LINE_AA)
     cv2.rectangle(image, (left, top), (left + width, top + height), _INK, 1)
-    window = max(1, len(values) // 10)
+    reach = len(values) // 20
     sums = np.cumsum(np.concatenate([[0.0], values]))
-    starts = np.maximum(0, np.arange(len(values)) + 1 - window)
-    smooth = (sums[1:] - sums[starts]) / (np.arange(1, len(values) + 1) - starts)
+    index = np.arange(len(values))
+    starts, ends = np.maximum(0, index - reach), np.minimum(len(values), index + reach + 1)
+    smooth = (sums[ends] - sums[starts]) / (ends - starts)
     for curve, rgb, thickness in ((values, _RAW, 1), (smooth, _SMOOTH, 2)):
         cv2.polylines(image, [place(steps, curve)], False, rgb, thickness, cv2.LINE_AA)
     return image
