@@ -185,24 +185,31 @@ def test_nan_is_not_hidden(backend):
 
 def test_backend_choice(monkeypatch, caplog):
     inputs = to_float32(make_inputs("inside"))
+    calls = []
 
-    def fake(value, locations_px, weights, level_shapes):
-        return jnp.full((B, Q, M * D), 42.0)
+    def spy(value, locations_px, weights, level_shapes):
+        calls.append(level_shapes)
+        return xla.sample(value, locations_px, weights, level_shapes)
+
+    def trace(**kwargs):
+        jax.eval_shape(lambda inputs: ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES, **kwargs), inputs)
 
     dispatch._log_choice.cache_clear()
-    monkeypatch.setitem(BACKENDS, "fake", fake)
-    monkeypatch.setenv(dispatch.ENVIRONMENT_VARIABLE, "fake")
+    monkeypatch.setitem(BACKENDS, "spy", spy)
+    monkeypatch.setenv(dispatch.ENVIRONMENT_VARIABLE, "spy")
     with caplog.at_level(logging.INFO):
-        assert (ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES) == 42).all()
-        assert (ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES) == 42).all()
-        assert not (ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES, backend="xla") == 42).any()
+        trace()
+        trace()
+        assert calls == [LEVEL_SHAPES, LEVEL_SHAPES]
+        trace(backend="xla")
+        assert len(calls) == 2
     assert [r.getMessage() for r in caplog.records if r.name == dispatch.__name__] == [
-        "ms_deform_attn: back end fake (environment variable TARVIS_MS_DEFORM_ATTN)",
+        "ms_deform_attn: back end spy (environment variable TARVIS_MS_DEFORM_ATTN)",
         "ms_deform_attn: back end xla (argument)",
     ]
     monkeypatch.setenv(dispatch.ENVIRONMENT_VARIABLE, "pallas")
-    with pytest.raises(ValueError, match=r"environment variable.*'pallas'; known: \['fake', 'xla'\]"):
-        ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES)
+    with pytest.raises(ValueError, match=r"environment variable.*'pallas'; known: \['spy', 'xla'\]"):
+        trace()
 
 
 def test_bad_shapes_are_one_error():
