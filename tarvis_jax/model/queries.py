@@ -1,4 +1,4 @@
-"""Query sets: what tells the network which targets to segment (paper section 3.2), and the tables they are learned in."""
+"""Query sets tell the network what to segment (paper section 3.2); here are they and the tables they are learned in."""
 
 import flax.struct
 import jax

@@ -15,8 +15,9 @@ from tarvis_jax.model.temporal_neck import TemporalNeck
 class TarViS(nnx.Module):
     """Backbone, temporal neck, learned queries, object encoder and query decoder.
 
-    Parameters are float32 `nnx.Param`; what is never trained is `Frozen`. Nothing here knows a task: callers make a query
-    set with `class_query_set` (VIS, VPS) or `encode_objects` and `exemplar_query_set` (VOS, PET), and `decode` it.
+    Parameters are float32 `nnx.Param`; what is never trained is `Frozen`. Nothing here knows a task: callers make a
+    query set with `class_query_set` (VIS, VPS) or with `encode_objects` and `exemplar_query_set` (VOS, PET), and
+    `decode` it.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -56,11 +57,10 @@ class TarViS(nnx.Module):
             raise ValueError(
                 f"images: expected shape [B, T, H, W, 3] with H and W multiples of {divisor}, found {images.shape}"
             )
-        backbone_features = self.backbone_features(images, rng)
-        return self.neck(backbone_features)
+        return self.neck(self.backbone_features(images, rng))
 
     def backbone_features(self, images: jax.Array, rng: jax.Array | None = None) -> dict[int, jax.Array]:
-        """Features before the temporal neck, {stride: [B, T, H/stride, W/stride, D]} for 4, 8, 16, 32; see `features`."""
+        """What `features` gives to the temporal neck: {stride: [B, T, H/stride, W/stride, D]} for 4, 8, 16, 32."""
         B, T = images.shape[:2]
         frames = images.reshape(B * T, *images.shape[2:]).astype(jnp.float32)
         if self.unit_scale:

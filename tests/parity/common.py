@@ -7,10 +7,13 @@ A kind of case folder (backbone, losses, train_step, e2e) has a module here with
 import dataclasses
 import importlib.util
 import json
+import os
 import pathlib
 from collections.abc import Iterable
 
 import numpy as np
+
+SHARED = pathlib.Path(os.environ.get("TARVIS_SHARED_DIR", pathlib.Path(__file__).resolve().parents[3] / "shared"))
 
 # Tolerances of the parity data's README, on float32 with the highest matmul precision.
 BACKBONE_TOLERANCE = 1e-5
@@ -84,11 +87,14 @@ def load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def find_parity_root(case_dir: pathlib.Path) -> pathlib.Path:
-    """The folder above `case_dir` that holds seeded_weights.py."""
-    for folder in [case_dir.resolve(), *case_dir.resolve().parents]:
+    """The folder that holds seeded_weights.py: above `case_dir`, else `parity` of the shared data (see conftest.py)."""
+    folders = [case_dir.resolve(), *case_dir.resolve().parents, SHARED / "parity"]
+    for folder in folders:
         if (folder / "seeded_weights.py").is_file():
             return folder
-    raise ValueError(f"no seeded_weights.py in {case_dir} or a folder above it; the case cannot draw its weights")
+    raise ValueError(
+        f"no seeded_weights.py in {case_dir}, a folder above it or {folders[-1]}: the case cannot draw its weights"
+    )
 
 
 def seeded_state_dict(
@@ -100,7 +106,7 @@ def seeded_state_dict(
       case_dir: its manifest.json is taken; without one, manifests/<backbone>.json of `parity_root`.
       seed: of the weights.
       backbone: reference name, such as "ResNet50".
-      parity_root: folder of seeded_weights.py; searched above `case_dir` by default.
+      parity_root: folder of seeded_weights.py; see `find_parity_root` for the default.
     """
     parity_root = parity_root or find_parity_root(case_dir)
     spec = importlib.util.spec_from_file_location("seeded_weights", parity_root / "seeded_weights.py")
