@@ -2,7 +2,6 @@
 
 configs/finetune.py                       ResNet-50
 configs/finetune.py:backbone=SwinTiny     also SwinLarge, with its own loss settings, and every other backbone
-
 """
 
 import ml_collections
@@ -24,4 +23,18 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         config.loss.instance_semantic_weight = 1.0
         config.loss.panoptic_semantic_weight = 1.0
         config.loss.logit_norm_weight = 1e-3
+    return config
+
+
+def one_task(arg: str, weights: dict[str, float]) -> ml_collections.ConfigDict:
+    """Some of the datasets for the 25 k steps of the ablations; the model keeps the class queries of these alone."""
+    config = get_config(arg)
+    datasets = [reference_dataset(name, weight=weight) for name, weight in weights.items()]
+    config.data.datasets = tuple(to_plain(dataset) for dataset in datasets)
+    config.model.semantic_classes = tuple(
+        sorted((dataset.name, dataset.num_classes) for dataset in datasets if dataset.num_classes)
+    )
+    config.train.num_steps = 25_000
+    config.optimizer.decay_steps = (15_000, 23_000)
+    config.optimizer.total_steps = 25_000
     return config

@@ -27,6 +27,8 @@ class TrainConfig:
       init_from: weights to start from: another run's workdir or a checkpoint of the reference (.pth); "" draws them
         from the seed.
       final_eval: evaluate on the held-out videos after the last step and write the table.
+      eval_split: which split of the datasets is held out ("val").
+      eval_videos: at most so many held-out videos of each dataset are used; 0: all.
       demo_videos: this many held-out videos per task are drawn as overlay videos at the end.
       tensorboard: write TensorBoard summaries beside metrics.jsonl.
       wandb_project: Weights & Biases project; "" does not use it.
@@ -44,6 +46,8 @@ class TrainConfig:
     keep_checkpoints: int = 2
     init_from: str = ""
     final_eval: bool = False
+    eval_split: str = "val"
+    eval_videos: int = 0
     demo_videos: int = 0
     tensorboard: bool = True
     wandb_project: str = ""
@@ -61,11 +65,31 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SyntheticConfig:
+    """Small made-up videos for all tasks (`input_pipeline/synthetic.py`), written before training into workdir/data.
+
+    Attributes:
+      num_train: training videos per dataset; 0: none are written, the data is read from `data.workspace`.
+      num_val: held-out videos per dataset.
+      num_frames: of every video.
+      height, width: of every frame, in pixels.
+      seed: of the first training video.
+    """
+
+    num_train: int = 0
+    num_val: int = 16
+    num_frames: int = 10
+    height: int = 64
+    width: int = 96
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """Everything a run depends on; saved in its workdir and in its checkpoints.
 
     Attributes:
-      model, loss, optimizer, data, train: the parts' own settings.
+      model, loss, optimizer, data, synthetic, train: the parts' own settings.
       inference: by dataset name; how its videos are cut, resized and stitched.
     """
 
@@ -73,6 +97,7 @@ class Config:
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     data: DataConfig = DataConfig()
+    synthetic: SyntheticConfig = SyntheticConfig()
     train: TrainConfig = TrainConfig()
     inference: dict[str, InferenceConfig] = dataclasses.field(default_factory=lambda: dict(INFERENCE_DEFAULTS))
 

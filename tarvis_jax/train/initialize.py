@@ -20,7 +20,7 @@ Weights = dict[str, np.ndarray]
 
 
 def load_weights(source: pathlib.Path | str) -> tuple[ModelConfig, Weights, Weights]:
-    """(architecture, params, frozen) of a run's workdir or of a reference checkpoint (.pth with config.yaml beside it)."""
+    """(architecture, params, frozen) of a run's workdir or of a reference checkpoint (.pth, config.yaml beside it)."""
     if str(source).endswith(".pth"):
         from tarvis_jax.convert.checkpoint import load_reference_checkpoint  # needs torch
 

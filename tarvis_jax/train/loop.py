@@ -17,21 +17,19 @@ from tarvis_jax.parallel.mesh import initialize_distributed, make_mesh, num_micr
 from tarvis_jax.train.checkpoint import Checkpoints
 from tarvis_jax.train.config import Config
 from tarvis_jax.train.initialize import load_initial_weights
-from tarvis_jax.train.metrics import MetricWriter
+from tarvis_jax.train.metrics import MetricWriter, read_metrics
 from tarvis_jax.train.objectives import make_objective
 from tarvis_jax.train.optimizer import learning_rate_at, make_optimizer
-from tarvis_jax.train.report import write_curves
 from tarvis_jax.train.state import ModelStructure, TrainState, abstract_state, initial_state, with_weights
 from tarvis_jax.train.step import TrainStepper
-
-CONFIG_FILE = "config.json"
+from tarvis_jax.visualize.curves import write_curves
 
 
 class NotFiniteError(RuntimeError):
     """A tensor became NaN or infinite; the message names it, the step and the dataset."""
 
 
-def train(config: Config, workdir: pathlib.Path | str) -> dict[str, float]:
+def train(config: Config, workdir: pathlib.Path | str) -> evaluate.Scores:
     """Trains, from the newest checkpoint of `workdir` if there is one; returns the final evaluation's scores.
 
     Raises:
@@ -45,7 +43,7 @@ def train(config: Config, workdir: pathlib.Path | str) -> dict[str, float]:
         initialize_distributed()
     is_main = jax.process_index() == 0
     if is_main:
-        save_json(workdir / CONFIG_FILE, config)
+        save_json(workdir / evaluate.CONFIG_FILE, config)
     data_config = evaluate.prepare_data(config, workdir)
 
     # Model, optimiser, state.
@@ -90,7 +88,9 @@ def train(config: Config, workdir: pathlib.Path | str) -> dict[str, float]:
     )
 
     # Steps. The device works on step i while the host fetches the batch of step i + 1.
-    batches = iter(train_batches(data_config, start_step=start_step)) if start_step < settings.num_steps else iter(())
+    batches = train_batches(
+        data_config, start_step=start_step, process_index=jax.process_index(), process_count=jax.process_count()
+    )
     clock = _Clock()
     pending: list[tuple[str, dict[str, jax.Array]]] = []
     previous = None  # (dataset, batch, metrics) of the step before, for the guard
@@ -124,22 +124,34 @@ def train(config: Config, workdir: pathlib.Path | str) -> dict[str, float]:
                 checkpoints.save(done, state, to_plain(config))
             if _is_due(done, settings.eval_steps) and not is_last:
                 with clock.paused():
-                    folder = workdir / "eval" / str(done)
-                    writer.write(done, evaluate.evaluate_state(config, data_config, state, folder))
+                    if is_main:
+                        predictor = evaluate.predictor_of_state(config, state)
+                        folder = workdir / "eval" / str(done)
+                        scores = evaluate.evaluate_predictor(config, data_config, predictor, folder)
+                        writer.write(done, evaluate.flatten_scores(scores))
 
         # The end: scores, curves, demonstration.
-        scores: dict[str, float] = {}
         checkpoints.wait()
-        if settings.final_eval:
-            scores = evaluate.evaluate_state(config, data_config, state, workdir / "eval" / "final")
-            writer.write(settings.num_steps, scores)
-            evaluate.write_table(scores, workdir / "scores.md")
-        if settings.demo_videos:
-            evaluate.write_demos(config, data_config, state, workdir / "demo")
+        scores: evaluate.Scores = {}
+        if is_main and (settings.final_eval or settings.demo_videos):
+            predictor = evaluate.predictor_of_state(config, state)
+            if settings.final_eval:
+                scores = evaluate.evaluate_predictor(config, data_config, predictor, workdir / "eval" / "final")
+                writer.write(settings.num_steps, evaluate.flatten_scores(scores))
+                evaluate.write_table(scores, workdir / "scores.txt")
+            if settings.demo_videos:
+                evaluate.write_demos(config, data_config, predictor, workdir / "demo")
     if is_main:
-        write_curves(workdir)
+        entries = read_metrics(workdir)
+        names = sorted({name for entry in entries for name in entry if _is_curve(name)})
+        write_curves(workdir / "curves.png", entries, names)
     checkpoints.close()
     return scores
+
+
+def _is_curve(name: str) -> bool:
+    """Whether a metric is worth a panel in the picture; all are in metrics.jsonl."""
+    return name in ("loss", "grad_norm", "learning_rate") or name.endswith("/loss") or name.startswith("eval/")
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -8,6 +8,7 @@ from tarvis_jax.tasks import exemplar, instance, panoptic
 from tarvis_jax.train.step import Batch, Objective
 
 
+@functools.cache  # equal objectives are one object and share programs
 def make_objective(
     task: str, dataset: str, loss_config: LossConfig, num_predictions: int, point_probability: float
 ) -> Objective:
@@ -20,6 +21,9 @@ def make_objective(
       num_predictions: L, decoder layers + 1.
       point_probability: exemplar only: with which an object is given by a point.
     """
+    if task == EXEMPLAR and dataset:
+        # No classes: one objective for all exemplar datasets.
+        return make_objective(task, "", loss_config, num_predictions, point_probability)
     module = {INSTANCE: instance, PANOPTIC: panoptic, EXEMPLAR: exemplar}[task]
 
     def loss(model, batch, draw_key, model_key, num_targets):

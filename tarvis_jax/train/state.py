@@ -61,9 +61,9 @@ class ModelStructure:
         self._graphdef, self._state = nnx.split(nnx.eval_shape(lambda: TarViS(config, rngs=nnx.Rngs(0))))
         self.params, self.frozen = jax.eval_shape(lambda: self._values(TarViS(config, rngs=nnx.Rngs(0))))
 
-    def initialize(self, seed: int | jax.Array) -> tuple[Arrays, Arrays]:
-        """(params, frozen) drawn from the seed; pure, so it can be jitted with shardings."""
-        return self._values(TarViS(self.config, rngs=nnx.Rngs(seed)))
+    def initialize(self, key: jax.Array) -> tuple[Arrays, Arrays]:
+        """(params, frozen) drawn from a random key; pure, so it can be jitted with shardings."""
+        return self._values(TarViS(self.config, rngs=nnx.Rngs(key)))
 
     def build(self, params: Mapping[str, jax.Array], frozen: Mapping[str, jax.Array]) -> TarViS:
         """The module with these values, as `initialize` returns them."""
@@ -100,17 +100,17 @@ def initial_state(
 ) -> TrainState:
     """Draws the state from the seed, directly onto the mesh (every device holds the whole state)."""
 
-    def make(seed: jax.Array) -> TrainState:
-        return new_state(*structure.initialize(seed), optimizer, keep_ema)
+    def make(key: jax.Array) -> TrainState:
+        return new_state(*structure.initialize(key), optimizer, keep_ema)
 
-    return jax.jit(make, out_shardings=replicated(mesh))(seed)
+    return jax.jit(make, out_shardings=replicated(mesh))(jax.random.key(seed))
 
 
 def abstract_state(
     structure: ModelStructure, optimizer: optax.GradientTransformation, keep_ema: bool, mesh: Mesh
 ) -> TrainState:
     """Shapes, dtypes and shardings of the state, without any array."""
-    shapes = jax.eval_shape(lambda: new_state(*structure.initialize(0), optimizer, keep_ema))
+    shapes = jax.eval_shape(lambda: new_state(*structure.initialize(jax.random.key(0)), optimizer, keep_ema))
     sharding = replicated(mesh)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
 

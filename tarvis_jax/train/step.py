@@ -1,4 +1,4 @@
-"""One optimiser step as a pure function, compiled ahead of time for each dataset and batch shape.
+"""One optimiser step as two pure functions, compiled ahead of time: gradients of a batch, update of the state.
 
 The batch comes as A microbatches [A, B / A, ...]; gradients are summed over them with a scan, so the global batch size
 holds on any number of devices. Sums that the losses divide by (the number of masks, ...) are taken over the whole batch
@@ -42,28 +42,21 @@ class Objective:
     statistics: Callable[[Batch], Any]
 
 
-def make_train_step(
-    structure: ModelStructure,
-    optimizer: optax.GradientTransformation,
-    learning_rate: Callable[[jax.Array], jax.Array],
-    ema_decay: float,
-    objective: Objective,
-) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
-    """The pure function (state, batch [A, B, ...], key []) -> (state, metrics).
+def make_update(
+    optimizer: optax.GradientTransformation, learning_rate: Callable[[jax.Array], jax.Array], ema_decay: float
+) -> Callable[[TrainState, Arrays, jax.Array], tuple[TrainState, Metrics]]:
+    """The pure function (state, gradients, loss []) -> (state, metrics).
 
-    Metrics are float32 scalars: "loss", every term of the last prediction by its name and "aux/<name>" (mean over the
-    earlier predictions), "grad_norm", "param_norm", "learning_rate"; and "is_finite" (bool). When a tensor is not
-    finite the state stays as it was, but for `is_healthy`.
+    Metrics are scalars: "grad_norm", "param_norm", "learning_rate" (float32) and "is_finite" (bool). When a tensor is
+    not finite the state stays as it was, but for `is_healthy`.
     """
 
-    def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
-        loss, terms, grads = _loss_and_gradients(structure, objective, state, batch, key)
+    def update(state: TrainState, grads: Arrays, loss: jax.Array) -> tuple[TrainState, Metrics]:
         grad_norm = optax.global_norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         param_norm = optax.global_norm(params)
-        is_finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(param_norm)
-        is_healthy = state.is_healthy & is_finite
+        is_healthy = state.is_healthy & jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(param_norm)
 
         ema = state.ema
         if ema:
@@ -82,53 +75,73 @@ def make_train_step(
             step=state.step + is_healthy.astype(jnp.int32),
             is_healthy=is_healthy,
         )
-        metrics = {"loss": loss, "grad_norm": grad_norm, "param_norm": param_norm, "is_finite": is_healthy}
-        metrics["learning_rate"] = jnp.asarray(learning_rate(state.step), jnp.float32)
-        for name, values in terms.items():
-            values = jnp.atleast_1d(values)
-            metrics[name] = values[-1]
-            if values.shape[0] > 1:
-                metrics[f"aux/{name}"] = values[:-1].mean()
-        return new_state, metrics
+        return new_state, {
+            "grad_norm": grad_norm,
+            "param_norm": param_norm,
+            "learning_rate": jnp.asarray(learning_rate(state.step), jnp.float32),
+            "is_finite": is_healthy,
+        }
 
-    return train_step
+    return update
 
 
-def _loss_and_gradients(
-    structure: ModelStructure, objective: Objective, state: TrainState, batch: Batch, key: jax.Array
-) -> tuple[jax.Array, dict[str, jax.Array], Arrays]:
-    """Loss [], terms and gradients of the whole batch, averaged over its microbatches."""
-    key = jax.random.fold_in(key, state.step)
-    model_key = jax.random.fold_in(key, PURPOSE_MODEL)
-    loss_key = jax.random.fold_in(key, PURPOSE_LOSS)
-    statistics = objective.statistics(batch)
-    num_microbatches = next(iter(batch.values())).shape[0]
+def make_gradients(
+    structure: ModelStructure, objective: Objective
+) -> Callable[[Arrays, Arrays, Batch, jax.Array, jax.Array], tuple[Arrays, jax.Array, dict[str, jax.Array]]]:
+    """The pure function (params, frozen, batch [A, B / A, ...], key [], step []) -> (gradients, loss [], terms).
 
-    def loss_fn(params: Arrays, microbatch: Batch, index: jax.Array):
-        keys = [jax.random.fold_in(key, index) for key in (loss_key, model_key)]
-        return objective.loss(structure.build(params, state.frozen), microbatch, *keys, statistics)
+    Gradients, loss and terms are those of the whole batch: means over its microbatches.
+    """
 
-    def of_microbatch(microbatch: Batch, index: jax.Array):
-        (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, microbatch, index)
-        return loss, terms, grads
+    def gradients(
+        params: Arrays, frozen: Arrays, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[Arrays, jax.Array, dict[str, jax.Array]]:
+        key = jax.random.fold_in(key, step)
+        model_key = jax.random.fold_in(key, PURPOSE_MODEL)
+        loss_key = jax.random.fold_in(key, PURPOSE_LOSS)
+        statistics = objective.statistics(batch)
+        num_microbatches = next(iter(batch.values())).shape[0]
 
-    if num_microbatches == 1:
-        return of_microbatch({name: array[0] for name, array in batch.items()}, jnp.zeros((), jnp.int32))
+        def loss_fn(params: Arrays, microbatch: Batch, index: jax.Array):
+            keys = [jax.random.fold_in(key, index) for key in (loss_key, model_key)]
+            return objective.loss(structure.build(params, frozen), microbatch, *keys, statistics)
 
-    def add(total: Any, item: tuple[Batch, jax.Array]):
-        return jax.tree.map(jnp.add, total, of_microbatch(*item)), None
+        def of_microbatch(microbatch: Batch, index: jax.Array):
+            (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, microbatch, index)
+            return grads, loss, terms
 
-    indices = jnp.arange(num_microbatches)
-    shapes = jax.eval_shape(of_microbatch, {name: array[0] for name, array in batch.items()}, indices[0])
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    total, _ = jax.lax.scan(add, zeros, (dict(batch), indices))
-    return jax.tree.map(lambda leaf: leaf / num_microbatches, total)
+        if num_microbatches == 1:
+            return of_microbatch({name: array[0] for name, array in batch.items()}, jnp.zeros((), jnp.int32))
+
+        def add(total: Any, item: tuple[Batch, jax.Array]):
+            return jax.tree.map(jnp.add, total, of_microbatch(*item)), None
+
+        indices = jnp.arange(num_microbatches)
+        shapes = jax.eval_shape(of_microbatch, {name: array[0] for name, array in batch.items()}, indices[0])
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        total, _ = jax.lax.scan(add, zeros, (dict(batch), indices))
+        return jax.tree.map(lambda leaf: leaf / num_microbatches, total)
+
+    return gradients
+
+
+def summarise(loss: jax.Array, terms: Mapping[str, jax.Array]) -> Metrics:
+    """Scalars of a loss and its terms [L]: the last prediction's by name, the earlier ones' mean as "aux/<name>"."""
+    metrics = {"loss": loss}
+    for name, values in terms.items():
+        values = jnp.atleast_1d(values)
+        metrics[name] = values[-1]
+        if values.shape[0] > 1:
+            metrics[f"aux/{name}"] = values[:-1].mean()
+    return metrics
 
 
 class TrainStepper:
-    """Runs training steps with programs compiled ahead of time, one for each dataset and batch shape.
+    """Runs training steps with programs compiled ahead of time.
 
-    `num_compilations` counts the programs; a caller that has seen every bucket knows that it must not grow any more.
+    One program computes gradients, for each objective and batch shape; another, shared by all, updates the state:
+    compiling the update of hundreds of tensors once more for every bucket would cost more than it saves.
+    `num_compilations` counts the programs; once every bucket was seen it must not grow any more.
     """
 
     def __init__(
@@ -141,42 +154,54 @@ class TrainStepper:
         seed: int,
         mesh: Mesh,
     ):
-        """`objectives` by dataset name; every random draw of the run starts from `seed`."""
-        self._structure = structure
+        """`objectives` by dataset name, equal ones share programs; every random draw of the run starts from `seed`."""
         self._objectives = dict(objectives)
-        self._mesh = mesh
-        self._key = jax.device_put(jax.random.key(seed), replicated(mesh))
-        self._functions = {
-            name: make_train_step(structure, optimizer, learning_rate, ema_decay, objective)
-            for name, objective in objectives.items()
-        }
+        self._gradients = {objective: make_gradients(structure, objective) for objective in objectives.values()}
+        self._update = make_update(optimizer, learning_rate, ema_decay)
+        self._whole, self._split = replicated(mesh), microbatch_sharding(mesh)
+        self._key = jax.device_put(jax.random.key(seed), self._whole)
         self._compiled: dict[Any, Any] = {}
         self.num_compilations = 0
         self.compile_seconds = 0.0
 
     def __call__(self, dataset: str, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """One step; `state` is donated (its arrays are dead afterwards). Returns without waiting for the device."""
-        return self.compile(dataset, state, batch)(state, batch, self._key)
+        """One step; `state` is donated (its arrays are dead afterwards). Returns without waiting for the device.
 
-    def compile(self, dataset: str, state: Any, batch: Mapping[str, Any]) -> Any:
-        """The compiled program for a dataset and shape (arrays or ShapeDtypeStructs), made at first use."""
-        signature = (dataset, tuple((name, array.shape, str(array.dtype)) for name, array in sorted(batch.items())))
-        if signature not in self._compiled:
+        Metrics: those of `make_update`, "loss", and the terms as `summarise` names them.
+        """
+        objective = self._objectives[dataset]
+        shapes = tuple((name, array.shape, str(array.dtype)) for name, array in sorted(batch.items()))
+        whole, split = self._whole, self._split
+        arguments = (state.params, state.frozen, dict(batch), self._key, state.step)
+
+        def gradients(*arguments: Any) -> tuple[Arrays, jax.Array, Metrics]:
+            grads, loss, terms = self._gradients[objective](*arguments)
+            return grads, loss, summarise(loss, terms)
+
+        grads, loss, metrics = self._run(
+            (objective, shapes),
+            lambda: jax.jit(gradients, in_shardings=(whole, whole, split, whole, whole), out_shardings=whole),
+            arguments,
+            f"gradients of {dataset}, images {'x'.join(map(str, batch['images'].shape[:-1]))}",
+        )
+        state, more = self._run(
+            "update",
+            # The new state takes the place of the old one.
+            lambda: jax.jit(self._update, donate_argnums=0, in_shardings=whole, out_shardings=whole),
+            (state, grads, loss),
+            "update",
+        )
+        return state, metrics | more
+
+    def _run(self, name: Any, make: Callable[[], Any], arguments: tuple, description: str) -> Any:
+        if name not in self._compiled:
             start = time.monotonic()
-            whole, split = replicated(self._mesh), microbatch_sharding(self._mesh)
-            step = jax.jit(
-                self._functions[dataset],
-                donate_argnums=0,
-                in_shardings=(whole, split, whole),
-                out_shardings=(whole, whole),
-            )
-            self._compiled[signature] = step.lower(state, dict(batch), self._key).compile()
+            self._compiled[name] = make().lower(*arguments).compile()
             self.num_compilations += 1
             seconds = time.monotonic() - start
             self.compile_seconds += seconds
-            shape = "x".join(map(str, batch["images"].shape[:-1]))
-            logging.info("compiled the step of %s for images %s in %.1f s", dataset, shape, seconds)
-        return self._compiled[signature]
+            logging.info("compiled in %.1f s: %s", seconds, description)
+        return self._compiled[name](*arguments)
 
     def first_bad_tensor(self, dataset: str, state: TrainState, batch: Batch) -> str:
         """Names the first tensor that is not finite when `state` takes a step on `batch`.
@@ -185,7 +210,8 @@ class TrainStepper:
         """
 
         def finite_flags(state: TrainState, batch: Batch, key: jax.Array) -> list[dict[str, jax.Array]]:
-            loss, terms, grads = _loss_and_gradients(self._structure, self._objectives[dataset], state, batch, key)
+            gradients = self._gradients[self._objectives[dataset]]
+            grads, loss, terms = gradients(state.params, state.frozen, batch, key, state.step)
             groups = (state.params, state.frozen, terms, {"of all terms": loss}, grads)
             return [{name: jnp.isfinite(value).all() for name, value in group.items()} for group in groups]
 

@@ -118,9 +118,9 @@ def test_one_program_per_dataset_and_shape():
     state = make_state(optimizer)
     for _ in range(3):
         state, _ = stepper("A", state, batch)
-    assert stepper.num_compilations == 1
+    assert stepper.num_compilations == 2  # gradients and update
     state, _ = stepper("A", state, {name: array[:, :4] for name, array in batch.items()})
-    assert stepper.num_compilations == 2
+    assert stepper.num_compilations == 3
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,111 @@
+"""All four tasks, learned from scratch on two CPU cores: small made-up videos, a small network, the real code.
+
+    python main.py --config=configs/quickstart.py --workdir=runs/quickstart
+
+Writes the videos, trains, evaluates on held-out videos and draws some of them. Hyperparameters: docs/quickstart.md.
+"""
+
+import math
+
+import ml_collections
+
+from configs import base
+from input_pipeline.config import reference_dataset
+from input_pipeline.synthetic import NUM_INSTANCE_CLASSES, NUM_PANOPTIC_CLASSES, THING_CLASSES
+from tarvis_jax.config import to_config_dict, to_plain
+from tarvis_jax.inference.session import InferenceConfig
+
+HEIGHT, WIDTH = 64, 96
+HIDDEN_SIZE = 64
+# Share of the steps at which the reference's cosine would reach 0 if it stopped at 2 % of its height after all of them.
+COSINE_SHARE = math.acos(2 * 0.02 - 1) / math.pi
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """`arg`: "steps=<number>"."""
+    num_steps = int(base.parse_arg(arg, steps="2400").steps)
+    config = base.get_config()
+
+    config.synthetic.num_train = 400
+    config.synthetic.num_val = 16
+    config.synthetic.num_frames = 10
+    config.synthetic.height = HEIGHT
+    config.synthetic.width = WIDTH
+
+    small = {
+        "min_dims": (),
+        "crop": (1.0, 1.0),
+        "frame_sampling_factor": 2.0,
+        "buckets": ((HEIGHT, WIDTH),),
+    }
+    # Tasks in the shares .3 instance, .3 panoptic, .4 exemplar.
+    sets = {
+        "YOUTUBE_VIS": {"weight": 0.3, "num_classes": NUM_INSTANCE_CLASSES, "max_instances": 6},
+        "KITTI_STEP": {
+            "weight": 0.3,
+            "num_classes": NUM_PANOPTIC_CLASSES,
+            "thing_classes": THING_CLASSES,
+            "max_instances": 6,
+        },
+        "DAVIS": {"weight": 0.2},
+        "BURST": {"weight": 0.2, "min_mask_area": 1},
+    }
+    config.data.datasets = tuple(to_plain(reference_dataset(name, **small, **sets[name])) for name in sets)
+    config.data.batch_size = 4
+    config.data.clip_length = 3
+    config.data.chunk_steps = 1
+    config.data.num_parallel = 2
+    config.data.prefetch = 4
+    config.data.cache_records = True
+    config.data.cache_megabytes = 512
+
+    config.model.backbone = "ResNetTiny"
+    config.model.hidden_size = HIDDEN_SIZE
+    config.model.num_heads = 4
+    config.model.neck_layers = 2
+    config.model.neck_ffn_size = 128
+    config.model.neck_groups = 8
+    config.model.temporal_window = 1
+    config.model.decoder_layers = 3
+    config.model.decoder_ffn_size = 256
+    config.model.decoder_strides = (16, 8, 8)
+    config.model.object_encoder_layers = 2
+    config.model.object_encoder_ffn_size = 256
+    config.model.num_instance_queries = 12
+    config.model.num_background_queries = 2
+    config.model.num_queries_per_object = 4
+    config.model.semantic_classes = (("KITTI_STEP", NUM_PANOPTIC_CLASSES), ("YOUTUBE_VIS", NUM_INSTANCE_CLASSES))
+    config.model.class_logit_scale = 4 / math.sqrt(HIDDEN_SIZE)
+    # Differs from the reference: from scratch the maps themselves must learn to tell objects apart.
+    config.model.exemplar_gradient = True
+    config.model.drop_path = 0.0
+
+    config.loss.class_weight = 3.0
+    config.loss.num_points = 256
+    config.loss.num_points_semantic = 512
+    config.loss.instance_semantic_weight = 1.0
+
+    config.optimizer.learning_rate = 1.2e-3
+    config.optimizer.backbone_multiplier = 1.0
+    config.optimizer.clip_norm = 1.0
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = round(0.03 * num_steps)
+    config.optimizer.total_steps = round(num_steps / COSINE_SHARE)
+    config.optimizer.decay_steps = ()
+    config.optimizer.decay_rates = ()
+    config.optimizer.beta2 = 0.99
+    config.optimizer.ema_decay = 0.995
+
+    config.train.num_steps = num_steps
+    config.train.seed = 0
+    config.train.max_samples_per_device = 0
+    config.train.log_steps = 50
+    config.train.checkpoint_steps = 500
+    config.train.final_eval = True
+    config.train.demo_videos = 2
+
+    clips = InferenceConfig(clip_length=4, overlap=2)
+    panoptic = InferenceConfig(clip_length=4, overlap=2, score_threshold=0.4)
+    settings = {"YOUTUBE_VIS": clips, "KITTI_STEP": panoptic, "DAVIS": clips, "BURST": clips}
+    config.inference = ml_collections.ConfigDict({name: to_config_dict(value) for name, value in settings.items()})
+    return config

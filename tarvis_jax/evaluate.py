@@ -1,0 +1,190 @@
+"""Runs a model over held-out videos of every task, scores it and draws what it saw.
+
+Ground truth and given targets come from the datasets' official files; the videos go through a `Session` as a user's do.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+from absl import logging
+
+from input_pipeline import datasets as readers
+from input_pipeline.config import DataConfig, DatasetConfig
+from input_pipeline.records import VideoRecord
+from input_pipeline.synthetic import write_synthetic_workspace
+from tarvis_jax.config import load_json
+from tarvis_jax.datasets import DATASETS, EXEMPLAR, DatasetSpec
+from tarvis_jax.evaluation.run import evaluate, format_table
+from tarvis_jax.inference.frames import FrameSource
+from tarvis_jax.inference.predictor import Predictor
+from tarvis_jax.inference.session import Session
+from tarvis_jax.inference.targets import Target
+from tarvis_jax.inference.video import segment_video
+from tarvis_jax.results.tracks import VideoResult, write_tracks
+from tarvis_jax.train.checkpoint import Checkpoints
+from tarvis_jax.train.config import Config
+from tarvis_jax.train.state import ModelStructure, TrainState
+
+CONFIG_FILE = "config.json"
+_TARGETS_FILE, _TRUTH_FILE = "first_frame_annotations", "all_classes"  # BURST: what is given, and the ground truth
+
+Scores = dict[str, dict[str, float]]
+
+
+def prepare_data(config: Config, workdir: pathlib.Path) -> DataConfig:
+    """Writes the synthetic sets if the config asks for them; returns the data section with its workspace filled in."""
+    synthetic = config.synthetic
+    if not synthetic.num_train:
+        return config.data
+    root = workdir.absolute() / "data"
+    if jax.process_index() == 0:
+        write_synthetic_workspace(
+            root,
+            num_train=synthetic.num_train,
+            num_val=synthetic.num_val,
+            num_frames=synthetic.num_frames,
+            height=synthetic.height,
+            width=synthetic.width,
+            seed=synthetic.seed,
+        )
+    return dataclasses.replace(config.data, workspace=str(root))
+
+
+def predictor_of_state(config: Config, state: TrainState) -> Predictor:
+    """A predictor on the first device, with the moving average of the weights where one is kept."""
+    params, frozen = jax.device_get((state.ema or state.params, state.frozen))
+    return Predictor.from_model(ModelStructure(config.model).build(params, frozen))
+
+
+def load_run(workdir: pathlib.Path | str) -> tuple[Config, Predictor]:
+    """Config and newest weights of a run."""
+    config = load_json(Config, pathlib.Path(workdir) / CONFIG_FILE)
+    checkpoints = Checkpoints(workdir)
+    params, frozen = checkpoints.restore_weights()
+    checkpoints.close()
+    return config, Predictor.from_model(ModelStructure(config.model).build(params, frozen))
+
+
+def evaluate_workdir(workdir: pathlib.Path | str) -> Scores:
+    """Evaluates the newest checkpoint of a run on the held-out videos of its config; prints and writes the table."""
+    workdir = pathlib.Path(workdir)
+    config, predictor = load_run(workdir)
+    scores = evaluate_predictor(config, prepare_data(config, workdir), predictor, workdir / "eval" / "final")
+    write_table(scores, workdir / "scores.txt")
+    return scores
+
+
+def evaluate_predictor(config: Config, data: DataConfig, predictor: Predictor, folder: pathlib.Path) -> Scores:
+    """Scores by dataset on the held-out split; tracks of every video go to `folder`/<dataset>/<video>.json."""
+    scores = {}
+    for dataset in data.datasets:
+        spec = dataset_spec(dataset)
+        given, truth = held_out_videos(config, data, dataset)
+        results: dict[str, VideoResult] = {}
+        for video in given:
+            session = Session(predictor, dataset.name, spec, config.inference[dataset.name])
+            for target in targets_of(video, spec):
+                session.add_target(target.frame, target.id, target.mask, target.point_yx)
+            for _ in session.run(frames_of(video)):
+                pass
+            results[str(video.id)] = session.result()
+            write_tracks(folder / dataset.name / f"{str(video.id).replace('/', '-')}.json", results[str(video.id)])
+        inference = config.inference[dataset.name]
+        scores[dataset.name] = evaluate(
+            results,
+            truth,
+            spec,
+            max_predictions=inference.max_predictions,
+            score_threshold=inference.score_threshold,
+        )
+        main_name, main_score = next(iter(scores[dataset.name].items()))
+        logging.info("evaluated %d videos of %s: %s %.1f %%", len(truth), dataset.name, main_name, 100 * main_score)
+    return scores
+
+
+def write_demos(config: Config, data: DataConfig, predictor: Predictor, folder: pathlib.Path) -> None:
+    """Result files and overlay videos of the first held-out videos of each dataset."""
+    for dataset in data.datasets:
+        spec = dataset_spec(dataset)
+        given, _ = held_out_videos(config, data, dataset)
+        for video in given[: config.train.demo_videos]:
+            out = folder / f"{dataset.name}-{str(video.id).replace('/', '-')}"
+            _, summary = segment_video(
+                predictor,
+                dataset.name,
+                frames_of(video),
+                out,
+                targets=targets_of(video, spec),
+                spec=spec,
+                config=config.inference[dataset.name],
+            )
+            logging.info("%s: %s", out, summary)
+
+
+def write_table(scores: Scores, path: pathlib.Path) -> None:
+    """Writes the scores as a table of percentages, and shows it."""
+    table = format_table(scores)
+    path.write_text(table + "\n")
+    logging.info("scores on held-out videos, in percent\n%s", table)
+
+
+def flatten_scores(scores: Scores) -> dict[str, float]:
+    """{"eval/<dataset>/<name>": fraction}; undefined scores (-1) are left out."""
+    return {
+        f"eval/{dataset}/{name}": value
+        for dataset, values in scores.items()
+        for name, value in values.items()
+        if value != -1
+    }
+
+
+def dataset_spec(dataset: DatasetConfig) -> DatasetSpec:
+    """What a session and the evaluation must know of a dataset."""
+    known: Any = DATASETS.get(dataset.name)
+    exemplar = known.exemplar if known else "mask"
+    return DatasetSpec(dataset.task, dataset.num_classes, dataset.thing_classes, exemplar)
+
+
+def held_out_videos(
+    config: Config, data: DataConfig, dataset: DatasetConfig
+) -> tuple[list[VideoRecord], list[VideoRecord]]:
+    """(videos with what is given to the network, the same videos with ground truth)."""
+
+    def read(dataset: DatasetConfig) -> list[VideoRecord]:
+        videos = readers.evaluation_videos(dataset, config.train.eval_split, data.workspace)
+        return videos[: config.train.eval_videos or None]
+
+    given = read(dataset)
+    if _TARGETS_FILE not in dataset.eval_annotations:
+        return given, given
+    return given, read(
+        dataclasses.replace(dataset, eval_annotations=dataset.eval_annotations.replace(_TARGETS_FILE, _TRUTH_FILE))
+    )
+
+
+def targets_of(video: VideoRecord, spec: DatasetSpec) -> list[Target]:
+    """The objects that are given, each in its first frame; none for datasets with classes."""
+    if spec.task != EXEMPLAR:
+        return []
+    if spec.exemplar == "point":
+        return [
+            Target(frame, instance, point_yx=point)
+            for frame, points in enumerate(video.points)
+            for instance, point in points.items()
+        ]
+    return [
+        Target(frame, instance, mask=video.instance_mask(frame, instance))
+        for instance, frame in sorted(video.first_frames().items())
+    ]
+
+
+def frames_of(video: VideoRecord) -> FrameSource:
+    """The video's frames, read when they are needed."""
+
+    def read():
+        for frame, path in enumerate(video.frame_paths):
+            yield str(path), video.load_frame(frame)
+
+    return FrameSource(str(video.id), video.num_frames, video.frame_names, read)
