@@ -107,7 +107,8 @@ class InstanceStitcher:
         """
         num_tracks, num_frames = mask_logits.shape[:2]
         overlap = [t for t in range(num_frames) if first + t in self._frames]
-        candidates = sorted({i for t in overlap for i in self._frames[first + t]})
+        # In the order of the previous clip, the only one so far to cover the last of these frames: it settles ties.
+        candidates = list(dict.fromkeys(i for t in reversed(overlap) for i in self._frames[first + t]))
         ids = [-1] * num_tracks
         if candidates and num_tracks:
             earlier = np.zeros((len(candidates), len(overlap), *mask_logits.shape[2:]), bool)
