@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tarvis_jax.convert.checkpoint import abstract_model, from_reference_state_dict
+from tarvis_jax.model.backbones import ConvNextConfig
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.decoder import HARD_MASKED, SOFT_MASKED, Predictions
 from tarvis_jax.model.tarvis import TarViS, merge_model, split_model
@@ -97,6 +98,7 @@ def compare_features(model: TarViS, case_dir: pathlib.Path) -> tuple[Pyramid, li
             stage, _, name = key.partition("/")
             if stage == "backbone":
                 ours, tolerance = backbone[BACKBONE_STRIDES[name]], BACKBONE_TOLERANCE
+                reference = _with_output_norm(model, list(BACKBONE_STRIDES).index(name), reference)
             elif stage == "neck":
                 ours, tolerance = pyramid[int(name.removeprefix("stride"))], NECK_TOLERANCE
             else:
@@ -104,6 +106,19 @@ def compare_features(model: TarViS, case_dir: pathlib.Path) -> tuple[Pyramid, li
             ours = np.asarray(ours)[0].transpose(0, 3, 1, 2)
             rows.append(compare(f"{kind}/{stage}", name, ours, reference.reshape(-1, *reference.shape[-3:]), tolerance))
     return pyramid, rows
+
+
+def _with_output_norm(model: TarViS, stage: int, reference: np.ndarray) -> np.ndarray:
+    """Recorded features [T, C, h, w] as they enter the neck.
+
+    Of ConvNeXt the files hold what lies before the norm of each output; here it is applied, in float64.
+    """
+    if not isinstance(model.backbone.config, ConvNextConfig):
+        return reference
+    norm = model.backbone.output_norms[stage]
+    x = np.moveaxis(reference.astype(np.float64), -3, -1)
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + norm.epsilon)
+    return np.moveaxis(x * np.asarray(norm.scale[...]) + np.asarray(norm.bias[...]), -1, -3)
 
 
 def reference_pyramid(case_dir: pathlib.Path) -> Pyramid:

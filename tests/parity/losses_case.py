@@ -160,6 +160,12 @@ def run_case(path: pathlib.Path, num_targets: int) -> list[Row]:
     return rows
 
 
+def is_case(case_dir: pathlib.Path) -> bool:
+    """Whether the folder holds a case of this kind: recorded losses, without the .json of a training step."""
+    files = [path for path in case_dir.glob("*.npz") if any(path.stem.startswith(task) for task in _NAMES)]
+    return bool(files) and not any(path.with_suffix(".json").is_file() for path in files)
+
+
 def run(case_dir: pathlib.Path, seed: int = 0, backbone: str = "ResNet50", num_targets: int = 5) -> list[Row]:
     """All golden files of a folder of losses; they hold no weights, so `seed` and `backbone` play no part."""
     del seed, backbone

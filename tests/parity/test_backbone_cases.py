@@ -16,15 +16,12 @@ def test_resnet50_in_all_four_tasks_from_pixels_to_outputs(shared_dir):
     check(backbone_case.run(shared_dir / "parity/golden/ResNet50", seed=0, backbone="ResNet50"), 44)
 
 
-@pytest.mark.parametrize(
-    ("case", "kind", "num_rows"), [("ResNet50_soft_masked", "instance", 8), ("SwinTiny", "mask", 12)]
-)
-def test_decoder_and_object_encoder_on_the_reference_features(shared_dir, case, kind, num_rows):
-    case_dir = shared_dir / "parity/golden" / case
+def test_soft_masked_decoder_on_the_reference_features(shared_dir):
+    case_dir = shared_dir / "parity/golden/ResNet50_soft_masked"
     with jax.default_matmul_precision("highest"):
-        model = backbone_case.load_model(case_dir, 0, case.split("_")[0])
+        model = backbone_case.load_model(case_dir, 0, "ResNet50")
         pyramid = backbone_case.reference_pyramid(case_dir)
-        check(backbone_case.compare_kind(model, pyramid, case_dir, kind), num_rows)
+        check(backbone_case.compare_kind(model, pyramid, case_dir, "instance"), 8)
 
 
 @pytest.mark.slow

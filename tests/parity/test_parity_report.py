@@ -29,3 +29,17 @@ def test_folders_of_no_kind_are_refused(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ValueError, match=r"none of the kinds .*notes\.txt"):
         find_kind(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    [
+        ("ResNet50", "backbone"),
+        ("ResNet50_soft_masked", "backbone"),
+        ("losses", "losses"),
+        ("train_step_ResNet50", "train_step"),
+        ("e2e_ResNet50", "e2e"),
+    ],
+)
+def test_the_kind_is_found_by_the_files(shared_dir, case, kind):
+    assert find_kind(shared_dir / "parity/golden" / case).__name__ == f"tests.parity.{kind}_case"
