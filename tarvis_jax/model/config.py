@@ -28,7 +28,8 @@ class ModelConfig:
       semantic_classes: (dataset, number of classes) for every dataset with classes; stored alphabetically.
       class_logit_scale: multiplies class logits; 1.0 in the released models.
       exemplar_gradient: let gradients flow from mask objects into the feature maps. The reference does not.
-      drop_path: stochastic depth rate of Swin and ConvNeXt in training.
+      drop_path: stochastic depth rate in training; None takes the rate that the reference trains this backbone with
+        (0.3 for Swin, 0 for the others).
       compute_dtype: dtype of activations, "float32" or "bfloat16"; parameters are float32.
       remat: recompute activations of backbone stages and neck/decoder layers in the backward pass.
     """
@@ -60,7 +61,7 @@ class ModelConfig:
     )
     class_logit_scale: float = 1.0
     exemplar_gradient: bool = False
-    drop_path: float = 0.3
+    drop_path: float | None = None
     compute_dtype: str = "float32"
     remat: bool = False
 
