@@ -29,6 +29,14 @@ class DatasetSpec:
     exemplar: str = "mask"
 
 
+# fmt: off
+_VIPSEG_THINGS = (
+    2, 4, 8, 10, 41, 43, 44, 46, 47, 48, 49, 50, 51, 52, 54, 55, 56, 60, 61, 62, 63, 64, 65, 72, 74, 76, 77, 78, 79, 82,
+    83, 84, 85, 86, 87, 88, 89, 90, 91, 92, 95, 96, 97, 99, 100, 101, 102, 106, 107, 108, 109, 114, 115, 116, 117, 118,
+    122, 123,
+)
+# fmt: on
+
 DATASETS: dict[str, DatasetSpec] = {
     # Images, used as augmented clips for pretraining.
     "ADE20K": DatasetSpec(PANOPTIC, 150),
@@ -40,7 +48,7 @@ DATASETS: dict[str, DatasetSpec] = {
     "OVIS": DatasetSpec(INSTANCE, 25),
     "KITTI_STEP": DatasetSpec(PANOPTIC, 19, thing_classes=(11, 13)),
     "CITYSCAPES_VPS": DatasetSpec(PANOPTIC, 19, thing_classes=(11, 12, 13, 14, 15, 16, 17, 18)),
-    "VIPSEG": DatasetSpec(PANOPTIC, 124),
+    "VIPSEG": DatasetSpec(PANOPTIC, 124, thing_classes=_VIPSEG_THINGS),
     "DAVIS": DatasetSpec(EXEMPLAR, exemplar="mask"),
     "BURST": DatasetSpec(EXEMPLAR, exemplar="point"),
 }

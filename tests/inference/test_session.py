@@ -196,5 +196,6 @@ def test_bad_sessions():
         InferenceConfig(clip_length=4, overlap=4)
 
 
-def test_defaults_are_of_known_datasets():
-    assert set(INFERENCE_DEFAULTS) <= set(datasets.DATASETS)
+@pytest.mark.parametrize("dataset", INFERENCE_DEFAULTS)
+def test_defaults_make_a_session(dataset):
+    assert Session(ColourNetwork(), dataset).config.overlap * 2 == INFERENCE_DEFAULTS[dataset].clip_length
