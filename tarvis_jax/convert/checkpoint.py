@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import yaml
-from flax import nnx
 
 from tarvis_jax.convert.rules import model_rules
 from tarvis_jax.convert.weights import convert_weights, export_weights
 from tarvis_jax.datasets import DATASETS
 from tarvis_jax.model.backbones import BACKBONES, ConvNextConfig, ResNetConfig, SwinConfig
 from tarvis_jax.model.config import ModelConfig
-from tarvis_jax.model.tarvis import TarViS
+from tarvis_jax.model.variables import abstract_model
 
 
 def read_torch_checkpoint(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -169,8 +168,3 @@ def from_reference_state_dict(state_dict: Mapping[str, np.ndarray], config: Mode
 def to_reference_state_dict(variables: Mapping[str, np.ndarray], config: ModelConfig) -> dict[str, np.ndarray]:
     """The inverse of `from_reference_state_dict`, bit for bit: a state dict that the reference loads strictly."""
     return export_weights(variables, model_rules(config))
-
-
-def abstract_model(config: ModelConfig) -> TarViS:
-    """The model with shapes and dtypes in place of arrays."""
-    return nnx.eval_shape(lambda: TarViS(config, rngs=nnx.Rngs(0)))

@@ -167,7 +167,7 @@ class ResNet(nnx.Module):
 RESNETS: dict[str, ResNetConfig] = {
     "ResNet50": ResNetConfig(depths=(3, 4, 6, 3)),
     "ResNet101": ResNetConfig(depths=(3, 4, 23, 3)),
-    # 1.2 M parameters without pretraining, for the quickstart on a CPU.
+    # 0.8 M parameters without pretraining, for the quickstart on a CPU.
     "ResNetTiny": ResNetConfig(
         depths=(1, 1, 1, 1),
         channels=(48, 96, 128, 128),
