@@ -1,5 +1,7 @@
 """The compiled functions, on a tiny model with random weights."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -149,3 +151,13 @@ def test_take_masks(predictor):
 def test_variables_of_another_model_are_refused():
     with pytest.raises(ValueError, match="missing: .*"):
         Predictor(TINY, {})
+
+
+def test_bfloat16_activations_give_float32_logits():
+    config = dataclasses.replace(TINY, compute_dtype="bfloat16")
+    abstract = flatten(nnx.eval_shape(lambda: TarViS(config, rngs=nnx.Rngs(0))))
+    bfloat16 = Predictor(config, {name: np.zeros(v.shape, v.dtype) for name, v in abstract.items()})
+    images = np.zeros((2, 64, 64, 3), np.uint8)
+    outputs = jax.eval_shape(lambda v: bfloat16._clip_classes(v, images, "YOUTUBE_VIS"), bfloat16._variables)
+    assert {output.dtype for output in outputs} == {np.dtype("float32")}
+    assert [output.shape for output in outputs] == [(12, 5), (12, 2, 16, 16), (4, 2, 16, 16)]
