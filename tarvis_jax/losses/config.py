@@ -22,6 +22,9 @@ class LossConfig:
       num_points_semantic: P, points per frame in the sparse VPS semantic loss; 25088 in the released pre-training.
       oversample_ratio: candidates per point among which the uncertain ones are found (PointRend).
       importance_ratio: share of the P points that are the most uncertain candidates; the rest is uniform.
+      interpolate_class_ids: VIS class maps are sampled as the reference does: class ids are interpolated and truncated,
+        which gives points on borders other classes, and 2 to 4 % of the points inside the class before theirs
+        (rounding). False takes the class of the pixel that contains the point.
       panoptic_semantic: "sparse" (points), "dense" (every cell at stride 4) or "dense_full_res" (every pixel).
       bootstrap_ratio: share of the worst cells or pixels that count in the dense losses.
       suppress_absent_classes: set the logits of classes that appear neither in the sampled labels nor among the sampled
@@ -41,6 +44,7 @@ class LossConfig:
     num_points_semantic: int = 50176
     oversample_ratio: float = 3.0
     importance_ratio: float = 0.75
+    interpolate_class_ids: bool = True
     panoptic_semantic: str = "sparse"
     bootstrap_ratio: float = 0.25
     suppress_absent_classes: bool = False

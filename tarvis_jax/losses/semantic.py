@@ -111,8 +111,10 @@ def instance_semantic_loss(
             return _top2_gap(sample_channels(logits_last, points_xy))
 
         points_xy = uncertain_points(uncertainty, (batch, frames), config.num_points, draws, config)
-        # As in the reference, class ids are interpolated and truncated, which puts other classes on objects' borders.
-        labels = sample_points(class_map, points_xy).astype(jnp.int32)
+        if config.interpolate_class_ids:
+            labels = sample_points(class_map, points_xy).astype(jnp.int32)
+        else:
+            labels = sample_nearest(class_map, points_xy)
         keep = jnp.ones(labels.shape, bool)
         terms = jax.checkpoint(_point_terms, static_argnums=(4, 5))
         return terms(mask_logits, points_xy, labels, keep, config.instance_semantic_weight, config)

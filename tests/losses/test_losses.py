@@ -9,7 +9,7 @@ from tarvis_jax.losses.config import LossConfig
 from tarvis_jax.losses.exemplar import exemplar_loss
 from tarvis_jax.losses.instance import InstanceDraws, draw_instance, instance_loss
 from tarvis_jax.losses.panoptic import draw_panoptic, panoptic_loss
-from tarvis_jax.losses.points import PointDraws, draw_points
+from tarvis_jax.losses.points import PointDraws, draw_points, sample_channels
 from tarvis_jax.losses.semantic import instance_semantic_loss, instances_to_class_map, semantic_loss
 from tests.parity import losses_case
 from tests.parity.common import format_table
@@ -128,6 +128,20 @@ def test_absent_classes_are_suppressed_and_logit_norms_counted():
     assert float(terms["ce"][0]) == pytest.approx(cross_entropy, rel=1e-5)
     assert float(terms["logit_norm"][0]) == pytest.approx(norm, rel=1e-5)
     assert float(terms["total"][0]) == pytest.approx(3 * cross_entropy + 0.01 * norm, rel=1e-5)
+
+
+@pytest.mark.parametrize(("interpolate", "label"), [(True, 2), (False, 4)])
+def test_label_on_a_border(interpolate, label):
+    """A point nearer to class 4 than to background: halfway ids truncate to another class unless the pixel decides."""
+    logits = np.random.default_rng(4).normal(size=(1, 1, 1 + K, 1, H, W)).astype(np.float32)
+    masks = np.zeros((1, 1, 1, 4 * H, 4 * W), bool)
+    masks[..., 8:] = True
+    point = np.array([8.2 / (4 * W), 8.5 / (4 * H)], np.float32)  # 0.7 of class 4, 0.3 of class 0: 2.8
+    config = LossConfig(num_points=1, importance_ratio=0.0, interpolate_class_ids=interpolate)
+    draws = PointDraws(jnp.zeros((1, 1, 1, 3, 2)), jnp.asarray(point[None, None, None, None]))
+    _, terms = instance_semantic_loss(logits, masks, np.array([[4]], np.int32), np.array([[True]]), draws, config)
+    sampled = sample_channels(np.moveaxis(logits[0, 0], 0, -1), point[None, None])[0, 0]
+    assert float(terms["ce"][0]) == pytest.approx(-float(jax.nn.log_softmax(sampled)[label]), rel=1e-5)
 
 
 def test_map_that_is_all_ignored_costs_nothing():
