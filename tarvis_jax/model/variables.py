@@ -12,7 +12,7 @@ from tarvis_jax.model.tarvis import TarViS
 class Keys:
     """Random keys for initial weights, in place of `nnx.Rngs` where a model is made under a trace.
 
-    `nnx.Rngs` counts its draws in a variable. Under a trace, each count costs time in proportion to what has been traced
+    `nnx.Rngs` counts its draws in a variable. Under a trace, each count costs time in proportion to what was traced
     so far: 6 s for all of TarViS, against 0.7 s with a plain Python counter.
     """
 

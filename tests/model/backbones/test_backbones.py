@@ -162,11 +162,11 @@ def test_bfloat16_stays_close_to_float32(config):
 
 
 def test_recomputation_gives_the_same_gradients():
-    config = dataclasses.replace(_CONVNEXT, depths=(2, 0, 0, 0))
+    config = dataclasses.replace(_CONVNEXT, depths=(1, 0, 0, 0))
     frames = jax.random.normal(jax.random.key(1), (1, 32, 32, 3))
 
     def gradient(remat):
-        graph, state = nnx.split(_make(config, remat=remat, drop_path=0.5))
+        graph, state = nnx.split(_make(config, remat=remat, drop_path=0.0))
 
         def loss(state):
             features = nnx.merge(graph, state)(frames, rng_key=jax.random.key(0))
