@@ -48,6 +48,7 @@ def prepare_data(config: Config, workdir: pathlib.Path) -> DataConfig:
             height=synthetic.height,
             width=synthetic.width,
             seed=synthetic.seed,
+            val_seed=synthetic.val_seed,
         )
     return dataclasses.replace(config.data, workspace=str(root))
 

@@ -74,6 +74,7 @@ class SyntheticConfig:
       num_frames: of every video.
       height, width: of every frame, in pixels.
       seed: of the first training video.
+      val_seed: of the first held-out video; the ranges of seeds may not meet.
     """
 
     num_train: int = 0
@@ -82,6 +83,7 @@ class SyntheticConfig:
     height: int = 64
     width: int = 96
     seed: int = 0
+    val_seed: int = 10**6
 
 
 @dataclasses.dataclass(frozen=True)
