@@ -24,6 +24,8 @@ class InferenceConfig:
       max_dim: bound on the larger side after resizing, in pixels.
       max_tracks: VIS and VPS: at most this many tracks per clip.
       score_threshold: VIS and VPS: least class score of a clip's track; also that of a track in a panoptic map.
+      duplicate_iou: VIS and VPS: of two tracks of a clip with a greater mask IoU than this only the better one stays;
+        1 keeps all, as the reference does.
       association_iou: VIS and VPS: masks of successive clips are one track if their IoU in the overlap exceeds this.
       max_predictions: VIS: (track, class) pairs per video in the results file.
       reference_overlap: do in overlapping frames what the reference does, defects included (see stitch.py,
@@ -36,6 +38,7 @@ class InferenceConfig:
     max_dim: int = 1333
     max_tracks: int = 10
     score_threshold: float = 0.0
+    duplicate_iou: float = 1.0
     association_iou: float = 0.5
     max_predictions: int = 10
     reference_overlap: bool = False
@@ -216,7 +219,9 @@ class Session:
         for clip in schedule:
             output = predictor.clip_classes(np.stack(clip.frames), self.dataset)
             chosen = stitch.select_tracks(output.class_logits, config.max_tracks, config.score_threshold)
-            instances.add(clip.first, predictor.take_masks(output, chosen), output.class_logits[chosen])
+            mask_logits, class_logits = predictor.take_masks(output, chosen), output.class_logits[chosen]
+            kept = stitch.drop_duplicates(mask_logits, class_logits, config.duplicate_iou)
+            instances.add(clip.first, mask_logits[kept], class_logits[kept])
             if is_panoptic:
                 # Only stuff: thing classes are drawn by the tracks.
                 semantic.add(clip.first, np.asarray(output.semantic_logits)[self._stuff_classes])

@@ -29,6 +29,28 @@ def select_tracks(class_logits: np.ndarray, max_tracks: int, score_threshold: fl
     return indices
 
 
+def drop_duplicates(mask_logits: np.ndarray, class_logits: np.ndarray, max_iou: float) -> np.ndarray:
+    """Indices of the tracks of a clip that overlap no better one too much (greedy non-maximum suppression).
+
+    Differs from the reference: it keeps duplicates. A network that is not trained for long still answers with several
+    queries for one object.
+
+    Args:
+      mask_logits: float [N, T, h, w].
+      class_logits: float [N, 1 + K], column 0 is the background.
+      max_iou: a track goes if its masks (> 0) over the clip have a greater IoU than this with a kept track of a higher
+        best class score; 1 keeps all.
+    """
+    if max_iou >= 1 or len(mask_logits) < 2:
+        return np.arange(len(mask_logits))
+    iou = mask_iou(mask_logits > 0, mask_logits > 0)
+    kept: list[int] = []
+    for index in np.argsort(-softmax(class_logits)[:, 1:].max(axis=1), kind="stable"):
+        if all(iou[index, other] <= max_iou for other in kept):
+            kept.append(int(index))
+    return np.sort(np.array(kept, np.int64))
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Softmax over the last axis, float64 inside."""
     exp = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))

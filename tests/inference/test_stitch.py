@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from tarvis_jax.inference.stitch import ExemplarStitcher, InstanceStitcher, SemanticStitcher, mask_iou, select_tracks
+from tarvis_jax.inference.stitch import (
+    ExemplarStitcher,
+    InstanceStitcher,
+    SemanticStitcher,
+    drop_duplicates,
+    mask_iou,
+    select_tracks,
+)
 
 
 def _track(column, frames, level=1.0):
@@ -20,6 +27,15 @@ def test_select_tracks():
     assert select_tracks(logits, 10, 0.0).tolist() == [0, 1, 2, 3]
     assert select_tracks(logits, 2, 0.0).tolist() == [2, 1]
     assert select_tracks(logits, 10, 0.6).tolist() == [1, 2]
+
+
+def test_drop_duplicates_keeps_the_better_of_two():
+    masks = np.stack([_track(0, 2), _track(4, 2), _track(0, 2), _track(1, 2)])  # 2 repeats 0; 3 overlaps 0 by a third
+    logits = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 3.0], [0.0, 0.5, 0.0]], np.float32)
+    assert drop_duplicates(masks, logits, 1.0).tolist() == [0, 1, 2, 3]
+    assert drop_duplicates(masks, logits, 0.5).tolist() == [1, 2, 3]
+    assert drop_duplicates(masks, logits, 0.3).tolist() == [1, 2]
+    assert drop_duplicates(masks[:0], logits[:0], 0.5).tolist() == []
 
 
 def test_mask_iou_against_loops():
