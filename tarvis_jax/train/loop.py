@@ -24,6 +24,8 @@ from tarvis_jax.train.state import ModelStructure, TrainState, abstract_state, i
 from tarvis_jax.train.step import TrainStepper
 from tarvis_jax.visualize.curves import write_curves
 
+_CURVES = ("loss", "AP50", "PQ_frame", "J&F-Mean")
+
 
 class NotFiniteError(RuntimeError):
     """A tensor became NaN or infinite; the message names it, the step and the dataset."""
@@ -151,7 +153,7 @@ def train(config: Config, workdir: pathlib.Path | str) -> evaluate.Scores:
 
 def _is_curve(name: str) -> bool:
     """Whether a metric is worth a panel in the picture; all are in metrics.jsonl."""
-    return name in ("loss", "grad_norm", "learning_rate") or name.endswith("/loss") or name.startswith("eval/")
+    return name in ("loss", "grad_norm", "learning_rate") or name.split("/")[-1] in _CURVES
 
 
 def _is_due(step: int, every: int) -> bool:

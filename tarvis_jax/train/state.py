@@ -58,8 +58,9 @@ class ModelStructure:
     def __init__(self, config: ModelConfig):
         """Traces the constructor once; no array is made."""
         self.config = config
-        self._graphdef, self._state = nnx.split(nnx.eval_shape(lambda: TarViS(config, rngs=nnx.Rngs(0))))
-        self.params, self.frozen = jax.eval_shape(lambda: self._values(TarViS(config, rngs=nnx.Rngs(0))))
+        abstract = nnx.eval_shape(lambda: TarViS(config, rngs=nnx.Rngs(0)))
+        self._graphdef, self._state = nnx.split(abstract)
+        self.params, self.frozen = self._values(abstract)
 
     def initialize(self, key: jax.Array) -> tuple[Arrays, Arrays]:
         """(params, frozen) drawn from a random key; pure, so it can be jitted with shardings."""
@@ -103,14 +104,18 @@ def initial_state(
     def make(key: jax.Array) -> TrainState:
         return new_state(*structure.initialize(key), optimizer, keep_ema)
 
-    return jax.jit(make, out_shardings=replicated(mesh))(jax.random.key(seed))
+    # Runs once and does little: compiling without optimisation is several times faster.
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(make, out_shardings=replicated(mesh), compiler_options=options)(jax.random.key(seed))
 
 
 def abstract_state(
     structure: ModelStructure, optimizer: optax.GradientTransformation, keep_ema: bool, mesh: Mesh
 ) -> TrainState:
     """Shapes, dtypes and shardings of the state, without any array."""
-    shapes = jax.eval_shape(lambda: new_state(*structure.initialize(jax.random.key(0)), optimizer, keep_ema))
+    shapes = jax.eval_shape(
+        lambda *weights: new_state(*weights, optimizer, keep_ema), structure.params, structure.frozen
+    )
     sharding = replicated(mesh)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
 

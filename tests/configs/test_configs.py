@@ -1,0 +1,91 @@
+"""Every config file: its sections become dataclasses, and the whole training step traces for every task in it."""
+
+import dataclasses
+import importlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import base
+from input_pipeline.batches import batch_shapes
+from tarvis_jax.config import from_mapping, load_json, save_json
+from tarvis_jax.parallel.mesh import make_mesh
+from tarvis_jax.train.config import Config
+from tarvis_jax.train.objectives import make_objective
+from tarvis_jax.train.optimizer import learning_rate_at, make_optimizer
+from tarvis_jax.train.state import ModelStructure, abstract_state
+from tarvis_jax.train.step import make_gradients, make_update
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
+
+
+def resolve(name: str, arg: str = "") -> Config:
+    return from_mapping(Config, importlib.import_module(f"configs.{name}").get_config(arg))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_step_traces(name, tmp_path):
+    config = resolve(name)
+    save_json(tmp_path / "config.json", config)
+    assert load_json(Config, tmp_path / "config.json") == config
+
+    # Layers repeat; one of each kind and stride traces several times faster than all of them.
+    model = dataclasses.replace(
+        config.model, neck_layers=1, decoder_layers=len(config.model.decoder_strides), object_encoder_layers=1
+    )
+    structure = ModelStructure(model)
+    optimizer = make_optimizer(config.optimizer, structure.params)
+    update = make_update(optimizer, lambda step: learning_rate_at(config.optimizer, step), config.optimizer.ema_decay)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = abstract_state(structure, optimizer, config.optimizer.ema_decay > 0, make_mesh(jax.devices()[:1]))
+    one_of_each_task = {dataset.task: dataset for dataset in config.data.datasets}
+    for dataset in one_of_each_task.values():
+        objective = make_objective(
+            dataset.task,
+            dataset.name,
+            config.loss,
+            model.decoder_layers + 1,
+            config.train.exemplar_point_probability,
+        )
+        shapes = batch_shapes(config.data, dataset, dataset.buckets[0])
+        microbatches = config.data.batch_size
+        batch = {
+            key: jax.ShapeDtypeStruct((microbatches, shape[0] // microbatches, *shape[1:]), dtype)
+            for key, (shape, dtype) in shapes.items()
+        }
+        step = jax.ShapeDtypeStruct((), jnp.int32)
+        grads, loss, _ = jax.eval_shape(
+            make_gradients(structure, objective), state.params, state.frozen, batch, key, step
+        )
+        assert loss.shape == () and loss.dtype == jnp.float32
+        assert {path: (g.shape, g.dtype) for path, g in grads.items()} == {
+            path: (p.shape, p.dtype) for path, p in structure.params.items()
+        }
+        new, metrics = jax.eval_shape(update, state, grads, loss)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+        assert set(metrics) == {"grad_norm", "param_norm", "learning_rate", "is_finite"}
+
+
+def test_published_numbers():
+    config = resolve("finetune")
+    assert (config.data.batch_size, config.data.clip_length, config.train.num_steps) == (32, 3, 90_000)
+    assert sum(dataset.weight for dataset in config.data.datasets) == pytest.approx(1.0)
+    large = resolve("finetune", "backbone=SwinLarge")
+    assert (large.loss.panoptic_semantic_weight, large.loss.logit_norm_weight) == (1.0, 1e-3)
+    assert dict(resolve("vps_only").model.semantic_classes) == {"KITTI_STEP": 19, "CITYSCAPES_VPS": 19, "VIPSEG": 124}
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="expected key=value with a key of"):
+        resolve("finetune", "backbon=SwinTiny")
+    wrong = base.get_config()
+    wrong.model.hiden_size = 3
+    with pytest.raises(ValueError, match=r"config\.model\.hiden_size: no such key\. Did you mean hidden_size"):
+        from_mapping(Config, wrong)
+    config = importlib.import_module("configs.finetune").get_config()
+    config.model.semantic_classes = (("OVIS", 25),)
+    with pytest.raises(ValueError, match="expected YOUTUBE_VIS with 40 classes"):
+        from_mapping(Config, config)

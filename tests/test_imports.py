@@ -1,0 +1,77 @@
+"""Who may import whom (docs/architecture.md), read from the source without running it."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGES = ("kernels", "input_pipeline", "tarvis_jax", "configs")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")) + [ROOT / "main.py"]
+
+# Libraries that only some files may import: file prefixes (a folder ends in "/").
+ONLY = {
+    "torch": ("tarvis_jax/convert/",),
+    "orbax": ("tarvis_jax/train/checkpoint.py",),
+    "clu": ("tarvis_jax/train/metrics.py",),
+    "tensorflow": ("input_pipeline/", "tarvis_jax/train/metrics.py"),
+}
+# Heavy libraries that must not be imported when the module is: only inside the functions that use them.
+INSIDE_FUNCTIONS = ("tensorflow", "clu", "wandb")
+
+# Our own packages: prefix of the importing file -> prefixes of modules that it must not import.
+NETWORK = ("tarvis_jax.model", "tarvis_jax.tasks", "tarvis_jax.losses", "tarvis_jax.train", "tarvis_jax.inference")
+FORBIDDEN = {
+    "kernels/": ("tarvis_jax", "input_pipeline"),
+    "tarvis_jax/datasets.py": ("tarvis_jax", "input_pipeline", "kernels"),
+    "tarvis_jax/model/": tuple(name for name in NETWORK if name != "tarvis_jax.model") + ("input_pipeline",),
+    "tarvis_jax/losses/": tuple(name for name in NETWORK if name != "tarvis_jax.losses") + ("input_pipeline",),
+    "tarvis_jax/tasks/": ("tarvis_jax.train", "tarvis_jax.inference", "input_pipeline"),
+    "tarvis_jax/inference/": ("tarvis_jax.train", "tarvis_jax.tasks", "tarvis_jax.losses", "input_pipeline"),
+    "tarvis_jax/results/": (*NETWORK, "input_pipeline"),
+    "tarvis_jax/evaluation/": NETWORK,
+    "input_pipeline/": NETWORK,
+}
+
+
+def imports(path: pathlib.Path) -> list[tuple[str, bool]]:
+    """(module, whether at the top level of the file) of every import; "from a import b" counts as a and as a.b."""
+    tree = ast.parse(path.read_text())
+    inside = {
+        child
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for child in ast.walk(node)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node not in inside) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import of {node.module}"
+            found.append((node.module, node not in inside))
+            found += [(f"{node.module}.{alias.name}", node not in inside) for alias in node.names]
+    return found
+
+
+def is_in(module: str, prefix: str) -> bool:
+    return module == prefix or module.startswith(prefix + ".")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports(path):
+    name = path.relative_to(ROOT).as_posix()
+    for module, is_top_level in imports(path):
+        library = module.split(".")[0]
+        if library in ONLY:
+            assert name.startswith(ONLY[library]), f"{name} imports {module}; only {ONLY[library]} may"
+        if library in INSIDE_FUNCTIONS:
+            assert not is_top_level, f"{name} imports {module} at the top: import it in the function that uses it"
+        for prefix, forbidden in FORBIDDEN.items():
+            if name.startswith(prefix):
+                assert not any(is_in(module, wrong) for wrong in forbidden), f"{name} must not import {module}"
+
+
+def test_the_scan_sees_imports():
+    assert ("orbax.checkpoint", True) in imports(ROOT / "tarvis_jax/train/checkpoint.py")
+    assert ("tensorflow", False) in imports(ROOT / "tarvis_jax/train/metrics.py")

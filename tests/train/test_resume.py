@@ -1,0 +1,79 @@
+"""A run that is killed and started again ends with the same bits as one that was not."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tarvis_jax.train.checkpoint import Checkpoints
+from tarvis_jax.train.metrics import read_metrics
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+NUM_STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    # One cache for all runs of this test, and no optimisation: compiling would take most of the time.
+    return os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_PLATFORMS": "cpu",
+    }
+
+
+def start(workdir, environment):
+    command = [sys.executable, "main.py", f"--config=tests/train/tiny_config.py:{NUM_STEPS}", f"--workdir={workdir}"]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(workdir, environment):
+    process = start(workdir, environment)
+    _, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors[-3000:]
+    return errors
+
+
+def final_weights(workdir):
+    checkpoints = Checkpoints(workdir)
+    assert checkpoints.latest_step == NUM_STEPS
+    params, frozen = checkpoints.restore_weights()
+    checkpoints.close()
+    return params | frozen
+
+
+def test_kill_and_resume(tmp_path, environment):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(whole, environment)
+
+    process = start(killed, environment)
+    deadline = time.monotonic() + 500
+    # Kill it between the first checkpoint (step 10) and the end.
+    while not list(killed.glob("checkpoints/10/commit_success.txt")) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+    errors = finish(killed, environment)
+    assert "resumed from step" in errors
+    expected, found = final_weights(whole), final_weights(killed)
+    assert expected.keys() == found.keys()
+    different = [name for name in expected if not np.array_equal(expected[name], found[name])]
+    assert not different
+    # The log goes on where the checkpoint was, without gaps or repetitions.
+    assert [entry["step"] for entry in read_metrics(killed)] == list(range(1, NUM_STEPS + 1))
+    losses = [[entry["loss"] for entry in read_metrics(folder)] for folder in (whole, killed)]
+    assert losses[0] == losses[1]
+    # The checkpoint and the workdir hold the resolved config.
+    checkpoints = Checkpoints(killed)
+    assert checkpoints.restore_config() == json.loads((killed / "config.json").read_text())
+    checkpoints.close()
