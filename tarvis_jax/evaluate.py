@@ -28,7 +28,6 @@ from tarvis_jax.train.config import Config
 from tarvis_jax.train.state import ModelStructure, TrainState
 
 CONFIG_FILE = "config.json"
-_TARGETS_FILE, _TRUTH_FILE = "first_frame_annotations", "all_classes"  # BURST: what is given, and the ground truth
 
 Scores = dict[str, dict[str, float]]
 
@@ -106,22 +105,35 @@ def evaluate_predictor(config: Config, data: DataConfig, predictor: Predictor, f
 
 
 def write_demos(config: Config, data: DataConfig, predictor: Predictor, folder: pathlib.Path) -> None:
-    """Result files and overlay videos of the first held-out videos of each dataset."""
+    """Result files and overlay videos of the first held-out videos of each dataset, and of a real video."""
     for dataset in data.datasets:
-        spec = dataset_spec(dataset)
         given, _ = held_out_videos(config, data, dataset)
         for video in given[: config.train.demo_videos]:
-            out = folder / f"{dataset.name}-{str(video.id).replace('/', '-')}"
-            _, summary = segment_video(
-                predictor,
-                dataset.name,
-                frames_of(video),
-                out,
-                targets=targets_of(video, spec),
-                spec=spec,
-                config=config.inference[dataset.name],
-            )
-            logging.info("%s: %s", out, summary)
+            _write_demo(config, predictor, dataset_spec(dataset), video, folder)
+    if config.train.demo_davis:
+        root = pathlib.Path(config.train.demo_davis).absolute()
+        if not root.is_dir():
+            logging.info("no real video is segmented: there is no folder %s (train.demo_davis)", root)
+            return
+        real = DatasetConfig("DAVIS", "davis_official", EXEMPLAR, eval_images=str(root))
+        video = readers.evaluation_videos(real, config.train.eval_split, data.workspace)[0]
+        _write_demo(config, predictor, DATASETS["DAVIS"], video, folder)
+
+
+def _write_demo(
+    config: Config, predictor: Predictor, spec: DatasetSpec, video: VideoRecord, folder: pathlib.Path
+) -> None:
+    out = folder / f"{video.dataset}-{str(video.id).replace('/', '-')}"
+    _, summary = segment_video(
+        predictor,
+        video.dataset,
+        frames_of(video),
+        out,
+        targets=targets_of(video, spec),
+        spec=spec,
+        config=config.inference[video.dataset],
+    )
+    logging.info("%s: %s", out, summary)
 
 
 def write_table(scores: Scores, path: pathlib.Path) -> None:
@@ -153,16 +165,10 @@ def held_out_videos(
 ) -> tuple[list[VideoRecord], list[VideoRecord]]:
     """(videos with what is given to the network, the same videos with ground truth)."""
 
-    def read(dataset: DatasetConfig) -> list[VideoRecord]:
-        videos = readers.evaluation_videos(dataset, config.train.eval_split, data.workspace)
-        return videos[: config.train.eval_videos or None]
-
-    given = read(dataset)
-    if _TARGETS_FILE not in dataset.eval_annotations:
-        return given, given
-    return given, read(
-        dataclasses.replace(dataset, eval_annotations=dataset.eval_annotations.replace(_TARGETS_FILE, _TRUTH_FILE))
-    )
+    split, most = config.train.eval_split, config.train.eval_videos or None
+    given = readers.evaluation_videos(dataset, split, data.workspace)
+    truth = readers.ground_truth_videos(dataset, split, data.workspace)
+    return given[:most], truth[:most]
 
 
 def targets_of(video: VideoRecord, spec: DatasetSpec) -> list[Target]:

@@ -135,13 +135,13 @@ def train(config: Config, workdir: pathlib.Path | str) -> evaluate.Scores:
         # The end: scores, curves, demonstration.
         checkpoints.wait()
         scores: evaluate.Scores = {}
-        if is_main and (settings.final_eval or settings.demo_videos):
+        if is_main and (settings.final_eval or settings.demo_videos or settings.demo_davis):
             predictor = evaluate.predictor_of_state(config, state)
             if settings.final_eval:
                 scores = evaluate.evaluate_predictor(config, data_config, predictor, workdir / "eval" / "final")
                 writer.write(settings.num_steps, evaluate.flatten_scores(scores))
                 evaluate.write_table(scores, workdir / "scores.txt")
-            if settings.demo_videos:
+            if settings.demo_videos or settings.demo_davis:
                 evaluate.write_demos(config, data_config, predictor, workdir / "demo")
     if is_main:
         entries = read_metrics(workdir)
