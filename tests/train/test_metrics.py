@@ -1,0 +1,29 @@
+"""metrics.jsonl: entries, resuming, broken lines."""
+
+import pytest
+
+from tarvis_jax.train.metrics import MetricWriter, read_metrics
+
+
+def write(workdir, steps, **options):
+    with MetricWriter(workdir, {}, tensorboard=False, **options) as writer:
+        for step in steps:
+            writer.write(step, {"loss": step / 2, "bad": float("nan")})
+
+
+def test_resuming_drops_later_entries_and_a_broken_last_line(tmp_path):
+    write(tmp_path, [1, 2, 3])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')  # killed while writing
+    write(tmp_path, [3, 4], resume_step=2)
+    entries = read_metrics(tmp_path)
+    assert [entry["step"] for entry in entries] == [1, 2, 3, 4]
+    assert entries[0] == {"step": 1, "loss": 0.5, "bad": None}
+    write(tmp_path, [1])
+    assert [entry["step"] for entry in read_metrics(tmp_path)] == [1]
+
+
+def test_wandb_must_be_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    with pytest.raises(ValueError, match="pip install wandb"):
+        write(tmp_path, [], wandb_project="tarvis")
