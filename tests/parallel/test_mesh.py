@@ -15,6 +15,7 @@ from tarvis_jax.parallel.mesh import make_mesh, num_microbatches, put_batch
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_devices_and_microbatches_agree():
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",

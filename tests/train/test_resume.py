@@ -49,6 +49,7 @@ def final_weights(workdir):
     return params | frozen
 
 
+@pytest.mark.slow
 def test_kill_and_resume(tmp_path, environment):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(whole, environment)
