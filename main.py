@@ -2,8 +2,11 @@
 
 python main.py --config=configs/quickstart.py --workdir=runs/quickstart
 python main.py --mode=eval --workdir=runs/quickstart
-python main.py --mode=infer --checkpoint=runs/quickstart --dataset=SYNTHETIC_VIS --input=clip.mp4 --output=out
+python main.py --mode=infer --checkpoint=runs/quickstart --dataset=YOUTUBE_VIS --input=clip.mp4 --output=out
 """
+
+import pathlib
+from logging import INFO
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -23,6 +26,10 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     logging.set_verbosity(logging.INFO)
+    # The checkpoint library tells every step it takes; its warnings and errors stay.
+    logging.get_absl_logger().addFilter(
+        lambda record: record.levelno > INFO or "orbax" not in pathlib.Path(record.pathname).parts
+    )
     if _MODE.value == "train":
         _require("config", "workdir")
         from tarvis_jax.config import from_mapping

@@ -34,7 +34,6 @@ class TrainConfig:
       demo_videos: this many held-out videos per task are drawn as overlay videos at the end.
       tensorboard: write TensorBoard summaries beside metrics.jsonl.
       wandb_project: Weights & Biases project; "" does not use it.
-      profile_steps: trace this many steps, from the tenth on, into workdir/profile.
       distributed: join the other processes of a multi-host run at the start.
     """
 
@@ -54,7 +53,6 @@ class TrainConfig:
     demo_videos: int = 0
     tensorboard: bool = True
     wandb_project: str = ""
-    profile_steps: int = 0
     distributed: bool = False
 
     def __post_init__(self):
