@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from tarvis_jax.losses.config import LossConfig
 from tarvis_jax.losses.points import sample_channels, uniform
@@ -30,10 +31,7 @@ class Matching(NamedTuple):
 
 
 def assign(costs: jax.Array, valid: jax.Array) -> jax.Array:
-    """Minimum-cost assignment of one query to each valid target (shortest augmenting paths, Jonker and Volgenant 1987).
-
-    Written for compiled code: a target is inserted by a search that looks at all queries at once, so the number of
-    sequential steps is about N times the length of a path, not N * Q as in `optax.assignment.hungarian_algorithm`.
+    """Minimum-cost assignment of one query to each valid target.
 
     Args:
       costs: float32 [Q, N], finite where the target is valid. Q >= N.
@@ -45,60 +43,10 @@ def assign(costs: jax.Array, valid: jax.Array) -> jax.Array:
     num_queries, num_targets = costs.shape
     if num_targets > num_queries:
         raise ValueError(f"matching: expected at most {num_queries} targets (one per query), found {num_targets}")
-    # Target N is a stand-in for "none"; column Q holds the target that is being inserted.
-    rows = jnp.concatenate([costs.T.astype(jnp.float32), jnp.zeros((1, num_queries), jnp.float32)])
-    rows = jnp.pad(rows, ((0, 0), (0, 1)), constant_values=jnp.inf)  # [N + 1, Q + 1]
-    free = num_targets
-
-    def insert(target, state):
-        owner, target_price, query_price = state
-        owner = owner.at[num_queries].set(target)
-
-        def searching(search):
-            return valid[target] & (owner[search[0]] != free)
-
-        def extend(search):
-            query, visited, distance, previous, target_price, query_price = search
-            visited = visited.at[query].set(True)
-            row = owner[query]
-            reduced = rows[row] - target_price[row] - query_price
-            closer = ~visited & (reduced < distance)
-            distance = jnp.where(closer, reduced, distance)
-            previous = jnp.where(closer, query, previous)
-            open_distance = jnp.where(visited, jnp.inf, distance)
-            nearest = jnp.argmin(open_distance)
-            step = open_distance[nearest]
-            # every visited query's owner pays `step` more, and the query costs `step` less
-            target_price = target_price.at[jnp.where(visited, owner, num_targets + 1)].add(step, mode="drop")
-            query_price = jnp.where(visited, query_price - step, query_price)
-            distance = jnp.where(visited, distance, distance - step)
-            return nearest.astype(jnp.int32), visited, distance, previous, target_price, query_price
-
-        last, _, _, previous, target_price, query_price = jax.lax.while_loop(
-            searching,
-            extend,
-            (
-                jnp.int32(num_queries),
-                jnp.zeros(num_queries + 1, bool),
-                jnp.full(num_queries + 1, jnp.inf, jnp.float32),
-                jnp.full(num_queries + 1, num_queries, jnp.int32),
-                target_price,
-                query_price,
-            ),
-        )
-
-        def hand_over(pair):
-            query, owner = pair
-            return previous[query], owner.at[query].set(owner[previous[query]])
-
-        _, owner = jax.lax.while_loop(lambda pair: pair[0] != num_queries, hand_over, (last, owner))
-        return owner, target_price, query_price
-
-    owner = jnp.full(num_queries + 1, free, jnp.int32)
-    state = (owner, jnp.zeros(num_targets + 1, jnp.float32), jnp.zeros(num_queries + 1, jnp.float32))
-    owner = jax.lax.fori_loop(0, num_targets, insert, state)[0][:num_queries]
-    owned = owner[None, :] == jnp.arange(num_targets)[:, None]  # [N, Q]
-    return jnp.where(owned.any(1), owned.argmax(1), num_queries).astype(jnp.int32)
+    # Padding takes any query that is left, at no cost: it does not change which queries the valid targets get.
+    queries, targets = optax.assignment.hungarian_algorithm(jnp.where(valid, costs.astype(jnp.float32), 0.0))
+    query_of_target = jnp.zeros(num_targets, jnp.int32).at[targets].set(queries.astype(jnp.int32))
+    return jnp.where(valid, query_of_target, num_queries)
 
 
 def match(costs: jax.Array, valid: jax.Array) -> Matching:
