@@ -6,6 +6,8 @@ python main.py --mode=infer --checkpoint=runs/quickstart --dataset=YOUTUBE_VIS -
 """
 
 import pathlib
+import runpy
+import sys
 from logging import INFO
 
 from absl import app, flags, logging
@@ -55,6 +57,23 @@ def main(argv: list[str]) -> None:
         )
 
 
+def _parse_flags(argv: list[str]) -> list[str]:
+    """As absl does; overriding a key that the config lacks is one clear error, not a stack trace."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError):
+        from tarvis_jax.config import check_overrides
+
+        given = [argument.partition("=")[2] for argument in argv if argument.lstrip("-").startswith("config=")]
+        file, _, argument = given[-1].partition(":") if given else ("", "", "")
+        if file:
+            try:
+                check_overrides(runpy.run_path(file)["get_config"](argument), argv)
+            except ValueError as error:
+                sys.exit(f"error: {error}")
+        raise
+
+
 def _require(*names: str) -> None:
     missing = [name for name in names if flags.FLAGS[name].value is None]
     if missing:
@@ -62,4 +81,4 @@ def _require(*names: str) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_parse_flags)

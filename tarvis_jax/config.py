@@ -11,7 +11,7 @@ import json
 import pathlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import ml_collections
@@ -92,8 +92,32 @@ def save_json(path: pathlib.Path | str, config: Any) -> None:
 
 
 def load_json(cls: type[T], path: pathlib.Path | str) -> T:
-    """Reads what `save_json` wrote."""
-    return from_mapping(cls, json.loads(pathlib.Path(path).read_text()), path=str(path))
+    """Reads what `save_json` wrote; ValueError naming the file if it is absent or no such JSON."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: expected the config that a training run writes into its workdir, found no such file")
+    try:
+        content = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: cannot be read as JSON: {error}") from error
+    return from_mapping(cls, content, path=str(path))
+
+
+def check_overrides(config: Mapping[str, Any], arguments: Sequence[str]) -> None:
+    """Checks that command-line arguments `--config.a.b=value` name keys that the config has.
+
+    Raises:
+      ValueError: naming the first that does not, and the nearest known keys.
+    """
+    for argument in arguments:
+        if not argument.startswith(("--config.", "-config.")):
+            continue
+        path, section = "config", config
+        for key in argument.lstrip("-").split("=")[0].split(".")[1:]:
+            if not isinstance(section, (Mapping, ml_collections.ConfigDict)) or key not in section:
+                known = section.keys() if isinstance(section, (Mapping, ml_collections.ConfigDict)) else ()
+                raise ValueError(f"{path}.{key}: no such key. {_neighbours(key, dict.fromkeys(known))}")
+            path, section = f"{path}.{key}", section[key]
 
 
 def _neighbours(key: str, known: Mapping[str, Any]) -> str:

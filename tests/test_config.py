@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from tarvis_jax.config import from_mapping, load_json, save_json, to_config_dict, to_plain
+from tarvis_jax.config import check_overrides, from_mapping, load_json, save_json, to_config_dict, to_plain
+from tarvis_jax.train.config import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,3 +72,12 @@ def test_errors_name_the_key(mapping, message):
 
 def test_plain_is_json_like():
     assert to_plain(Part())["by_name"] == {"DAVIS": {"size": [1, 2], "rates": [0.1, 0.1], "maximum": None}}
+
+
+def test_overrides_of_keys_that_do_not_exist():
+    config = to_config_dict(Config())
+    check_overrides(config, ["main.py", "--config=configs/base.py", "--config.train.num_steps=3", "--workdir=x"])
+    with pytest.raises(ValueError, match=r"config\.train\.num_step: no such key\. Did you mean num_steps"):
+        check_overrides(config, ["--config.train.num_step=3"])
+    with pytest.raises(ValueError, match=r"config\.train\.num_steps\.x: no such key"):
+        check_overrides(config, ["--config.train.num_steps.x=3"])

@@ -20,6 +20,8 @@ from tarvis_jax.results.youtube_vis import write_youtube_vis
 from tarvis_jax.visualize.overlay import draw_result
 from tarvis_jax.visualize.video import write_video
 
+MIN_OVERLAY_SIDE = 240  # pixels; overlays of smaller frames are enlarged so that their labels can be read
+
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
@@ -137,14 +139,17 @@ def write_overlays(
     class_names: Mapping[int, str] | None = None,
     min_score: float = 0.0,
 ) -> None:
-    """Reads the frames again and writes `overlays/<frame>.png` and `overlay.mp4`."""
+    """Reads the frames again and writes `overlays/<frame>.png` and `overlay.mp4`; small frames are enlarged."""
+    scale = max(1, MIN_OVERLAY_SIDE // min(result.size))
     folder = out_dir / "overlays"
     folder.mkdir(parents=True, exist_ok=True)
     targets = list(targets)
 
     def drawn() -> Iterator[np.ndarray]:
         for index, frame in enumerate(frames):
-            image = draw_result(frame, result, index, class_names=class_names, min_score=min_score, targets=targets)
+            image = draw_result(
+                frame, result, index, class_names=class_names, min_score=min_score, targets=targets, scale=scale
+            )
             name = frames.frame_names[index] if frames.frame_names else f"{index:05d}"
             if not cv2.imwrite(str(folder / f"{name}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
                 raise OSError(f"{folder / name}.png: could not be written")
