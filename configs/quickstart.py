@@ -24,13 +24,13 @@ COSINE_SHARE = math.acos(2 * 0.02 - 1) / math.pi
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """`arg`: "steps=<number>,seed=<number>"; the seed is that of training, the videos stay the same."""
-    options = base.parse_arg(arg, steps="2800", seed="0")
+    options = base.parse_arg(arg, steps="3000", seed="0")
     num_steps, seed = int(options.steps), int(options.seed)
     config = base.get_config()
 
     config.synthetic.num_train = 400
     config.synthetic.num_val = 32
-    config.synthetic.val_seed = 7_000_000
+    config.synthetic.val_seed = 9_000_000
     config.synthetic.num_frames = 10
     config.synthetic.height = HEIGHT
     config.synthetic.width = WIDTH
@@ -41,17 +41,17 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         "frame_sampling_factor": 2.0,
         "buckets": ((HEIGHT, WIDTH),),
     }
-    # Tasks in the shares .25 instance, .25 panoptic, .5 exemplar: what VIS and VPS learn helps each other.
+    # Tasks in the shares .4 instance, .3 panoptic, .3 exemplar: half of the steps for exemplars made none of them better.
     sets = {
-        "YOUTUBE_VIS": {"weight": 0.25, "num_classes": NUM_INSTANCE_CLASSES, "max_instances": 6},
+        "YOUTUBE_VIS": {"weight": 0.4, "num_classes": NUM_INSTANCE_CLASSES, "max_instances": 6},
         "KITTI_STEP": {
-            "weight": 0.25,
+            "weight": 0.3,
             "num_classes": NUM_PANOPTIC_CLASSES,
             "thing_classes": THING_CLASSES,
             "max_instances": 6,
         },
-        "DAVIS": {"weight": 0.25},
-        "BURST": {"weight": 0.25, "min_mask_area": 1},
+        "DAVIS": {"weight": 0.15},
+        "BURST": {"weight": 0.15, "min_mask_area": 1},
     }
     config.data.datasets = tuple(to_plain(reference_dataset(name, **small, **sets[name])) for name in sets)
     config.data.batch_size = 4
@@ -110,7 +110,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.train.demo_videos = 2
     config.train.demo_davis = "../shared/samples/davis240"  # real video, where the samples are at hand
 
-    exemplar = InferenceConfig(clip_length=6, overlap=3, min_dim=HEIGHT)
+    exemplar = InferenceConfig(clip_length=12, overlap=6, min_dim=HEIGHT)
     instance = dataclasses.replace(exemplar, duplicate_iou=0.7)
     panoptic = dataclasses.replace(instance, score_threshold=0.4)
     settings = {"YOUTUBE_VIS": instance, "KITTI_STEP": panoptic, "DAVIS": exemplar, "BURST": exemplar}
