@@ -41,7 +41,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         "frame_sampling_factor": 2.0,
         "buckets": ((HEIGHT, WIDTH),),
     }
-    # Tasks in the shares .4 instance, .3 panoptic, .3 exemplar: half of the steps for exemplars made none of them better.
+    # Shares .4 instance, .3 panoptic, .3 exemplar; giving exemplars half of the steps did not make them better.
     sets = {
         "YOUTUBE_VIS": {"weight": 0.4, "num_classes": NUM_INSTANCE_CLASSES, "max_instances": 6},
         "KITTI_STEP": {
