@@ -18,6 +18,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     options = base.parse_arg(arg, backbone="ResNet50")
     config = base.get_config()
     config.model.backbone = options.backbone
+    config.model.compute_dtype = "bfloat16"  # activations only; see ModelConfig
     config.data.datasets = tuple(to_plain(reference_dataset(name)) for name in DATASETS)
     if options.backbone == "SwinLarge":
         config.loss.instance_semantic_weight = 1.0
