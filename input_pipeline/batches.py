@@ -152,4 +152,6 @@ def _graph(config: DataConfig, load, start_step: int, local_size: int):
     graph = graph.batch(local_size, drop_remainder=True).prefetch(config.prefetch)
     options = tf.data.Options()
     options.threading.private_threadpool_size = config.num_parallel
+    # Nothing is left to tune, and its thread would keep the process for up to a minute at the end.
+    options.autotune.enabled = False
     return graph.with_options(options).as_numpy_iterator()
