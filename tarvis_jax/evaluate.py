@@ -22,6 +22,7 @@ from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.inference.session import Session
 from tarvis_jax.inference.targets import Target
 from tarvis_jax.inference.video import segment_video
+from tarvis_jax.model.variables import flatten
 from tarvis_jax.results.tracks import VideoResult, write_tracks
 from tarvis_jax.train.checkpoint import Checkpoints
 from tarvis_jax.train.config import Config
@@ -52,10 +53,17 @@ def prepare_data(config: Config, workdir: pathlib.Path) -> DataConfig:
     return dataclasses.replace(config.data, workspace=str(root))
 
 
-def predictor_of_state(config: Config, state: TrainState) -> Predictor:
-    """A predictor on the first device, with the moving average of the weights where one is kept."""
+def predictor_of_state(config: Config, state: TrainState, predictor: Predictor | None = None) -> Predictor:
+    """A predictor on the first device, with the moving average of the weights where one is kept.
+
+    A predictor made earlier in the run is given the new weights: what it has compiled serves again.
+    """
     params, frozen = jax.device_get((state.ema or state.params, state.frozen))
-    return Predictor.from_model(ModelStructure(config.model).build(params, frozen))
+    model = ModelStructure(config.model).build(params, frozen)
+    if predictor is None:
+        return Predictor.from_model(model)
+    predictor.set_variables(flatten(model))
+    return predictor
 
 
 def load_run(workdir: pathlib.Path | str) -> tuple[Config, Predictor]:

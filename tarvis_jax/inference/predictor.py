@@ -15,7 +15,7 @@ from tarvis_jax.inference.clips import Geometry
 from tarvis_jax.inference.targets import ExemplarInputs
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.tarvis import TarViS
-from tarvis_jax.model.variables import fill, flatten
+from tarvis_jax.model.variables import abstract_model, fill, flatten
 
 MASKS_PER_CALL = 8  # masks are gathered and brought to pixels in groups of this many: one shape, one compilation
 EMPTY_LOGIT = -1e4  # mask logit of padded rows
@@ -57,8 +57,7 @@ class Predictor:
         """
         self.config = config
         self._matmul_precision = matmul_precision
-        abstract = nnx.eval_shape(lambda: TarViS(config, rngs=nnx.Rngs(0)))
-        self._graphdef, self._variables = nnx.split(fill(abstract, variables))
+        self._graphdef, self._variables = nnx.split(fill(abstract_model(config), variables))
         self.num_compiles = 0
         self.compile_seconds = 0.0
         self.model_seconds = 0.0
@@ -74,6 +73,10 @@ class Predictor:
     def from_model(cls, model: TarViS, matmul_precision: str | None = None) -> "Predictor":
         """A predictor with the variables of `model` (which it does not follow afterwards)."""
         return cls(model.config, flatten(model), matmul_precision)
+
+    def set_variables(self, variables: Mapping[str, Any]) -> None:
+        """Other values for the same architecture, as in `__init__`; what is compiled stays."""
+        self._variables = nnx.split(fill(abstract_model(self.config), variables))[1]
 
     def clip_classes(self, images: np.ndarray, dataset: str) -> ClassClip:
         """Segments a clip of VIS or VPS: images uint8 RGB [T, H, W, 3], sides multiples of config.size_divisor."""

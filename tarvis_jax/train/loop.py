@@ -94,6 +94,7 @@ def train(config: Config, workdir: pathlib.Path | str) -> evaluate.Scores:
         data_config, start_step=start_step, process_index=jax.process_index(), process_count=jax.process_count()
     )
     clock = _Clock()
+    predictor = None  # kept from one evaluation to the next
     pending: list[tuple[str, dict[str, jax.Array]]] = []
     previous = None  # (dataset, batch, metrics) of the step before, for the guard
     with MetricWriter(
@@ -127,7 +128,7 @@ def train(config: Config, workdir: pathlib.Path | str) -> evaluate.Scores:
             if _is_due(done, settings.eval_steps) and not is_last:
                 with clock.paused():
                     if is_main:
-                        predictor = evaluate.predictor_of_state(config, state)
+                        predictor = evaluate.predictor_of_state(config, state, predictor)
                         folder = workdir / "eval" / str(done)
                         scores = evaluate.evaluate_predictor(config, data_config, predictor, folder)
                         writer.write(done, evaluate.flatten_scores(scores))
@@ -136,7 +137,7 @@ def train(config: Config, workdir: pathlib.Path | str) -> evaluate.Scores:
         checkpoints.wait()
         scores: evaluate.Scores = {}
         if is_main and (settings.final_eval or settings.demo_videos or settings.demo_davis):
-            predictor = evaluate.predictor_of_state(config, state)
+            predictor = evaluate.predictor_of_state(config, state, predictor)
             if settings.final_eval:
                 scores = evaluate.evaluate_predictor(config, data_config, predictor, workdir / "eval" / "final")
                 writer.write(settings.num_steps, evaluate.flatten_scores(scores))
