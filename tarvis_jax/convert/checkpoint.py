@@ -139,7 +139,7 @@ def check_backbone(asked_for: str, state_dict: Mapping[str, np.ndarray]) -> None
     found = identify_backbone(state_dict)
     if found is not None and found != asked_for:
         raise ValueError(
-            f"The checkpoint holds the weights of another backbone: expected {asked_for}, but it looks like {found}"
+            f"the checkpoint holds the weights of another backbone: expected {asked_for}, but it looks like {found}"
         )
 
 
@@ -155,8 +155,11 @@ def load_reference_checkpoint(path: str | pathlib.Path) -> tuple[ModelConfig, di
       ValueError: all tensors that do not fit, in one message.
     """
     state_dict, config = read_torch_checkpoint(path)
-    model_config = model_config_from_reference(config, state_dict)
-    return model_config, from_reference_state_dict(state_dict, model_config)
+    try:
+        model_config = model_config_from_reference(config, state_dict)
+        return model_config, from_reference_state_dict(state_dict, model_config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def from_reference_state_dict(state_dict: Mapping[str, np.ndarray], config: ModelConfig) -> dict[str, np.ndarray]:
