@@ -32,7 +32,6 @@ def _permutation(*axes: int) -> Layout:
 COPY = Layout(lambda x: x, lambda x: x)
 LINEAR = _permutation(1, 0)  # OI -> IO
 CONV = _permutation(2, 3, 1, 0)  # OIHW -> HWIO; depthwise too: O1HW -> HW1O
-CONV1X1_TO_LINEAR = Layout(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])  # OI11 -> IO
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,13 +87,3 @@ class TarViS(nnx.Module):
     def decode(self, pyramid: dict[int, jax.Array], query_set: QuerySet, *, all_layers: bool = True) -> Predictions:
         """Masks and classes of the queries; after every decoder layer, or after the last one only (L = 1)."""
         return self.decoder(pyramid, query_set, all_layers=all_layers)
-
-
-def split_model(model: TarViS) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """(graphdef, trained parameters, frozen variables) of a model, for pure functions; `merge_model` is the inverse."""
-    return nnx.split(model, nnx.Param, Frozen)
-
-
-def merge_model(graphdef: nnx.GraphDef, params: nnx.State, frozen: nnx.State) -> TarViS:
-    """The model that `split_model` took apart."""
-    return nnx.merge(graphdef, params, frozen)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tarvis_jax.model.config import ModelConfig
-from tarvis_jax.model.tarvis import TarViS, merge_model, split_model
+from tarvis_jax.model.config import Frozen, ModelConfig
+from tarvis_jax.model.tarvis import TarViS
 
 SMALL = ModelConfig(
     backbone="ResNetTiny",
@@ -31,7 +31,7 @@ SMALL = ModelConfig(
 def test_shapes_of_resnet50_without_computing():
     config = ModelConfig(remat=True)
     model = nnx.eval_shape(lambda: TarViS(config, rngs=nnx.Rngs(0)))
-    graphdef, params, frozen = split_model(model)
+    graphdef, params, frozen = nnx.split(model, nnx.Param, Frozen)
     images = jax.ShapeDtypeStruct((2, 3, 128, 192, 3), jnp.uint8)
     objects = {
         "masks": jax.ShapeDtypeStruct((2, 4, 3, 128, 192), bool),
@@ -41,7 +41,7 @@ def test_shapes_of_resnet50_without_computing():
     }
 
     def run(params, frozen, images, objects):
-        model = merge_model(graphdef, params, frozen)
+        model = nnx.merge(graphdef, params, frozen)
         pyramid = model.features(images)
         classes = model.decode(pyramid, model.class_query_set("VIPSEG", 2))
         exemplars = model.exemplar_query_set(model.encode_objects(pyramid, **objects))
@@ -57,14 +57,14 @@ def test_shapes_of_resnet50_without_computing():
 
 
 def test_bfloat16_activations_are_close_to_float32():
-    graphdef, params, frozen = split_model(TarViS(SMALL, rngs=nnx.Rngs(0)))
+    graphdef, params, frozen = nnx.split(TarViS(SMALL, rngs=nnx.Rngs(0)), nnx.Param, Frozen)
     rough = dataclasses.replace(SMALL, compute_dtype="bfloat16")
-    rough_graphdef, _, _ = split_model(nnx.eval_shape(lambda: TarViS(rough, rngs=nnx.Rngs(0))))
+    rough_graphdef, _ = nnx.split(nnx.eval_shape(lambda: TarViS(rough, rngs=nnx.Rngs(0))))
     images = np.random.default_rng(0).integers(0, 256, (1, 2, 64, 64, 3), np.uint8)
 
     def run(graphdef):
         def decode(params, frozen, images):
-            model = merge_model(graphdef, params, frozen)
+            model = nnx.merge(graphdef, params, frozen)
             pyramid = model.features(images)
             return pyramid[4], model.decode(pyramid, model.class_query_set("YOUTUBE_VIS", 1), all_layers=False)
 
