@@ -11,12 +11,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from tarvis_jax.convert.checkpoint import abstract_model, from_reference_state_dict
 from tarvis_jax.model.backbones import ConvNextConfig
-from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.config import Frozen, ModelConfig
 from tarvis_jax.model.decoder import HARD_MASKED, SOFT_MASKED, Predictions
-from tarvis_jax.model.tarvis import TarViS, merge_model, split_model
+from tarvis_jax.model.tarvis import TarViS
 from tarvis_jax.model.variables import fill
 from tests.parity.common import (
     BACKBONE_TOLERANCE,
@@ -83,11 +84,11 @@ def load_model(case_dir: pathlib.Path, seed: int, backbone: str, attention: str 
 def compare_features(model: TarViS, case_dir: pathlib.Path) -> tuple[Pyramid, list[Row]]:
     """Backbone and neck; returns our pyramid."""
     images = load_npz(case_dir / "input.npz")["images"][None]
-    graphdef, params, frozen = split_model(model)
+    graphdef, params, frozen = nnx.split(model, nnx.Param, Frozen)
 
     @jax.jit
     def features(params, frozen, images):
-        model = merge_model(graphdef, params, frozen)
+        model = nnx.merge(graphdef, params, frozen)
         backbone = model.backbone_features(images)
         return backbone, model.neck(backbone)
 
@@ -158,11 +159,11 @@ def _has_second_clip(arrays: dict[str, np.ndarray]) -> bool:
 
 def decode_classes(model: TarViS, pyramid: Pyramid, dataset: str) -> Predictions:
     """All predictions for the classes of a dataset."""
-    graphdef, params, frozen = split_model(model)
+    graphdef, params, frozen = nnx.split(model, nnx.Param, Frozen)
 
     @jax.jit
     def decode(params, frozen, pyramid):
-        model = merge_model(graphdef, params, frozen)
+        model = nnx.merge(graphdef, params, frozen)
         return model.decode(pyramid, model.class_query_set(dataset, 1), all_layers=True)
 
     return decode(params, frozen, pyramid)
@@ -209,11 +210,11 @@ class Objects:
 
 def object_decoder(model: TarViS, pyramid: Pyramid) -> Callable[[Objects], Predictions]:
     """A compiled function: all predictions for given objects, with twice the queries per object, as in inference."""
-    graphdef, params, frozen = split_model(model)
+    graphdef, params, frozen = nnx.split(model, nnx.Param, Frozen)
 
     @jax.jit
     def decode(params, frozen, pyramid, objects):
-        model = merge_model(graphdef, params, frozen)
+        model = nnx.merge(graphdef, params, frozen)
         queries = model.encode_objects(
             pyramid,
             **objects,
