@@ -16,6 +16,13 @@ from ml_collections import config_flags
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file (file.py:argument).")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, results.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "infer"], "What to do.")
+_FINETUNE_FROM = flags.DEFINE_string(
+    "finetune_from", None, "train: folder of a pretraining run: start from its newest weights, with its architecture."
+)
+_RESTORE_WEIGHTS = flags.DEFINE_string("restore_weights", None, "train: start from these weights (workdir or .pth).")
+_RESTORE_SESSION = flags.DEFINE_string(
+    "restore_session", None, "train: workdir of an interrupted run to go on with, by its own config."
+)
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "infer: a workdir, or a reference checkpoint (.pth).")
 _INPUT = flags.DEFINE_string("input", None, "infer: a folder of frames or a video file.")
 _OUTPUT = flags.DEFINE_string("output", None, "infer: folder for results and overlays.")
@@ -33,12 +40,7 @@ def main(argv: list[str]) -> None:
         lambda record: record.levelno > INFO or "orbax" not in pathlib.Path(record.pathname).parts
     )
     if _MODE.value == "train":
-        _require("config", "workdir")
-        from tarvis_jax.config import from_mapping
-        from tarvis_jax.train.config import Config
-        from tarvis_jax.train.loop import train
-
-        train(from_mapping(Config, _CONFIG.value), _WORKDIR.value)
+        _train()
     elif _MODE.value == "eval":
         _require("workdir")
         from tarvis_jax.evaluate import evaluate_workdir
@@ -55,6 +57,32 @@ def main(argv: list[str]) -> None:
             dataset=_DATASET.value,
             targets=_TARGETS.value,
         )
+
+
+def _train() -> None:
+    """Trains; the flags say from where."""
+    sources = [flag for flag in (_FINETUNE_FROM, _RESTORE_WEIGHTS, _RESTORE_SESSION) if flag.value is not None]
+    if len(sources) > 1:
+        raise app.UsageError("give one of " + ", ".join(f"--{flag.name}" for flag in sources))
+    if _RESTORE_SESSION.value is not None:
+        if _CONFIG.value is not None or _WORKDIR.value is not None:
+            raise app.UsageError("--restore_session takes config and workdir of the run it names; give neither")
+    else:
+        _require("config", "workdir")
+    from tarvis_jax.config import from_mapping
+    from tarvis_jax.train import starting_points
+    from tarvis_jax.train.config import Config
+    from tarvis_jax.train.loop import train
+
+    if _RESTORE_SESSION.value is not None:
+        train(starting_points.saved_session(_RESTORE_SESSION.value), _RESTORE_SESSION.value)
+        return
+    config = from_mapping(Config, _CONFIG.value)
+    if _FINETUNE_FROM.value is not None:
+        config = starting_points.finetuning(config, _FINETUNE_FROM.value)
+    elif _RESTORE_WEIGHTS.value is not None:
+        config = starting_points.with_weights(config, _RESTORE_WEIGHTS.value)
+    train(config, _WORKDIR.value)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
