@@ -11,7 +11,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 
 # Libraries that only some files may import: file prefixes (a folder ends in "/").
 ONLY = {
-    "torch": ("tarvis_jax/convert/",),
+    "torch": ("kernels/ms_deform_attn/cuda/torch_op.py",),
     "orbax": ("tarvis_jax/train/checkpoint.py",),
     "clu": ("tarvis_jax/train/metrics.py",),
     "tensorflow": ("input_pipeline/", "tarvis_jax/train/metrics.py"),

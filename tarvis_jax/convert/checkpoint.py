@@ -1,7 +1,6 @@
 """Checkpoints of the PyTorch reference: read, converted strictly, and written back."""
 
 import pathlib
-import pickle
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,58 +8,76 @@ from typing import Any
 import numpy as np
 import yaml
 
+from tarvis_jax.convert.report import Report
 from tarvis_jax.convert.rules import model_rules
-from tarvis_jax.convert.weights import convert_weights, export_weights
+from tarvis_jax.convert.torch_files import StoredTensor, read_torch_file
+from tarvis_jax.convert.weights import Deferred, convert_weights, export_weights, plan_weights
 from tarvis_jax.datasets import DATASETS
 from tarvis_jax.model.backbones import BACKBONES, ConvNextConfig, ResNetConfig, SwinConfig
 from tarvis_jax.model.config import ModelConfig
-from tarvis_jax.model.variables import abstract_model
+from tarvis_jax.model.variables import abstract_model, flatten
 
 
-def read_torch_checkpoint(path: str | pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads a checkpoint of the reference and the `config.yaml` beside it.
-
-    Only tensors are unpickled; a file that would run code is refused.
+def read_torch_checkpoint(path: str | pathlib.Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
+    """Opens a checkpoint of the reference and the `config.yaml` beside it, without PyTorch and without running code.
 
     Args:
-      path: the `.pth` file, {"model": state dict, ...}.
+      path: the `.pth` file, {"model": state dict, ...}, or the folder of a release that has one such file.
 
     Returns:
-      The state dict as numpy arrays, and the parsed configuration.
+      The state dict, whose tensors are read when asked for, and the parsed configuration.
 
     Raises:
-      ValueError: the file is not such a checkpoint, or holds a type that numpy lacks.
+      ValueError: the file is not such a checkpoint.
       FileNotFoundError: the checkpoint or its config.yaml is absent.
     """
-    import torch
-
-    path = pathlib.Path(path)
+    path = checkpoint_file(path)
     config_path = path.parent / "config.yaml"
     for file in (path, config_path):
-        if not file.is_file():
+        if not file.exists():
             raise FileNotFoundError(f"{file}: expected a checkpoint of the reference with its config.yaml beside it")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path}: not a file of tensors only, refused: {str(error).splitlines()[0]}") from None
+    content = read_torch_file(path)
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        found = sorted(map(str, content))[:10] if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path}: expected a dict with the state dict under 'model', found {found}")
     state_dict = content["model"]
-    odd = [
-        name
-        for name, value in state_dict.items()
-        if not isinstance(value, torch.Tensor) or value.dtype == torch.bfloat16
-    ]
-    if odd:
-        raise ValueError(f"{path}: expected float32 and integer tensors, found something else under {odd}")
-    config = yaml.safe_load(config_path.read_text())
+    check_state_dict(state_dict, path)
+    try:
+        config = yaml.safe_load(config_path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{config_path}: cannot be read as YAML: {error}") from None
     if not isinstance(config, dict):
         raise ValueError(f"{config_path}: expected a mapping, found {type(config).__name__}")
-    return {name: value.numpy() for name, value in state_dict.items()}, config
+    return state_dict, config
 
 
-def identify_backbone(state_dict: Mapping[str, np.ndarray]) -> str | None:
+def checkpoint_file(path: str | pathlib.Path) -> pathlib.Path:
+    """The `.pth` file at `path`: itself, or the only one of a release's folder.
+
+    Raises:
+      ValueError: the folder has none or several.
+    """
+    path = pathlib.Path(path)
+    if not path.is_dir():
+        return path
+    files = sorted(path.glob("*.pth"))
+    if len(files) != 1:
+        raise ValueError(f"{path}: expected a folder with one .pth file, found {[file.name for file in files]}")
+    return files[0]
+
+
+def check_state_dict(state_dict: Mapping[Any, Any], path: str | pathlib.Path) -> None:
+    """ValueError if anything but named tensors is in it; lists what."""
+    odd = [
+        f"{name!r:.100}: {type(value).__name__}"
+        for name, value in state_dict.items()
+        if not isinstance(value, StoredTensor) or not isinstance(name, str)
+    ]
+    if odd:
+        raise ValueError(f"{path}: expected a state dict of named tensors, found something else: {', '.join(odd[:10])}")
+
+
+def identify_backbone(state_dict: Mapping[str, Any]) -> str | None:
     """Which backbone a state dict of the reference holds, by the depths and widths of its stages; None if unknown."""
 
     def depths(pattern: str) -> tuple[int, ...]:
@@ -92,7 +109,7 @@ def identify_backbone(state_dict: Mapping[str, np.ndarray]) -> str | None:
     return None
 
 
-def model_config_from_reference(config: Mapping[str, Any], state_dict: Mapping[str, np.ndarray]) -> ModelConfig:
+def model_config_from_reference(config: Mapping[str, Any], state_dict: Mapping[str, Any]) -> ModelConfig:
     """The architecture of a checkpoint of the reference.
 
     Args:
@@ -134,7 +151,7 @@ def model_config_from_reference(config: Mapping[str, Any], state_dict: Mapping[s
     )
 
 
-def check_backbone(asked_for: str, state_dict: Mapping[str, np.ndarray]) -> None:
+def check_backbone(asked_for: str, state_dict: Mapping[str, Any]) -> None:
     """ValueError if the weights are those of another backbone than `asked_for`."""
     found = identify_backbone(state_dict)
     if found is not None and found != asked_for:
@@ -143,13 +160,16 @@ def check_backbone(asked_for: str, state_dict: Mapping[str, np.ndarray]) -> None
         )
 
 
-def load_reference_checkpoint(path: str | pathlib.Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
-    """Loads a checkpoint of the reference as (architecture, variables); `variables.fill` makes the model.
+def open_reference_checkpoint(path: str | pathlib.Path) -> tuple[ModelConfig, dict[str, Deferred], Report]:
+    """Checks a checkpoint of the reference and gives its variables to be read one at a time.
 
     Strict: every tensor is used exactly once and every variable is filled exactly once.
 
     Args:
-      path: the `.pth` file, with its config.yaml beside it.
+      path: the `.pth` file, with its config.yaml beside it, or the folder of both.
+
+    Returns:
+      The architecture; {path: array that `np.asarray` reads}; the report.
 
     Raises:
       ValueError: all tensors that do not fit, in one message.
@@ -157,17 +177,58 @@ def load_reference_checkpoint(path: str | pathlib.Path) -> tuple[ModelConfig, di
     state_dict, config = read_torch_checkpoint(path)
     try:
         model_config = model_config_from_reference(config, state_dict)
-        return model_config, from_reference_state_dict(state_dict, model_config)
+        variables, report = plan_weights(
+            state_dict, flatten(abstract_model(model_config)), model_rules(model_config), source=str(path)
+        )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    return model_config, variables, report
 
 
-def from_reference_state_dict(state_dict: Mapping[str, np.ndarray], config: ModelConfig) -> dict[str, np.ndarray]:
+def load_reference_checkpoint(path: str | pathlib.Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
+    """`open_reference_checkpoint` with the values read; `variables.fill` makes the model."""
+    model_config, variables, _ = open_reference_checkpoint(path)
+    try:
+        return model_config, {name: np.asarray(value) for name, value in variables.items()}
+    except ValueError as error:  # values that are not finite
+        raise ValueError(f"{path}: {error}") from None
+
+
+def from_reference_state_dict(state_dict: Mapping[str, Any], config: ModelConfig) -> dict[str, np.ndarray]:
     """Variables of `TarViS(config)` (flat dict) from a state dict; one ValueError lists all that is wrong."""
     check_backbone(config.backbone, state_dict)
-    return convert_weights(state_dict, abstract_model(config), model_rules(config))
+    return convert_weights(state_dict, flatten(abstract_model(config)), model_rules(config))
 
 
-def to_reference_state_dict(variables: Mapping[str, np.ndarray], config: ModelConfig) -> dict[str, np.ndarray]:
+def to_reference_state_dict(variables: Mapping[str, Any], config: ModelConfig) -> dict[str, np.ndarray]:
     """The inverse of `from_reference_state_dict`, bit for bit: a state dict that the reference loads strictly."""
-    return export_weights(variables, model_rules(config))
+    return {name: np.asarray(value) for name, value in export_weights(variables, model_rules(config)).items()}
+
+
+def reference_config(config: ModelConfig) -> dict[str, Any]:
+    """What the reference's config.yaml says of this architecture: the keys that decide it (its others have defaults).
+
+    Raises:
+      ValueError: the architecture is not one of the reference's.
+    """
+    default = ModelConfig()
+    fixed = ("hidden_size", "num_heads", "neck_layers", "neck_points", "temporal_window", "decoder_layers")
+    different = [name for name in fixed if getattr(config, name) != getattr(default, name)]
+    unknown = [
+        name for name, number in config.semantic_classes if name not in DATASETS or DATASETS[name].num_classes != number
+    ]
+    if different or unknown:
+        raise ValueError(
+            f"the reference has no such model: expected its defaults for {different} and its datasets with their own "
+            f"numbers of classes, found others for {unknown}"
+        )
+    return {
+        "MODEL": {
+            "BACKBONE": config.backbone,
+            "CROSS_ATTENTION_TYPE": config.cross_attention,
+            "NUM_OBJECT_QUERIES": config.num_instance_queries,
+            "NUM_BACKGROUND_QUERIES": config.num_background_queries,
+            "NUM_VOS_QUERIES_PER_OBJECT": config.num_queries_per_object,
+        },
+        "TRAINING": {"DATASET_LIST": [name for name, _ in config.semantic_classes]},
+    }

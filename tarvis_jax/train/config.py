@@ -24,8 +24,10 @@ class TrainConfig:
       eval_steps: steps between two evaluations on the held-out videos.
       checkpoint_steps: steps between two checkpoints (the last step is always saved).
       keep_checkpoints: how many of the newest checkpoints stay on disk.
-      init_from: weights to start from: another run's workdir or a checkpoint of the reference (.pth); "" draws them
-        from the seed.
+      init_from: weights to start from: another run's workdir, a folder with model.safetensors, a checkpoint of the
+        reference (.pth), or a backbone of another project (.pkl or .pth; docs/weights.md); "" draws them from the seed.
+      init_new: shell patterns (`*`) of variables that may start from the seed although `init_from` is given.
+      init_leave_out: shell patterns of the tensors in `init_from` that are not used.
       final_eval: evaluate on the held-out videos after the last step and write the table.
       eval_split: which split of the datasets is held out ("val").
       eval_videos: at most so many held-out videos of each dataset are used; 0: all.
@@ -46,6 +48,8 @@ class TrainConfig:
     checkpoint_steps: int = 10_000
     keep_checkpoints: int = 2
     init_from: str = ""
+    init_new: tuple[str, ...] = ()
+    init_leave_out: tuple[str, ...] = ()
     final_eval: bool = False
     eval_split: str = "val"
     eval_videos: int = 0

@@ -1,12 +1,19 @@
-"""Weights to start training from: another run, or a checkpoint of the reference."""
+"""Weights to start training from: another run, a checkpoint of the reference, or a backbone of another project."""
 
+import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from tarvis_jax import pretrained
 from tarvis_jax.config import from_mapping
+from tarvis_jax.convert.backbones import is_backbone_file, open_backbone
+from tarvis_jax.convert.checkpoint import load_reference_checkpoint
+from tarvis_jax.convert.report import Report, entry, fits
 from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.variables import compare
 from tarvis_jax.train.checkpoint import Checkpoints
 from tarvis_jax.train.state import ModelStructure, TrainState
 
@@ -20,38 +27,127 @@ Weights = dict[str, np.ndarray]
 
 
 def load_weights(source: pathlib.Path | str) -> tuple[ModelConfig, Weights, Weights]:
-    """(architecture, params, frozen) of a run's workdir or of a reference checkpoint (.pth, config.yaml beside it)."""
-    if str(source).endswith(".pth"):
-        from tarvis_jax.convert.checkpoint import load_reference_checkpoint  # needs torch
+    """(architecture, params, frozen) of a whole model.
 
+    Args:
+      source: a run's workdir, a folder with `model.safetensors`, or a checkpoint of the reference (the .pth file with
+        its config.yaml beside it, or the folder of both).
+
+    Raises:
+      ValueError: it is none of these, or its tensors do not fit its architecture.
+    """
+    source = pathlib.Path(source)
+    if pretrained.is_pretrained_folder(source):
+        loaded = pretrained.load(source)
+        model_config, variables = loaded.config, loaded.variables
+    elif source.suffix == ".pth" or (source / "config.yaml").is_file():
         model_config, variables = load_reference_checkpoint(source)
-        params = {name: variables[name] for name in ModelStructure(model_config).params}
-        return model_config, params, {name: value for name, value in variables.items() if name not in params}
-    checkpoints = Checkpoints(source)
-    model_config = from_mapping(ModelConfig, checkpoints.restore_config()["model"], f"{source}: model")
-    params, frozen = checkpoints.restore_weights()
-    checkpoints.close()
-    return model_config, params, frozen
+    else:
+        checkpoints = Checkpoints(source)
+        model_config = from_mapping(ModelConfig, checkpoints.restore_config()["model"], f"{source}: model")
+        params, frozen = checkpoints.restore_weights()
+        checkpoints.close()
+        return model_config, params, frozen
+    structure = ModelStructure(model_config)
+    expected = {**structure.params, **structure.frozen}
+    problems = compare(
+        {name: (tuple(v.shape), str(v.dtype)) for name, v in expected.items()},
+        {name: (tuple(v.shape), str(v.dtype)) for name, v in variables.items()},
+    )
+    if problems:
+        raise ValueError(f"{source}: the weights do not fit their own architecture:\n  " + "\n  ".join(problems))
+    params = {name: variables[name] for name in structure.params}
+    return model_config, params, {name: variables[name] for name in structure.frozen}
 
 
 def load_initial_weights(
-    source: pathlib.Path | str, model_config: ModelConfig, state: TrainState
-) -> tuple[Weights, Weights]:
-    """(params, frozen) for a model of `model_config`, whose datasets may differ from those the source was trained on.
+    source: pathlib.Path | str,
+    model_config: ModelConfig,
+    state: TrainState,
+    *,
+    new: Sequence[str] = (),
+    leave_out: Sequence[str] = (),
+) -> tuple[Weights, Weights, Report]:
+    """(params, frozen, report) for a model of `model_config`, whose datasets may differ from those of the source.
 
     Class queries: kept for datasets that both have; taken from Cityscapes for the two driving datasets (its classes
     contain theirs); drawn from the seed (those of `state`) for all others.
+
+    Args:
+      source: what `load_weights` takes, or a backbone of another project (`convert.backbones`): a .pkl file, or a .pth
+        file that is no checkpoint of the reference. With it, all but the backbone starts from the seed.
+      model_config: of the model to start.
+      state: its state as drawn from the seed.
+      new: shell patterns (`*`) of our variables that may start from the seed although the source is a whole model, or
+        that a backbone file may lack. One of another shape in the source starts from the seed, too.
+      leave_out: shell patterns of the source's tensors that are not used: names in the file for a backbone of another
+        project, else ours.
+
+    Raises:
+      ValueError: the source cannot be read; or tensors do not fit and no pattern names them (all in one message).
     """
+    initial = {**state.params, **state.frozen}
+    if str(source).endswith(".pkl") or (str(source).endswith(".pth") and is_backbone_file(source)):
+        deferred, report = open_backbone(source, model_config.backbone, new=new, leave_out=leave_out)
+        try:
+            found = {name: np.asarray(value) for name, value in deferred.items()}
+        except ValueError as error:  # values that are not finite
+            raise ValueError(f"{source}: {error}") from None
+        others = tuple(entry(name, v) for name, v in initial.items() if not name.startswith("backbone/"))
+        report = dataclasses.replace(report, new=(*report.new, *others))
+        variables = {**initial, **found}
+    else:
+        variables, report = _whole_model(source, model_config, initial, new, leave_out)
+    return {name: variables[name] for name in state.params}, {name: variables[name] for name in state.frozen}, report
+
+
+def _whole_model(
+    source: pathlib.Path | str,
+    model_config: ModelConfig,
+    initial: Mapping[str, Any],
+    new: Sequence[str],
+    leave_out: Sequence[str],
+) -> tuple[dict[str, Any], Report]:
+    """The variables, from a source that is a whole model, and what became of each."""
     source_config, params, frozen = load_weights(source)
-    params = dict(params)
-    if source_config.semantic_classes != model_config.semantic_classes:
-        params[SEMANTIC_TABLE] = transfer_class_queries(
-            np.asarray(params[SEMANTIC_TABLE]),
-            dict(source_config.semantic_classes),
-            np.array(state.params[SEMANTIC_TABLE]),
-            dict(model_config.semantic_classes),
+    found = {**params, **frozen}
+    notes = ()
+    if source_config.semantic_classes != model_config.semantic_classes and not fits(SEMANTIC_TABLE, leave_out):
+        old_classes, new_classes = dict(source_config.semantic_classes), dict(model_config.semantic_classes)
+        old, table = np.asarray(found[SEMANTIC_TABLE]), np.array(initial[SEMANTIC_TABLE])
+        if old.shape[1] == table.shape[1]:
+            found[SEMANTIC_TABLE] = transfer_class_queries(old, old_classes, table, new_classes)
+            origins = [
+                f"{name} from {_origin(name, old_classes, new_classes) or 'the seed'}" for name in sorted(new_classes)
+            ]
+            notes = (f"{SEMANTIC_TABLE}: {', '.join(origins)}",)
+    variables, loaded, fresh, left_out, problems = {}, [], [], [], []
+    for name, value in found.items():
+        if fits(name, leave_out):
+            left_out.append(entry(name, value))
+        elif name not in initial:
+            problems.append(f"{name} {list(value.shape)}: not part of this model")
+        elif tuple(value.shape) == tuple(initial[name].shape):
+            variables[name] = value
+            loaded.append(entry(name, value))
+        elif fits(name, new):
+            left_out.append(entry(name, value))
+        else:
+            problems.append(f"{name}: expected shape {list(initial[name].shape)}, found {list(value.shape)}")
+    for name, value in initial.items():
+        if name in variables:
+            continue
+        if fits(name, new):
+            variables[name] = value
+            fresh.append(entry(name, value))
+        elif name not in found or fits(name, leave_out):
+            problems.append(f"{name} {list(value.shape)}: missing")
+    if problems:
+        raise ValueError(
+            f"{source}: the weights do not fit the model (train.init_new and train.init_leave_out take patterns of "
+            "what may stay new or be left out):\n  " + "\n  ".join(problems)
         )
-    return params, frozen
+    return variables, Report(str(source), tuple(loaded), tuple(fresh), tuple(left_out), notes)
 
 
 def transfer_class_queries(
@@ -69,11 +165,21 @@ def transfer_class_queries(
     result = new.copy()
     result[0] = old[0]
     for name, rows in new_rows.items():
-        if name in old_rows and old_classes[name] == new_classes[name]:
+        origin = _origin(name, old_classes, new_classes)
+        if origin == name:
             result[rows] = old[old_rows[name]]
-        elif name in STARTS_FROM_CITYSCAPES and "CITYSCAPES" in old_rows:
-            result[rows] = old[old_rows["CITYSCAPES"]][list(CITYSCAPES_EVALUATED)]
+        elif origin is not None:
+            result[rows] = old[old_rows[origin]][list(CITYSCAPES_EVALUATED)]
     return result
+
+
+def _origin(name: str, old_classes: Mapping[str, int], new_classes: Mapping[str, int]) -> str | None:
+    """The dataset of the old table that the queries of dataset `name` start from; None: they are new."""
+    if old_classes.get(name) == new_classes[name]:
+        return name
+    if name in STARTS_FROM_CITYSCAPES and "CITYSCAPES" in old_classes:
+        return "CITYSCAPES"
+    return None
 
 
 def _rows(classes: Mapping[str, int]) -> dict[str, slice]:

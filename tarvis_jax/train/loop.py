@@ -61,7 +61,15 @@ def train(config: Config, workdir: pathlib.Path | str) -> evaluate.Scores:
     else:
         state = initial_state(structure, optimizer, settings.seed, keep_ema, mesh)
         if settings.init_from:
-            state = with_weights(state, *load_initial_weights(settings.init_from, config.model, state))
+            params, frozen, report = load_initial_weights(
+                settings.init_from,
+                config.model,
+                state,
+                new=settings.init_new,
+                leave_out=settings.init_leave_out,
+            )
+            logging.info("weights to start from: %s", report)
+            state = with_weights(state, params, frozen)
     start_step = int(state.step)
     stepper = TrainStepper(
         structure,

@@ -147,9 +147,9 @@ class _RunsCode:
     [
         ({"model": {"a": _RunsCode()}}, "refused"),
         ({"state_dict": {}}, "under 'model', found .'state_dict'"),
-        ({"model": {"a": torch.zeros(2, dtype=torch.bfloat16)}}, "found something else under .'a'"),
+        ({"model": {"a": [torch.zeros(2)]}}, "found something else: 'a': list"),
     ],
-    ids=["code", "no model", "bfloat16"],
+    ids=["code", "no model", "no tensor"],
 )
 def test_bad_files_are_refused(tmp_path, capsys, content, message):
     torch.save(content, tmp_path / "checkpoint.pth")

@@ -1,0 +1,89 @@
+"""Conversion from file to file, in either direction, with one tensor in memory at a time."""
+
+import dataclasses
+import pathlib
+import shutil
+from typing import Any
+
+import yaml
+
+from tarvis_jax import pretrained
+from tarvis_jax.convert.checkpoint import checkpoint_file, open_reference_checkpoint, reference_config
+from tarvis_jax.convert.report import Report, entry
+from tarvis_jax.convert.rules import model_rules
+from tarvis_jax.convert.torch_files import read_torch_file, write_torch_file
+from tarvis_jax.convert.weights import export_weights
+from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.variables import abstract_model, compare, flatten
+
+# Beside our own files: the reference's whole config.yaml, for the way back.
+REFERENCE_CONFIG = "reference_config.yaml"
+
+
+def to_jax(source: str | pathlib.Path, destination: str | pathlib.Path) -> Report:
+    """A checkpoint of the reference -> `model.safetensors` + `config.json`.
+
+    Args:
+      source: the `.pth` file with its config.yaml beside it, or the folder of a release.
+      destination: folder, made if absent.
+
+    Raises:
+      ValueError: the source is not such a checkpoint, or a tensor does not fit; nothing is written then.
+    """
+    file = checkpoint_file(source)
+    config, variables, report = open_reference_checkpoint(file)
+    destination = pathlib.Path(destination)
+    try:
+        pretrained.save_safetensors(variables, config, destination)
+    except ValueError as error:  # values that are not finite
+        raise ValueError(f"{file}: {error}") from None
+    shutil.copyfile(file.parent / "config.yaml", destination / REFERENCE_CONFIG)
+    others = [str(key) for key in read_torch_file(file) if key != "model"]
+    notes = (f"of the file, not of the model, and left out: {', '.join(others)}",) if others else ()
+    return dataclasses.replace(report, notes=notes)
+
+
+def to_pytorch(source: str | pathlib.Path, destination: str | pathlib.Path) -> Report:
+    """Weights of ours -> a `.pth` file, and the config.yaml beside it that the reference needs.
+
+    Args:
+      source: a folder with `model.safetensors`, or the workdir of a run (its newest checkpoint).
+      destination: the `.pth` file; its folder is made if absent.
+
+    Raises:
+      ValueError: the source is no such folder, its weights do not fit its architecture, the reference has no such
+        architecture, or another config.yaml is in the way.
+    """
+    destination = pathlib.Path(destination)
+    if destination.suffix != ".pth":
+        raise ValueError(f"{destination}: expected a file name that ends in .pth")
+    config, variables = _load(source)
+    text = yaml.safe_dump(reference_config(config), sort_keys=False)
+    kept = pathlib.Path(source) / REFERENCE_CONFIG
+    if kept.is_file():
+        text = kept.read_text()
+    config_file = destination.parent / "config.yaml"
+    if config_file.is_file() and config_file.read_text() != text:
+        raise ValueError(f"{config_file}: expected none or that of this model, found another: choose another folder")
+    shapes = {name: (tuple(v.shape), str(v.dtype)) for name, v in flatten(abstract_model(config)).items()}
+    problems = compare(shapes, {name: (tuple(v.shape), str(v.dtype)) for name, v in variables.items()})
+    if problems:
+        raise ValueError(f"{source}: The variables do not fit the model:\n  " + "\n  ".join(problems))
+    tensors = export_weights(variables, model_rules(config))
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write_torch_file(destination, tensors)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+    config_file.write_text(text)
+    return Report(str(source), tuple(entry(name, value) for name, value in variables.items()))
+
+
+def _load(source: str | pathlib.Path) -> tuple[ModelConfig, dict[str, Any]]:
+    if pretrained.is_pretrained_folder(source):
+        loaded = pretrained.load(source)
+        return loaded.config, loaded.variables
+    from tarvis_jax.train.initialize import load_weights
+
+    config, params, frozen = load_weights(source)
+    return config, {**params, **frozen}
