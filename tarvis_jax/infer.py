@@ -8,22 +8,18 @@ import cv2
 import numpy as np
 from absl import logging
 
-from tarvis_jax.datasets import DATASETS
-from tarvis_jax.evaluate import dataset_spec, load_run
-from tarvis_jax.inference.predictor import Predictor
-from tarvis_jax.inference.session import INFERENCE_DEFAULTS
+from tarvis_jax.api import load
 from tarvis_jax.inference.targets import Target
 from tarvis_jax.inference.video import segment_video
 from tarvis_jax.results.tracks import decode_mask
-from tarvis_jax.train.initialize import load_weights
-from tarvis_jax.train.state import ModelStructure
 
 
 def segment_input(checkpoint: str, input_path: str, output: str, dataset: str, targets: str | None = None) -> None:
     """Segments one video and writes results and overlays.
 
     Args:
-      checkpoint: a run's workdir, or a checkpoint of the reference (.pth with its config.yaml beside it).
+      checkpoint: anything `tarvis_jax.load` takes: a run's workdir, a checkpoint of the reference (.pth with its
+        config.yaml beside it), a folder that `save_pretrained` wrote, an id on the hub.
       input_path: a folder of frames or a video file.
       output: folder for the results.
       dataset: whose classes to look for, or whose settings to use for given targets.
@@ -31,32 +27,27 @@ def segment_input(checkpoint: str, input_path: str, output: str, dataset: str, t
     Raises:
       ValueError: unknown dataset, unreadable input or targets.
     """
-    if checkpoint.endswith(".pth"):
-        model_config, params, frozen = load_weights(checkpoint)
-        predictor = Predictor.from_model(ModelStructure(model_config).build(params, frozen))
-        specs, settings = DATASETS, INFERENCE_DEFAULTS
-    else:
-        config, predictor = load_run(checkpoint)
-        specs = {d.name: dataset_spec(d) for d in config.data.datasets}
-        settings = config.inference
-    if dataset not in specs or dataset not in settings:
-        raise ValueError(f"--dataset={dataset}: expected one of {sorted(set(specs) & set(settings))}")
+    model = load(checkpoint)
+    if dataset not in model.datasets:
+        raise ValueError(f"--dataset={dataset}: expected one of {sorted(model.datasets)}")
+    info = model.datasets[dataset]
     _, summary = segment_video(
-        predictor,
+        model.predictor,
         dataset,
         input_path,
         output,
         targets=read_targets(targets) if targets else (),
-        spec=specs[dataset],
-        config=settings[dataset],
+        spec=info.spec,
+        config=info.inference,
+        class_names=dict(enumerate(info.class_names, start=1)),
     )
     logging.info("%s", summary)
 
 
 def read_targets(path: str | pathlib.Path) -> list[Target]:
-    """Reads the objects to follow: a JSON list of {"id": 1, "frame": 0, "point_yx": [y, x]} or, for masks,
+    """Reads the objects to follow: a JSON list of {"id": "dog", "frame": 0, "point_yx": [y, x]} or, for masks,
     {"id": 1, "frame": 0, "mask": ...}, where the mask is an image file (non-zero = object; relative to the JSON) or an
-    RLE {"size", "counts"}.
+    RLE {"size", "counts"}; ids are numbers or strings.
 
     Raises:
       ValueError: not such a list, or an image that cannot be read.
@@ -79,8 +70,8 @@ def _target(entry: Any, where: str, folder: pathlib.Path) -> Target:
         raise ValueError(f"{where}: unknown keys {unknown}; known are id, frame, mask, point_yx")
     if "point_yx" in entry:
         y, x = entry["point_yx"]
-        return Target(int(entry["frame"]), int(entry["id"]), point_yx=(float(y), float(x)))
-    return Target(int(entry["frame"]), int(entry["id"]), mask=_mask(entry["mask"], where, folder))
+        return Target(int(entry["frame"]), entry["id"], point_yx=(float(y), float(x)))
+    return Target(int(entry["frame"]), entry["id"], mask=_mask(entry["mask"], where, folder))
 
 
 def _mask(value: Any, where: str, folder: pathlib.Path) -> np.ndarray:

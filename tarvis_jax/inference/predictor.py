@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tarvis_jax.inference import forward
 from tarvis_jax.inference.clips import Geometry
 from tarvis_jax.inference.targets import ExemplarInputs
 from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.queries import SEMANTIC_TABLE, semantic_rows
 from tarvis_jax.model.tarvis import TarViS
 from tarvis_jax.model.variables import abstract_model, fill, flatten
 
@@ -39,8 +41,8 @@ class ClassClip:
 class Predictor:
     """Owns the variables and the compiled functions. Everything it takes and gives is of one clip or one frame.
 
-    A function is compiled once per combination of static things: dataset, clip shape, number of objects rounded up
-    to a power of two, original frame size. `num_compiles` counts them.
+    A function is compiled once per combination of shapes: that of the clip (features; shared by all tasks), the number
+    of classes or of objects (rounded up to a power of two), the original frame size. `num_compiles` counts them.
 
     Attributes:
       config: the model's.
@@ -49,20 +51,29 @@ class Predictor:
       model_seconds: wall time of `clip_*`, without compiling.
     """
 
-    def __init__(self, config: ModelConfig, variables: Mapping[str, Any], matmul_precision: str | None = None):
+    def __init__(
+        self,
+        config: ModelConfig,
+        variables: Mapping[str, Any],
+        matmul_precision: str | None = None,
+        device: jax.Device | None = None,
+    ):
         """Args:
         config: architecture and compute dtype of the model.
         variables: its values, a flat dict as `tarvis_jax.model.variables.flatten(model)` gives.
         matmul_precision: see `jax.default_matmul_precision`; "highest" for parity, None for the device's default.
+        device: where the variables lie and the network runs; None: JAX's default device.
         """
         self.config = config
+        self.device = device
         self._matmul_precision = matmul_precision
-        self._graphdef, self._variables = nnx.split(fill(abstract_model(config), variables))
+        self.set_variables(variables)
         self.num_compiles = 0
         self.compile_seconds = 0.0
         self.model_seconds = 0.0
-        self._classes = self._jit(self._clip_classes, static="dataset")
-        self._exemplar = self._jit(self._clip_exemplar)
+        self._features = self._jit(self._on_model(forward.clip_features))
+        self._classes = self._jit(self._on_model(forward.decode_classes))
+        self._objects = self._jit(self._on_model(forward.decode_objects))
         self._take = self._jit(lambda logits, indices: logits[indices])
         self._upsample_masks = self._jit(_upsample_masks)
         self._pixel_masks = self._jit(_pixel_masks)
@@ -76,11 +87,28 @@ class Predictor:
 
     def set_variables(self, variables: Mapping[str, Any]) -> None:
         """Other values for the same architecture, as in `__init__`; what is compiled stays."""
-        self._variables = nnx.split(fill(abstract_model(self.config), variables))[1]
+        with jax.default_device(self.device):
+            self._graphdef, self._variables = nnx.split(fill(abstract_model(self.config), variables))
+        if self.device is not None:
+            self._variables = jax.device_put(self._variables, self.device)
+        table = np.asarray(variables[SEMANTIC_TABLE])
+        rows_of = semantic_rows(self.config.semantic_classes)
+        self._semantic_queries = {dataset: table[slice(*rows)] for dataset, rows in rows_of.items()}
+
+    @property
+    def variables(self) -> dict[str, jax.Array]:
+        """All variables by their flat names, on the device."""
+        return flatten(nnx.merge(self._graphdef, self._variables))
 
     def clip_classes(self, images: np.ndarray, dataset: str) -> ClassClip:
-        """Segments a clip of VIS or VPS: images uint8 RGB [T, H, W, 3], sides multiples of config.size_divisor."""
-        outputs = self._timed(lambda: self._classes(self._variables, images, dataset=dataset))
+        """Segments a clip of VIS or VPS: images uint8 RGB [T, H, W, 3], sides multiples of config.size_divisor.
+
+        ValueError when the model has no classes of that dataset.
+        """
+        if dataset not in self._semantic_queries:
+            raise ValueError(f"dataset {dataset!r} has no classes in this model; {sorted(self._semantic_queries)} have")
+        queries = self._semantic_queries[dataset]
+        outputs = self._timed(lambda: self._classes(self._variables, self._clip_features(images), queries))
         return ClassClip(np.asarray(outputs[0]), outputs[1], outputs[2])
 
     def clip_exemplar(self, images: np.ndarray, inputs: ExemplarInputs) -> np.ndarray:
@@ -96,7 +124,7 @@ class Predictor:
             np.arange(bucket) < num_objects,
             inputs.valid_frames,
         )
-        logits = self._timed(lambda: self._exemplar(self._variables, images, *arguments))
+        logits = self._timed(lambda: self._objects(self._variables, self._clip_features(images), *arguments))
         return np.asarray(logits)[:num_objects]
 
     def take_masks(self, clip: ClassClip, indices: np.ndarray) -> np.ndarray:
@@ -134,18 +162,24 @@ class Predictor:
         filled = _fill(logits, object_bucket(len(logits)), EMPTY_LOGIT)
         return np.asarray(self._pixel_objects(filled, *_upsampling(geometry)))
 
-    def _jit(self, function: Callable, static: str | None = None) -> Callable:
+    def _on_model(self, function: Callable) -> Callable:
+        """function(model, ...) as a pure function of the model's variables."""
+        return lambda variables, *args: function(nnx.merge(self._graphdef, variables), *args)
+
+    def _clip_features(self, images: np.ndarray) -> forward.Pyramid:
+        return self._features(self._variables, images)
+
+    def _jit(self, function: Callable) -> Callable:
         """jax.jit with the compilations counted and timed apart from the runs."""
-        jitted = jax.jit(function, static_argnames=static)
+        jitted = jax.jit(function)
         compiled: dict[tuple, Callable] = {}
 
-        def call(*args, **static_args):
-            shapes = tuple((np.shape(x), x.dtype) for x in jax.tree.leaves(args))
-            key = (shapes, *static_args.items())
+        def call(*args):
+            key = tuple((np.shape(x), x.dtype) for x in jax.tree.leaves(args))
             if key not in compiled:
                 start = time.perf_counter()
-                with jax.default_matmul_precision(self._matmul_precision):
-                    compiled[key] = jitted.lower(*args, **static_args).compile()
+                with jax.default_matmul_precision(self._matmul_precision), jax.default_device(self.device):
+                    compiled[key] = jitted.lower(*args).compile()
                 self.num_compiles += 1
                 self.compile_seconds += time.perf_counter() - start
             return compiled[key](*args)
@@ -158,35 +192,6 @@ class Predictor:
         outputs = jax.block_until_ready(call())
         self.model_seconds += time.perf_counter() - start - (self.compile_seconds - compile_seconds)
         return outputs
-
-    def _clip_classes(self, variables, images, dataset: str):
-        model = nnx.merge(self._graphdef, variables)
-        query_set = model.class_query_set(dataset, 1)
-        predictions = model.decode(model.features(images[None]), query_set, all_layers=False)
-        mask_logits = predictions.mask_logits[-1, 0].astype(jnp.float32)  # [Q, T, h, w]
-        return (
-            predictions.class_logits[-1, 0].astype(jnp.float32),
-            mask_logits[query_set.slice("instance")],
-            mask_logits[query_set.slice("semantic")],
-        )
-
-    def _clip_exemplar(self, variables, images, masks, points_yx, point_frames, is_point, valid_objects, valid_frames):
-        model = nnx.merge(self._graphdef, variables)
-        pyramid = model.features(images[None])
-        objects = model.encode_objects(
-            pyramid,
-            masks=masks[None],
-            points_yx=points_yx[None],
-            point_frames=point_frames[None],
-            is_point=is_point[None],
-            valid_objects=valid_objects[None],
-            valid_frames=valid_frames[None],
-            queries_per_object=2 * self.config.num_queries_per_object,
-        )
-        query_set = model.exemplar_query_set(objects)
-        predictions = model.decode(pyramid, query_set, all_layers=False)
-        logits = predictions.mask_logits[-1, 0, query_set.slice("vos")].astype(jnp.float32)  # [N q, T, h, w]
-        return logits.reshape(masks.shape[0], -1, *logits.shape[1:]).max(axis=1)
 
 
 def object_bucket(num_objects: int) -> int:

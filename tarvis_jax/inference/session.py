@@ -1,7 +1,8 @@
 """One video through the network, clip by clip: targets in, tracks out, each frame as soon as it is final."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -9,7 +10,16 @@ from tarvis_jax import datasets
 from tarvis_jax.inference import clips, stitch, targets
 from tarvis_jax.inference.frames import FrameSource, open_frames
 from tarvis_jax.inference.predictor import Predictor
-from tarvis_jax.results.tracks import FrameResult, Rle, Track, VideoResult, encode_mask, encode_semantic
+from tarvis_jax.results.tracks import (
+    FrameObject,
+    FrameResult,
+    Rle,
+    TargetId,
+    Track,
+    VideoResult,
+    encode_mask,
+    encode_semantic,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +74,13 @@ class Session:
     """Segments one video.
 
         session = Session(predictor, "DAVIS")
-        session.add_target(frame_index=0, id=1, mask=mask)
+        session.add_target(frame_index=0, id="dog", mask=mask)
         for frame_result in session.run("frames/"):
             ...
         result = session.result()
+
+    Objects may be added and removed while the video runs (between two frame results): in frames that are not segmented
+    yet, see `earliest_target_frame`.
 
     In memory are the network's input frames of one clip, stride-4 logits of the frames that are not final, and RLEs.
     """
@@ -78,12 +91,16 @@ class Session:
         dataset: str,
         spec: datasets.DatasetSpec | None = None,
         config: InferenceConfig | None = None,
+        class_names: Sequence[str] = (),
+        keep_result: bool = True,
     ):
         """Args:
           predictor: the network.
           dataset: decides the semantic queries and, by default, `spec` and `config`.
           spec: task and classes; default `datasets.DATASETS[dataset]`.
           config: default `INFERENCE_DEFAULTS[dataset]`.
+          class_names: of classes 1..K, for the results; () leaves their names None.
+          keep_result: False for endless streams: RLEs are handed out and forgotten, and there is no `result()`.
 
         Raises:
           ValueError: unknown dataset, or a panoptic one without thing classes or without stuff classes.
@@ -95,63 +112,107 @@ class Session:
         self.dataset = dataset
         self.spec = spec or datasets.DATASETS[dataset]
         self.config = config or INFERENCE_DEFAULTS[dataset]
+        self.class_names = tuple(class_names)
         self._predictor = predictor
+        self._keep_result = keep_result
         self._stuff_classes = np.setdiff1d(np.arange(self.spec.num_classes), self.spec.thing_classes)
         if self.spec.task == datasets.PANOPTIC and not 0 < len(self._stuff_classes) < self.spec.num_classes:
             raise ValueError(
                 f"{dataset}: panoptic inference needs thing and stuff classes, found {len(self._stuff_classes)} stuff "
                 f"classes of {self.spec.num_classes}; give a DatasetSpec with thing_classes"
             )
-        self._targets: dict[int, targets.Target] = {}
+        self._targets: dict[TargetId, targets.Target] = {}
         self._state: _Run | None = None
+
+    @property
+    def earliest_target_frame(self) -> int:
+        """First frame that a target can be given in: 0 before `run`, then the first that no clip has covered for good.
+
+        A frame is segmented before it is handed out, so this is greater than the number of the last frame result.
+        """
+        return 0 if self._state is None else self._state.earliest_target_frame
 
     def add_target(
         self,
         frame_index: int,
-        id: int,
+        id: TargetId,
         mask: np.ndarray | None = None,
         point_yx: tuple[float, float] | None = None,
     ) -> None:
-        """Gives an object to follow (VOS, PET), before `run`.
+        """Gives an object to follow (VOS, PET), before `run` or between two of its frame results.
 
         Args:
           frame_index: frame it is given in; it is segmented from there on.
-          id: the caller's, kept in all results; at least 1.
+          id: the caller's, a whole number or a string, kept in all results.
           mask: bool (or 0/1) [H, W] at the original frame size.
           point_yx: pixel (y, x) on the object, original frame; (0, 0) is the first pixel.
 
         Raises:
-          ValueError: not an exemplar dataset, an id given twice or below 1, a negative frame, an empty mask, not
-            exactly one of mask and point. Sizes and frame numbers are checked when the video is read.
+          ValueError: not an exemplar dataset, an id of another type or given twice, a negative frame, an empty mask,
+            not exactly one of mask and point; during a run also a frame before `earliest_target_frame`, which is
+            final: to change it, run the video again in a new session. Before a run, sizes and frame numbers are
+            checked when the video is read.
         """
-        if self.spec.task != datasets.EXEMPLAR:
-            raise ValueError(f"{self.dataset} is a dataset of task {self.spec.task!r}: it takes no targets")
-        if self._state is not None:
-            raise ValueError("add_target: the video was started; give all targets before run")
-        if int(id) < 1:
-            raise ValueError(f"target {id}: ids start at 1")
+        self._check_takes_targets("add_target")
+        if isinstance(id, bool) or not isinstance(id, (int, str, np.integer)):
+            raise ValueError(f"target {id!r}: expected an id that is a whole number or a string, found {type(id)}")
+        id = id if isinstance(id, str) else int(id)
         if id in self._targets:
-            raise ValueError(f"target {id}: given twice (frames {self._targets[id].frame} and {frame_index})")
+            raise ValueError(f"target {id!r}: given twice (frames {self._targets[id].frame} and {frame_index})")
+        frame_index = operator.index(frame_index)
         if frame_index < 0:
-            raise ValueError(f"target {id}: frame_index is {frame_index}, expected 0 or more")
+            raise ValueError(f"target {id!r}: frame_index is {frame_index}, expected 0 or more")
         if (mask is None) == (point_yx is None):
             raise ValueError(
-                f"target {id}: expected either a mask or a point, found {'neither' if mask is None else 'both'}"
+                f"target {id!r}: expected either a mask or a point, found {'neither' if mask is None else 'both'}"
             )
         if mask is not None:
             mask = np.asarray(mask)
             if mask.ndim != 2:
-                raise ValueError(f"target {id}: expected a mask [H, W], found shape {mask.shape}")
+                raise ValueError(f"target {id!r}: expected a mask [H, W], found shape {mask.shape}")
             mask = mask > 0
             if not mask.any():
-                raise ValueError(f"target {id}: its mask of frame {frame_index} is empty")
-        self._targets[int(id)] = targets.Target(int(frame_index), int(id), mask, point_yx)
+                raise ValueError(f"target {id!r}: its mask of frame {frame_index} is empty")
+        else:
+            point_yx = tuple(float(coordinate) for coordinate in point_yx)
+            if len(point_yx) != 2:
+                raise ValueError(f"target {id!r}: expected a point (y, x), found {point_yx}")
+        target = targets.Target(frame_index, id, mask, point_yx)
+        if self._state is not None:
+            if frame_index < self._state.earliest_target_frame:
+                raise ValueError(
+                    f"target {id!r}: frame {frame_index} is segmented already; at this point of the run targets can be "
+                    f"given from frame {self._state.earliest_target_frame} on (a new session starts the video again)"
+                )
+            target.check_size(self._state.geometry.original)
+            self._check_frame(target, self._state.video, self._state.total_frames)
+        self._targets[id] = target
+
+    def remove_target(self, id: TargetId) -> None:
+        """Stops following an object, before `run` or between two frame results; the next ones are without it.
+
+        Its id may be given again. `result()` keeps what was already handed out of it.
+
+        Raises:
+          ValueError: not an exemplar dataset, an unknown id, or the run is over.
+        """
+        self._check_takes_targets("remove_target")
+        if id not in self._targets:
+            known = ", ".join(map(repr, self._targets)) or "none"
+            raise ValueError(f"target {id!r}: there is no such target; given are: {known}")
+        del self._targets[id]
+        if self._state is not None:
+            self._state.memory.forget(id)
+            self._state.stitcher.forget(id)
 
     def run(self, frames: FrameSource | str | Iterable[np.ndarray]) -> Iterator[FrameResult]:
         """Yields one FrameResult per frame, in order, as soon as no later clip can change it.
 
         Args:
           frames: anything `open_frames` takes.
+
+        A session runs once. The caller may stop early (leave the loop, or close the iterator): what was handed out is
+        final, there is no `result()`.
 
         Raises:
           ValueError: bad frames, or a target that does not fit the video.
@@ -162,42 +223,57 @@ class Session:
             raise ValueError(f"{self.dataset}: no target was given; call add_target first")
         source = open_frames(frames)
         self._check_target_frames(source.name, source.num_frames)
-        self._state = _Run(source.name)
+        self._state = _Run(source.name, source.num_frames)
         prepared = self._prepare(source)
         first_frame = min((t.frame for t in self._targets.values()), default=0)
         if self.spec.task == datasets.EXEMPLAR:
             segment = self._exemplar_clips
         else:
             segment = self._class_clips
-        yield from segment(clips.iterate_clips(prepared, self.config.clip_length, self.config.overlap, first_frame))
-        self._check_target_frames(source.name, self._state.num_frames)
-        self._state.is_done = True
+        try:
+            yield from segment(clips.iterate_clips(prepared, self.config.clip_length, self.config.overlap, first_frame))
+            self._check_target_frames(source.name, self._state.num_frames)
+            self._state.is_done = True
+        finally:
+            self._state.is_over = True
+            self._state.memory = self._state.stitcher = None
 
     def result(self) -> VideoResult:
         """The whole video's tracks with classes and scores; raises ValueError before the last frame was yielded."""
         state = self._state
         if state is None or not state.is_done:
             raise ValueError("result: the video is not finished; iterate over run(...) to its end first")
-        ids = sorted(set(state.masks) | set(state.class_logits) | set(self._targets))
+        if not self._keep_result:
+            raise ValueError("result: this session was made with keep_result=False")
+        ids = sorted(
+            set(state.masks) | set(state.class_logits) | set(self._targets), key=lambda i: (isinstance(i, str), i)
+        )
         tracks = []
         for track_id in ids:
             by_frame = state.masks.get(track_id, {})
             track = Track(track_id, [by_frame.get(frame) for frame in range(state.num_frames)])
             if track_id in state.class_logits:
                 logits = state.class_logits[track_id]
-                scores = stitch.softmax(logits)
                 track.class_logits = [float(x) for x in logits]
-                track.class_id = 1 + int(np.argmax(scores[1:]))
-                track.score = float(scores[track.class_id])
+                track.class_id, track.score = _best_class(logits)
             tracks.append(track)
         semantic = state.semantic if self.spec.task == datasets.PANOPTIC else None
         return VideoResult(state.video, self.dataset, state.geometry.original, state.num_frames, tracks, semantic)
 
+    def _check_takes_targets(self, method: str) -> None:
+        if self.spec.task != datasets.EXEMPLAR:
+            raise ValueError(f"{self.dataset} is a dataset of task {self.spec.task!r}: it takes no targets")
+        if self._state is not None and self._state.is_over:
+            raise ValueError(f"{method}: the run is over; make a new session")
+
     def _check_target_frames(self, video: str, num_frames: int | None) -> None:
-        if num_frames is not None:
-            for target in self._targets.values():
-                if target.frame >= num_frames:
-                    raise ValueError(f"target {target.id}: given in frame {target.frame}, but {video} has {num_frames}")
+        for target in self._targets.values():
+            self._check_frame(target, video, num_frames)
+
+    @staticmethod
+    def _check_frame(target: targets.Target, video: str, num_frames: int | None) -> None:
+        if num_frames is not None and target.frame >= num_frames:
+            raise ValueError(f"target {target.id!r}: given in frame {target.frame}, but {video} has {num_frames}")
 
     def _prepare(self, source: FrameSource) -> Iterator[np.ndarray]:
         """Frames as the network takes them; plans the geometry and checks the targets at the first one."""
@@ -226,6 +302,7 @@ class Session:
                 # Only stuff: thing classes are drawn by the tracks.
                 semantic.add(clip.first, np.asarray(output.semantic_logits)[self._stuff_classes])
             self._state.class_logits = instances.class_logits()
+            best = {track_id: _best_class(logits) for track_id, logits in self._state.class_logits.items()}
             for frame in self._final_frames(clip):
                 ids, logits = instances.pop(frame)
                 masks = zip(ids, predictor.pixel_masks(logits, self._state.geometry), strict=True)
@@ -233,12 +310,12 @@ class Session:
                 if is_panoptic:
                     indices = predictor.pixel_classes(semantic.pop(frame), self._state.geometry)
                     class_map = self._stuff_classes[indices].astype(np.uint16)
-                yield self._finish(frame, {i: encode_mask(mask) for i, mask in masks if mask.any()}, class_map)
+                yield self._finish(frame, {i: encode_mask(mask) for i, mask in masks if mask.any()}, class_map, best)
 
     def _exemplar_clips(self, schedule: Iterable[clips.Clip]) -> Iterator[FrameResult]:
         config, predictor = self.config, self._predictor
-        stitcher = stitch.ExemplarStitcher(config.reference_overlap)
-        memory = targets.ExemplarMemory(predictor.upsample_masks, config.reference_overlap)
+        stitcher = self._state.stitcher = stitch.ExemplarStitcher(config.reference_overlap)
+        memory = self._state.memory = targets.ExemplarMemory(predictor.upsample_masks, config.reference_overlap)
         for clip in schedule:
             geometry = self._state.geometry
             given = [t for t in self._targets.values() if clip.first <= t.frame < clip.end]
@@ -253,8 +330,10 @@ class Session:
                 logits = targets.silence_before_given(logits, clip.first, inputs.ids, given)
                 memory.remember(clip.first, inputs.ids, logits)
                 stitcher.add(clip.first, inputs.ids, logits, clip.is_last)
-            for frame in self._final_frames(clip):
-                masks: dict[int, Rle] = {}
+            final = self._final_frames(clip)
+            self._state.earliest_target_frame = final.stop
+            for frame in final:
+                masks: dict[TargetId, Rle] = {}
                 for ids, frame_logits in stitcher.pop(frame):
                     owner = predictor.pixel_objects(frame_logits, geometry) if len(frame_logits) else None
                     for row, object_id in enumerate(ids[: len(frame_logits)], start=1):
@@ -268,14 +347,37 @@ class Session:
         end = clip.end if clip.is_last else clip.first + self.config.clip_length - self.config.overlap
         return range(self._state.next_frame, end)
 
-    def _finish(self, frame: int, masks: dict[int, Rle], class_map: np.ndarray | None) -> FrameResult:
+    def _finish(
+        self,
+        frame: int,
+        masks: dict[TargetId, Rle],
+        class_map: np.ndarray | None,
+        best: dict[TargetId, tuple[int, float]] | None = None,
+    ) -> FrameResult:
         state = self._state
         state.next_frame = frame + 1
-        for track_id, rle in masks.items():
-            state.masks.setdefault(track_id, {})[frame] = rle
-        if class_map is not None:
-            state.semantic.append(encode_semantic(class_map))
-        return FrameResult(frame, masks, class_map)
+        if self._keep_result:
+            for track_id, rle in masks.items():
+                state.masks.setdefault(track_id, {})[frame] = rle
+            if class_map is not None:
+                state.semantic.append(encode_semantic(class_map))
+        if best is None:
+            objects = [FrameObject(target_id, rle) for target_id, rle in masks.items()]
+        else:
+            objects = [self._classified(track_id, rle, *best[track_id]) for track_id, rle in masks.items()]
+        return FrameResult(frame, tuple(objects), class_map)
+
+    def _classified(self, track_id: int, rle: Rle, class_id: int, score: float) -> FrameObject:
+        name = self.class_names[class_id - 1] if self.class_names else None
+        is_thing = self.spec.task == datasets.INSTANCE or class_id - 1 in self.spec.thing_classes
+        return FrameObject(track_id, rle, class_id, name, score, is_thing)
+
+
+def _best_class(logits: np.ndarray) -> tuple[int, float]:
+    """Class id 1..K and its softmax probability of class logits [1 + K]."""
+    scores = stitch.softmax(logits)
+    class_id = 1 + int(np.argmax(scores[1:]))
+    return class_id, float(scores[class_id])
 
 
 @dataclasses.dataclass
@@ -283,10 +385,15 @@ class _Run:
     """What a running session accumulates."""
 
     video: str
+    total_frames: int | None
     geometry: clips.Geometry | None = None
     num_frames: int = 0
     next_frame: int = 0
+    earliest_target_frame: int = 0
     is_done: bool = False
-    masks: dict[int, dict[int, Rle]] = dataclasses.field(default_factory=dict)  # track id -> frame -> RLE
+    is_over: bool = False  # done, or stopped by the caller or by an error
+    memory: targets.ExemplarMemory | None = None
+    stitcher: stitch.ExemplarStitcher | None = None
+    masks: dict[TargetId, dict[int, Rle]] = dataclasses.field(default_factory=dict)  # track id -> frame -> RLE
     class_logits: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
     semantic: list[dict[int, Rle]] = dataclasses.field(default_factory=list)

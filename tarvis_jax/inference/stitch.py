@@ -11,7 +11,9 @@ follows from it (see ExemplarStitcher), is kept behind `reference_overlap=True`.
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-Layer = tuple[list[int], np.ndarray]  # ids [N] and their logits [N, h, w]
+from tarvis_jax.results.tracks import TargetId
+
+Layer = tuple[list[TargetId], np.ndarray]  # ids [N] and their logits [N, h, w]
 
 
 def select_tracks(class_logits: np.ndarray, max_tracks: int, score_threshold: float) -> np.ndarray:
@@ -190,12 +192,12 @@ class ExemplarStitcher:
 
     def __init__(self, reference_overlap: bool = False):
         self._reference_overlap = reference_overlap
-        self._means: dict[int, dict[int, _Mean]] = {}  # frame -> object id -> logits
+        self._means: dict[int, dict[TargetId, _Mean]] = {}  # frame -> object id -> logits
         self._layers: dict[int, list[Layer]] = {}  # reference_overlap only
-        self._previous_ids: list[int] = []
+        self._previous_ids: list[TargetId] = []
         self._previous_end = 0
 
-    def add(self, first: int, ids: list[int], logits: np.ndarray, is_last: bool) -> None:
+    def add(self, first: int, ids: list[TargetId], logits: np.ndarray, is_last: bool) -> None:
         """logits: float32 [N, T, h, w] at stride 4 of the objects `ids`; frames [first, first + T)."""
         end = first + logits.shape[1]
         if self._reference_overlap:
@@ -216,6 +218,16 @@ class ExemplarStitcher:
     def all_lost(self) -> None:
         """Tells that a clip had no object left to follow; a later clip may begin with new ones."""
         self._previous_ids, self._previous_end = [], 0
+
+    def forget(self, target_id: TargetId) -> None:
+        """Drops an object from all frames that were not taken yet."""
+        for means in self._means.values():
+            means.pop(target_id, None)
+        for layers in self._layers.values():
+            for index, (ids, logits) in enumerate(layers):
+                rows = [row for row in range(len(logits)) if row >= len(ids) or ids[row] != target_id]
+                layers[index] = [other for other in ids if other != target_id], logits[rows]
+        self._previous_ids = [other for other in self._previous_ids if other != target_id]
 
     def pop(self, frame: int) -> list[Layer]:
         """Layers (ids, logits [N, h, w]) of a final frame; the frame is forgotten."""

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tarvis_jax.results.tracks import TargetId
+
 BEFORE_FIRST_FRAME = -1e3  # mask logit of an object in frames before it is given
 
 
@@ -13,7 +15,7 @@ class Target:
     """An object given by example in one frame: a mask, bool [H, W], or a point, pixel (y, x), of the original frame."""
 
     frame: int
-    id: int
+    id: TargetId
     mask: np.ndarray | None = None
     point_yx: tuple[float, float] | None = None
 
@@ -21,12 +23,12 @@ class Target:
         """Raises ValueError if the target does not fit a frame of `size` (height, width)."""
         if self.mask is not None and self.mask.shape != tuple(size):
             raise ValueError(
-                f"target {self.id}: its mask is {self.mask.shape[0]}x{self.mask.shape[1]}, "
+                f"target {self.id!r}: its mask is {self.mask.shape[0]}x{self.mask.shape[1]}, "
                 f"the frames are {size[0]}x{size[1]} (height x width)"
             )
         if self.point_yx is not None and not all(0 <= p < s for p, s in zip(self.point_yx, size, strict=True)):
             raise ValueError(
-                f"target {self.id}: its point (y, x) = {self.point_yx} lies outside the frame of "
+                f"target {self.id!r}: its point (y, x) = {self.point_yx} lies outside the frame of "
                 f"{size[0]}x{size[1]} pixels (height x width)"
             )
 
@@ -44,7 +46,7 @@ class ExemplarInputs:
       valid_frames: bool [T] frames that objects and background are encoded from.
     """
 
-    ids: list[int]
+    ids: list[TargetId]
     masks: np.ndarray
     points_yx: np.ndarray
     point_frames: np.ndarray
@@ -70,13 +72,19 @@ class ExemplarMemory:
         self.reset()
 
     def reset(self) -> None:
-        self._ids: list[int] = []
+        self._ids: list[TargetId] = []
         self._logits: np.ndarray | None = None
         self._end = 0
 
-    def remember(self, first: int, ids: list[int], logits: np.ndarray) -> None:
+    def remember(self, first: int, ids: list[TargetId], logits: np.ndarray) -> None:
         """Keeps a clip's logits [N, T, h, w] (stride 4) for the next clip."""
         self._ids, self._logits, self._end = list(ids), logits, first + logits.shape[1]
+
+    def forget(self, target_id: TargetId) -> None:
+        """Drops an object: the next clip is not told of it."""
+        if target_id in self._ids:
+            rows = [row for row, other in enumerate(self._ids) if other != target_id]
+            self._ids, self._logits = [self._ids[row] for row in rows], self._logits[rows]
 
     def inputs(
         self,
@@ -95,7 +103,7 @@ class ExemplarMemory:
           prepare_mask, normalise_point: to the network's input (see clips.Geometry).
         """
         overlap = max(0, self._end - first) if self._logits is not None else 0
-        masks: dict[int, np.ndarray] = {}
+        masks: dict[TargetId, np.ndarray] = {}
         if overlap:
             for object_id, mask in zip(self._ids, self._upsample(self._logits[:, -overlap:]), strict=True):
                 if mask.any():
@@ -131,7 +139,7 @@ class ExemplarMemory:
         return inputs
 
 
-def silence_before_given(logits: np.ndarray, first: int, ids: list[int], targets: list[Target]) -> np.ndarray:
+def silence_before_given(logits: np.ndarray, first: int, ids: list[TargetId], targets: list[Target]) -> np.ndarray:
     """Copy of logits [N, T, h, w] with objects set to BEFORE_FIRST_FRAME in frames before they are given."""
     given = {target.id: target.frame - first for target in targets}
     logits = np.array(logits)

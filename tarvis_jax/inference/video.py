@@ -59,7 +59,8 @@ def segment_video(
     """Segments a video and writes to `out_dir`:
 
     - `tracks.json` (see results.tracks) and the format of the task's benchmarks: `youtube_vis.json`, or `panoptic/`
-      (KITTI-STEP's PNGs), or `masks/` (DAVIS's palette PNGs, where all ids are below 256);
+      (KITTI-STEP's PNGs), or `masks/` (DAVIS's palette PNGs, where all ids are
+      numbers 1..255);
     - `overlays/*.png` and `overlay.mp4`, if the source can be read a second time. Frames are read again for them, so
       that they need not stay in memory.
 
@@ -127,7 +128,7 @@ def write_results(
         write_panoptic_pngs(
             out_dir / "panoptic", result, spec.thing_classes, config.score_threshold, frame_names=frame_names
         )
-    elif max(track.id for track in result.tracks) <= 255:
+    elif all(isinstance(track.id, int) and 1 <= track.id <= 255 for track in result.tracks):
         write_davis_pngs(out_dir / "masks", result, frame_names)
 
 

@@ -13,6 +13,8 @@ SEMANTIC = "semantic"
 BACKGROUND_VOS = "background_vos"
 VOS = "vos"
 
+SEMANTIC_TABLE = "queries/semantic"  # flat name of the table of all classes' queries
+
 Groups = tuple[tuple[str, int], ...]
 
 
@@ -103,11 +105,14 @@ class QueryTables(nnx.Module):
                 f"dataset {dataset!r} has no semantic queries in this model; "
                 f"ModelConfig.semantic_classes has {sorted(rows_of)}"
             )
-        start, stop = rows_of[dataset]
+        return self.query_set_of_classes(self.semantic[...][slice(*rows_of[dataset])], batch_size)
+
+    def query_set_of_classes(self, semantic: jax.Array, batch_size: int) -> QuerySet:
+        """As `class_query_set`, with the semantic queries themselves, [K, C]."""
         parts = [
             (INSTANCE, self.instance[...][0], self.instance[...][1:]),
             (BACKGROUND, self.background[...][0], self.background[...][1:]),
-            (SEMANTIC, self.semantic[...][0], self.semantic[...][start:stop]),
+            (SEMANTIC, self.semantic[...][0], semantic),
         ]
         queries = jnp.concatenate([rows for _, _, rows in parts])
         embeddings = jnp.concatenate([jnp.broadcast_to(embedding, rows.shape) for _, embedding, rows in parts])

@@ -12,6 +12,7 @@ import numpy as np
 import pycocotools.mask as coco_mask
 
 Rle = dict[str, Any]  # {"size": [height, width], "counts": str}
+TargetId = int | str  # what the caller calls an object; the network's own tracks are numbered from 1
 
 
 def encode_mask(mask: np.ndarray) -> Rle:
@@ -26,19 +27,68 @@ def decode_mask(rle: Rle) -> np.ndarray:
     return coco_mask.decode({"size": rle["size"], "counts": counts.encode() if isinstance(counts, str) else counts}) > 0
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
+class FrameObject:
+    """One object in one frame.
+
+    Attributes:
+      id: the caller's own (VOS, PET), or a number that the track keeps through the video.
+      rle: its pixels, COCO RLE at the frame's own size; `mask` has them as an array.
+      class_id: best class 1..K so far (later clips may change a track's mind), None for VOS and PET.
+      class_name: its name where the model knows it.
+      score: softmax probability of that class so far; 1.0 for VOS and PET.
+      is_thing: False for VPS tracks of a stuff class, which a panoptic map does not show.
+    """
+
+    id: TargetId
+    rle: Rle
+    class_id: int | None = None
+    class_name: str | None = None
+    score: float = 1.0
+    is_thing: bool = True
+
+    @property
+    def mask(self) -> np.ndarray:
+        """bool [H, W]."""
+        return decode_mask(self.rle)
+
+
+@dataclasses.dataclass(frozen=True)
 class FrameResult:
     """What is final about one frame.
 
     Attributes:
       frame: index in the video.
-      masks: track id -> RLE at the frame's own size; ids without a pixel are absent. VIS and VPS tracks may overlap.
+      objects: those with a pixel in this frame. VIS and VPS tracks may overlap.
       semantic: VPS: stuff class (0..K-1) per pixel, uint16 [H, W], also under the tracks. Else None.
     """
 
     frame: int
-    masks: dict[int, Rle]
+    objects: tuple[FrameObject, ...]
     semantic: np.ndarray | None = None
+
+    @property
+    def masks(self) -> dict[TargetId, Rle]:
+        """Object id -> RLE."""
+        return {each.id: each.rle for each in self.objects}
+
+    def panoptic(self) -> tuple[np.ndarray, np.ndarray]:
+        """VPS: class (0..K-1) and track id (0 = stuff) per pixel, int32 [H, W] each; better things cover worse ones.
+
+        Classes are those of the clips so far; `results.panoptic` makes the maps of a finished video.
+
+        Raises:
+          ValueError: the frame is of another task.
+        """
+        if self.semantic is None:
+            raise ValueError(f"frame {self.frame}: only results of panoptic datasets have a panoptic map")
+        class_map = self.semantic.astype(np.int32)
+        id_map = np.zeros_like(class_map)
+        for each in sorted((each for each in self.objects if each.is_thing), key=lambda each: each.score):
+            mask = each.mask
+            class_map[mask] = each.class_id - 1
+            id_map[mask] = each.id
+        return class_map, id_map
 
 
 @dataclasses.dataclass
@@ -53,7 +103,7 @@ class Track:
       score: softmax probability of that class; 1.0 for VOS and PET.
     """
 
-    id: int
+    id: TargetId
     segmentations: list[Rle | None]
     class_logits: list[float] | None = None
     class_id: int | None = None

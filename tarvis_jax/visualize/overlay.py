@@ -1,6 +1,7 @@
 """Masks drawn over a frame: one stable colour per id, contours, labels, and what the user pointed at."""
 
 import colorsys
+import zlib
 from collections.abc import Mapping, Sequence
 
 import cv2
@@ -13,8 +14,10 @@ _GOLDEN = 0.61803398875  # steps of this much of the circle of hues never come c
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def colour(identity: int) -> tuple[int, int, int]:
+def colour(identity: int | str) -> tuple[int, int, int]:
     """RGB 0..255 of an id, the same in every frame and run; any two of ids 1..20 differ clearly."""
+    if isinstance(identity, str):
+        identity = zlib.crc32(identity.encode())  # `hash` differs from run to run
     hue = (0.02 + identity * _GOLDEN) % 1
     saturation = (0.9, 0.55)[identity // 8 % 2]
     value = (1.0, 0.75)[identity // 12 % 2]
@@ -23,9 +26,9 @@ def colour(identity: int) -> tuple[int, int, int]:
 
 def draw_overlay(
     frame: np.ndarray,
-    masks: Mapping[int, np.ndarray],
+    masks: Mapping[int | str, np.ndarray],
     *,
-    labels: Mapping[int, str] | None = None,
+    labels: Mapping[int | str, str] | None = None,
     semantic: np.ndarray | None = None,
     targets: Sequence[Target] = (),
     alpha: float = 0.5,

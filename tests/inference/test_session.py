@@ -17,7 +17,7 @@ class ColourNetwork(Predictor):
     """Objects are stripes of a colour: red 100 is one, red 200 another; queries come in a random order."""
 
     def __init__(self):  # no network, only the functions that bring logits to pixels
-        self.config = ModelConfig()
+        self.config, self.device = ModelConfig(), None
         self._matmul_precision = None
         self.num_compiles, self.compile_seconds = 0, 0.0
         self._take = self._jit(lambda logits, indices: logits[indices])
@@ -155,7 +155,8 @@ def test_bad_targets():
         ("is empty", dict(frame_index=0, id=2, mask=_stripe(0, 0))),
         ("either a mask or a point, found neither", dict(frame_index=0, id=2)),
         ("found both", dict(frame_index=0, id=2, mask=_stripe(0, 4), point_yx=(0, 0))),
-        ("ids start at 1", dict(frame_index=0, id=0, point_yx=(0, 0))),
+        ("expected an id that is", dict(frame_index=0, id=1.5, point_yx=(0, 0))),
+        ("expected an id that is", dict(frame_index=0, id=True, point_yx=(0, 0))),
         ("frame_index is -1", dict(frame_index=-1, id=2, point_yx=(0, 0))),
         (r"expected a mask \[H, W\]", dict(frame_index=0, id=2, mask=np.ones((2, 3, 4)))),
     ):

@@ -1,0 +1,292 @@
+"""The Python interface: load a model, segment videos with it, give it classes of one's own, save it (docs/api.md)."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from tarvis_jax import hub, pretrained
+from tarvis_jax.dataset_info import DatasetInfo, default_datasets
+from tarvis_jax.datasets import DATASETS, EXEMPLAR, INSTANCE, PANOPTIC, DatasetSpec
+from tarvis_jax.inference.predictor import Predictor
+from tarvis_jax.inference.session import INFERENCE_DEFAULTS, InferenceConfig, Session
+from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.queries import SEMANTIC_TABLE, semantic_rows
+
+# The tasks by the names of their benchmarks, and the dataset whose settings serve a task without classes.
+TASKS = {"vis": INSTANCE, "vps": PANOPTIC, "vos": EXEMPLAR, "pet": EXEMPLAR}
+_EXEMPLAR_DATASETS = {"vos": "DAVIS", "pet": "BURST"}
+
+
+class Model:
+    """A network with its weights, and the datasets whose classes it knows.
+
+    Attributes:
+      config: the architecture.
+      datasets: DatasetInfo by name: task, class names, how videos are segmented.
+      predictor: the compiled functions, shared by all sessions: what one has compiled serves the others.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        variables: Mapping[str, Any],
+        datasets: Mapping[str, DatasetInfo] | None = None,
+        device: jax.Device | None = None,
+    ):
+        """Args:
+          config: the architecture.
+          variables: flat dict of its variables (`tarvis_jax.model.variables.flatten`).
+          datasets: None takes what is known of the datasets in `config.semantic_classes`.
+          device: see `load`.
+
+        Raises:
+          ValueError: names every missing, unexpected and misshapen variable.
+        """
+        self.datasets = dict(default_datasets(config.semantic_classes) if datasets is None else datasets)
+        self.predictor = Predictor(config, variables, device=device)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.predictor.config
+
+    @property
+    def variables(self) -> dict[str, jax.Array]:
+        """All variables by their flat names ("decoder/norm/scale")."""
+        return self.predictor.variables
+
+    def session(self, task: str | None = None, dataset: str | None = None, **settings: Any) -> Session:
+        """A session for one video.
+
+        Args:
+          task: "vis", "vps", "vos" or "pet"; may be left out where `dataset` says it.
+          dataset: whose classes to find (vis, vps; may be left out where the model has one dataset of the task), or
+            whose way of cutting videos to use (vos: "DAVIS", pet: "BURST" by default).
+          **settings: replace fields of the dataset's InferenceConfig (clip_length, overlap, min_dim, ...);
+            `keep_result=False` is for endless streams, see Session.
+
+        Raises:
+          ValueError: an unknown task, dataset or setting, or a dataset of another task.
+        """
+        name = self._dataset_of(task, dataset)
+        info = self.datasets[name]
+        keep_result = settings.pop("keep_result", True)
+        known = {field.name for field in dataclasses.fields(InferenceConfig)}
+        if not known >= set(settings):
+            raise ValueError(
+                f"session: unknown settings {sorted(set(settings) - known)}; known are {sorted(known)}, keep_result"
+            )
+        inference = dataclasses.replace(info.inference, **settings)
+        return Session(self.predictor, name, info.spec, inference, info.class_names, keep_result)
+
+    def _dataset_of(self, task: str | None, dataset: str | None) -> str:
+        if task is None and dataset is None:
+            raise ValueError(f"session: expected a task of {sorted(TASKS)} or a dataset of {sorted(self.datasets)}")
+        if task is not None and task not in TASKS:
+            raise ValueError(f"task: expected one of {', '.join(TASKS)}, found {task!r}")
+        fitting = sorted(n for n, i in self.datasets.items() if task is None or i.spec.task == TASKS[task])
+        if dataset is None:
+            dataset = _EXEMPLAR_DATASETS.get(task) or (fitting[0] if len(fitting) == 1 else None)
+            if dataset is None:
+                raise ValueError(f"task {task}: say which dataset's classes to find, of {', '.join(fitting) or 'none'}")
+        if dataset not in fitting:
+            of_task = f" of task {task}" if task is not None and dataset in self.datasets else ""
+            raise ValueError(f"dataset: expected one{of_task} of {', '.join(fitting) or 'none'}, found {dataset!r}")
+        return dataset
+
+    def add_dataset(
+        self,
+        name: str,
+        classes: Sequence[str],
+        is_thing: Sequence[bool] | None = None,
+        *,
+        copy_from: Mapping[str, tuple[str, str | int]] | None = None,
+        inference: InferenceConfig | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Gives the model queries for the classes of a new dataset, to be fine-tuned; all else stays as it is.
+
+        Args:
+          name: of the dataset, also in configs of training.
+          classes: names of class ids 1, 2, ... K.
+          is_thing: per class whether its instances are told apart; makes a panoptic dataset, whose other classes are
+            stuff (at least one of each). None: an instance dataset, all are.
+          copy_from: new class -> (dataset, class name or id 1..K) whose query it starts from. The others are drawn
+            as those of a new model are, from a standard normal distribution.
+          inference: how its videos are segmented; None takes `InferenceConfig()` (its score_threshold .5 if panoptic).
+          seed: of what is drawn.
+
+        Raises:
+          ValueError: a dataset of that name exists, or classes or sources that do not.
+        """
+        if name in self.datasets or not name:
+            raise ValueError(f"add_dataset: expected a new name, found {name!r}; there are {sorted(self.datasets)}")
+        if not classes:
+            raise ValueError(f"add_dataset {name}: expected at least one class")
+        if is_thing is None:
+            spec = DatasetSpec(INSTANCE, len(classes))
+        else:
+            if len(is_thing) != len(classes) or not 0 < sum(map(bool, is_thing)) < len(classes):
+                raise ValueError(
+                    f"add_dataset {name}: is_thing: expected {len(classes)} values, some true and some false, "
+                    f"found {list(is_thing)}"
+                )
+            spec = DatasetSpec(PANOPTIC, len(classes), tuple(i for i, thing in enumerate(is_thing) if thing))
+        if inference is None:
+            inference = InferenceConfig() if is_thing is None else InferenceConfig(max_tracks=1000, score_threshold=0.5)
+        info = DatasetInfo(spec, tuple(classes), inference)
+        copy_from = dict(copy_from or {})
+        unknown = sorted(set(copy_from) - set(classes))
+        if unknown:
+            raise ValueError(f"add_dataset {name}: copy_from: {unknown} are not among its classes {list(classes)}")
+
+        variables = dict(self.variables)
+        table = np.asarray(variables[SEMANTIC_TABLE])
+        key = jax.random.key(seed)
+        new = np.array(jax.random.normal(key, (len(classes), table.shape[1]), table.dtype))
+        for row, class_name in enumerate(classes):
+            if class_name in copy_from:
+                new[row] = table[self._class_row(*copy_from[class_name])]
+        semantic_classes = tuple(sorted((*self.config.semantic_classes, (name, len(classes)))))
+        start, _ = semantic_rows(semantic_classes)[name]
+        variables[SEMANTIC_TABLE] = np.concatenate([table[:start], new, table[start:]])
+        config = dataclasses.replace(self.config, semantic_classes=semantic_classes)
+        self.predictor = Predictor(config, variables, device=self.predictor.device)
+        self.datasets[name] = info
+
+    def _class_row(self, dataset: str, class_name: str | int) -> int:
+        """Row of a class in the table of class queries."""
+        rows_of = semantic_rows(self.config.semantic_classes)
+        if dataset not in rows_of:
+            raise ValueError(f"copy_from: expected a dataset of {sorted(rows_of)}, found {dataset!r}")
+        start, stop = rows_of[dataset]
+        names = self.datasets[dataset].class_names
+        if isinstance(class_name, str):
+            if class_name not in names:
+                known = ", ".join(names) or "no names known: give its id"
+                raise ValueError(f"copy_from: {dataset} has no class {class_name!r}; it has {known}")
+            return start + names.index(class_name)
+        if not 1 <= class_name <= stop - start:
+            raise ValueError(f"copy_from: class ids of {dataset} are 1..{stop - start}, found {class_name}")
+        return start + class_name - 1
+
+    def save_pretrained(self, folder: str | pathlib.Path) -> None:
+        """Writes `model.safetensors` and `config.json`, which `load` and `from_pretrained` read."""
+        pretrained.save_safetensors(self.variables, self.config, folder, self.datasets)
+
+
+def load(
+    path: str | pathlib.Path,
+    *,
+    dtype: str | None = None,
+    backend: str | None = None,
+    device: str | jax.Device | None = None,
+) -> Model:
+    """Loads a model from wherever it lies.
+
+    Args:
+      path: one of
+        - a checkpoint of the PyTorch reference (.pth, its config.yaml beside it), or the folder with one;
+        - a folder with `model.safetensors` and `config.json` (`Model.save_pretrained`);
+        - the workdir of a training run: its newest checkpoint (the moving average of the weights if it has one);
+        - an id on the Hugging Face hub, "owner/name" or "owner/name@revision", if there is no such local path.
+      dtype: of activations, "float32" or "bfloat16"; None takes the saved config's. Parameters are float32.
+      backend: of the deformable attention, see kernels/ms_deform_attn; None lets the platform choose.
+      device: a jax.Device, or a platform with an optional number ("cpu", "gpu:1", "tpu"); None: JAX's default device.
+
+    Raises:
+      ValueError: nothing of that kind there, or its files are broken; says which and why.
+    """
+    resolved = _resolve_device(device)
+    config, variables, datasets = _read(path)
+    changes = {}
+    if dtype is not None:
+        if dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype: expected 'float32' or 'bfloat16', found {dtype!r}")
+        changes["compute_dtype"] = dtype
+    if backend is not None:
+        changes["ms_deform_attn_backend"] = backend
+    try:
+        return Model(dataclasses.replace(config, **changes), variables, datasets, resolved)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def from_pretrained(folder_or_hub_id: str | pathlib.Path, **options: Any) -> Model:
+    """`load`, for what `Model.save_pretrained` wrote alone: a folder, or an id on the hub.
+
+    Raises:
+      ValueError: as `load`, and for anything else.
+    """
+    if not pathlib.Path(folder_or_hub_id).exists() and hub.is_hub_id(str(folder_or_hub_id)):
+        return load(folder_or_hub_id, **options)
+    if not pretrained.is_pretrained_folder(folder_or_hub_id):
+        raise ValueError(
+            f"{folder_or_hub_id}: expected a folder with {pretrained.WEIGHTS_FILE} and {pretrained.CONFIG_FILE}, "
+            "or an id on the hub"
+        )
+    return load(folder_or_hub_id, **options)
+
+
+def create(config: ModelConfig, seed: int = 0, datasets: Mapping[str, DatasetInfo] | None = None) -> Model:
+    """A model with weights drawn from a seed, as training begins with."""
+    from tarvis_jax.train.state import ModelStructure
+
+    initialize = jax.jit(ModelStructure(config).initialize, compiler_options={"xla_backend_optimization_level": 0})
+    params, frozen = initialize(jax.random.key(seed))
+    return Model(config, params | frozen, datasets)
+
+
+def _read(path: str | pathlib.Path) -> tuple[ModelConfig, Mapping[str, Any], dict[str, DatasetInfo] | None]:
+    """(architecture, variables, datasets or None where the file says nothing of them)."""
+    local = pathlib.Path(path)
+    if not local.exists():
+        if not hub.is_hub_id(str(path)):
+            raise ValueError(f"{path}: no such file or folder, and not an id on the hub (owner/name)")
+        local = hub.download(str(path))
+    if local.is_dir() and pretrained.is_pretrained_folder(local):
+        content = pretrained.load(local)
+        return content.config, content.variables, content.datasets
+    if local.is_dir() and (local / "checkpoints").is_dir():
+        return _read_workdir(local)
+    checkpoints = sorted(local.glob("*.pth")) if local.is_dir() else [local]
+    if len(checkpoints) != 1 or checkpoints[0].suffix != ".pth":
+        found = ", ".join(file.name for file in checkpoints) or "none of these"
+        raise ValueError(
+            f"{path}: expected one .pth file or its folder, a folder with {pretrained.WEIGHTS_FILE}, or the workdir of "
+            f"a run; found {found}"
+        )
+    from tarvis_jax.convert.checkpoint import load_reference_checkpoint
+
+    return *load_reference_checkpoint(checkpoints[0]), None
+
+
+def _read_workdir(workdir: pathlib.Path) -> tuple[ModelConfig, Mapping[str, Any], dict[str, DatasetInfo]]:
+    from tarvis_jax.config import load_json
+    from tarvis_jax.evaluate import CONFIG_FILE, dataset_spec
+    from tarvis_jax.train.checkpoint import Checkpoints
+    from tarvis_jax.train.config import Config
+
+    config = load_json(Config, workdir / CONFIG_FILE)
+    checkpoints = Checkpoints(workdir)
+    params, frozen = checkpoints.restore_weights()
+    checkpoints.close()
+    specs = DATASETS | {dataset.name: dataset_spec(dataset) for dataset in config.data.datasets}
+    datasets = default_datasets(config.model.semantic_classes, specs, INFERENCE_DEFAULTS | config.inference)
+    return config.model, params | frozen, datasets
+
+
+def _resolve_device(device: str | jax.Device | None) -> jax.Device | None:
+    if not isinstance(device, str):
+        return device
+    platform, _, number = device.partition(":")
+    try:
+        return jax.local_devices(backend=platform)[int(number or 0)]
+    except (RuntimeError, ValueError, IndexError):
+        there = ", ".join(f"{each.platform}:{index}" for index, each in enumerate(jax.local_devices()))
+        raise ValueError(
+            f"device: expected a platform as 'cpu' or 'gpu:1', found {device!r}; there are {there}"
+        ) from None
