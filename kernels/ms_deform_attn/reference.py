@@ -45,7 +45,7 @@ def sample_level(value: np.ndarray, x_px: np.ndarray, y_px: np.ndarray) -> np.nd
 def ms_deform_attn_classic(
     value: np.ndarray, locations_norm: np.ndarray, weights: np.ndarray, level_shapes: Sequence[tuple[int, int]]
 ) -> np.ndarray:
-    """See `dispatch.ms_deform_attn_classic`."""
+    """See `operator.ms_deform_attn_classic`."""
     batch, _, heads, depth = value.shape
     out, start = 0, 0
     for level, (height, width) in enumerate(level_shapes):
@@ -65,7 +65,7 @@ def ms_deform_attn(
     reference_points: np.ndarray,
     level_shapes: Sequence[tuple[int, int]],
 ) -> np.ndarray:
-    """See `dispatch.ms_deform_attn`."""
+    """See `operator.ms_deform_attn`."""
     if reference_points.ndim == 2:
         reference_points = np.repeat(reference_points[:, None], len(level_shapes), axis=1)
     sizes_wh = np.array([(width, height) for height, width in level_shapes], dtype=offsets_px.dtype)

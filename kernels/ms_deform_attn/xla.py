@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # One core, float32, forward + backward: at 96 and 112 cells dense takes about half the time of gather; at 448 cells
 # about the same for the backward and four times as much for the forward pass.
@@ -31,61 +32,59 @@ LevelShapes = tuple[tuple[int, int], ...]
 _einsum = functools.partial(jnp.einsum, precision="highest")
 
 
-def sample(value: jax.Array, locations_px: jax.Array, weights: jax.Array, level_shapes: LevelShapes) -> jax.Array:
-    """Weighted sum of bilinear samples; cells outside a level count as zero.
-
-    Args:
-      value: [B, S, M, D], float32 or bfloat16; the levels' cells, flattened row by row and concatenated.
-      locations_px: float32 [B, Q, M, L, P, 2]; (x, y) in cells of the level; 0 is the centre of the first cell.
-      weights: float32 [B, Q, M, L, P].
-      level_shapes: (h, w) per level.
-
-    Returns:
-      [B, Q, M * D] of the dtype of `value`.
-    """
-    batch, num_queries = locations_px.shape[:2]
-    heads_first = (0, 2, 3, 1, 4)
-    out = _sample(
-        value.transpose(0, 2, 1, 3),
-        locations_px[..., 0].transpose(heads_first),
-        locations_px[..., 1].transpose(heads_first),
-        weights.transpose(heads_first),
-        level_shapes,
-    )
-    return out.transpose(0, 2, 1, 3).reshape(batch, num_queries, -1).astype(value.dtype)
+def supports(value_dtype, head_size: int, *, platform: str, level_shapes: LevelShapes, num_points: int) -> None:
+    """Everything, everywhere."""
+    return None
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _sample(value: jax.Array, x: jax.Array, y: jax.Array, weights: jax.Array, level_shapes: LevelShapes) -> jax.Array:
-    """float32 [B, M, Q, D]."""
+def forward(value, offsets, scores, reference, level_shapes: LevelShapes, *, softmax: bool) -> jax.Array:
+    """See `backends`."""
+    x, y = _locations(offsets, reference, level_shapes)
+    weights = _weights(scores, softmax)
+    value = value.transpose(0, 2, 1, 3)
     out = jnp.zeros((*x.shape[:2], x.shape[3], value.shape[-1]), jnp.float32)
     for level, cells, height, width in _levels(level_shapes):
         level_sum = _dense_sum if height * width <= DENSE_MAX_CELLS else _gather_sum
         out += level_sum(value[:, :, cells], x[:, :, level], y[:, :, level], weights[:, :, level], height, width)
-    return out
+    return out.transpose(0, 2, 1, 3).astype(value.dtype)
 
 
-def _sample_forward(value, x, y, weights, level_shapes):
-    return _sample(value, x, y, weights, level_shapes), (value, x, y, weights)
-
-
-def _sample_backward(level_shapes, residuals, out_grad):
-    value, x, y, weights = residuals
+def backward(value, offsets, scores, reference, level_shapes: LevelShapes, out_grad, *, softmax: bool, scatter=None):
+    """See `backends`; `scatter` replaces the function of that name."""
+    x, y = _locations(offsets, reference, level_shapes)
+    weights, weights_vjp = jax.vjp(functools.partial(_weights, softmax=softmax), scores)
+    heads_first_value = value.transpose(0, 2, 1, 3)
+    out_grad = out_grad.astype(jnp.float32).transpose(0, 2, 1, 3)
     grads = []
     for level, cells, height, width in _levels(level_shapes):
         level_grads = _dense_grads if height * width <= DENSE_MAX_CELLS else _gather_grads
-        args = value[:, :, cells], x[:, :, level], y[:, :, level], weights[:, :, level]
+        if level_grads is _gather_grads:
+            level_grads = functools.partial(_gather_grads, scatter=scatter or globals()["scatter"])
+        args = heads_first_value[:, :, cells], x[:, :, level], y[:, :, level], weights[:, :, level]
         grads.append(level_grads(*args, out_grad, height, width))
     value_grads, x_grads, y_grads, weight_grads = zip(*grads, strict=True)
+    offsets_grad = jnp.stack([jnp.stack(x_grads, axis=2), jnp.stack(y_grads, axis=2)], axis=-1)
     return (
-        jnp.concatenate(value_grads, axis=2).astype(value.dtype),
-        jnp.stack(x_grads, axis=2),
-        jnp.stack(y_grads, axis=2),
-        jnp.stack(weight_grads, axis=2),
+        jnp.concatenate(value_grads, axis=2).transpose(0, 2, 1, 3).astype(value.dtype),
+        offsets_grad.transpose(0, 3, 1, 2, 4, 5).astype(offsets.dtype),
+        weights_vjp(jnp.stack(weight_grads, axis=2))[0],
     )
 
 
-_sample.defvjp(_sample_forward, _sample_backward)
+def _locations(offsets: jax.Array, reference: jax.Array, level_shapes: LevelShapes) -> tuple[jax.Array, jax.Array]:
+    """x and y in cells of the level, float32 [B, M, L, Q, P]; 0 is the centre of the first cell."""
+    sizes_wh = np.array([(width, height) for height, width in level_shapes], np.float32)
+    start = (reference * sizes_wh - 0.5)[:, None, :, None, :]
+    locations = (start + offsets.astype(jnp.float32)).transpose(0, 2, 3, 1, 4, 5)
+    return locations[..., 0], locations[..., 1]
+
+
+def _weights(scores: jax.Array, softmax: bool) -> jax.Array:
+    """float32 [B, M, L, Q, P]."""
+    weights = scores.astype(jnp.float32)
+    if softmax:
+        weights = jax.nn.softmax(weights, axis=(-2, -1))
+    return weights.transpose(0, 2, 3, 1, 4)
 
 
 def _levels(level_shapes: LevelShapes) -> Iterator[tuple[int, slice, int, int]]:
@@ -180,12 +179,28 @@ def _take_cells(value: jax.Array, cell: jax.Array) -> jax.Array:
     return take(value, cell)
 
 
-def _add_cells(value: jax.Array, cell: jax.Array, update: jax.Array) -> jax.Array:
-    """Adds [B, M, ..., D] to the cells int32 [B, M, ...] of [B, M, h * w, D]."""
+def scatter(num_cells: int, cell: jax.Array, weight: jax.Array, out_grad: jax.Array) -> jax.Array:
+    """Gradient of one level's values: weight times gradient of the output, added to the cells.
+
+    Args:
+      num_cells: h * w.
+      cell: int32 [B, M, Q, N], in h * w.
+      weight: float32 [B, M, Q, N].
+      out_grad: float32 [B, M, Q, D].
+
+    Returns:
+      float32 [B, M, h * w, D].
+    """
+
     # Batched over images and heads: on GPUs XLA then adds four channels per atomic instruction; over a flat table of
     # all cells it does one channel at a time, in a compare-and-swap loop.
-    add = jax.vmap(jax.vmap(lambda cells, index, new: cells.at[index].add(new, mode="promise_in_bounds")))
-    return add(value, cell, update)
+    @jax.vmap
+    @jax.vmap
+    def add(cell, weight, out_grad):
+        zeros = jnp.zeros((num_cells, out_grad.shape[-1]), jnp.float32)
+        return zeros.at[cell].add(weight[..., None] * out_grad[:, None, :], mode="promise_in_bounds")
+
+    return add(cell, weight, out_grad)
 
 
 def _gather_sum(value, x, y, weights, height, width):
@@ -196,11 +211,10 @@ def _gather_sum(value, x, y, weights, height, width):
     return out
 
 
-def _gather_grads(value, x, y, weights, out_grad, height, width):
-    value_grad = jnp.zeros(value.shape, jnp.float32)
-    for cell, weight, _, _ in _corners(x, y, height, width):
-        update = (weight * weights)[..., None] * out_grad[:, :, :, None, :]
-        value_grad = _add_cells(value_grad, cell, update)
+def _gather_grads(value, x, y, weights, out_grad, height, width, scatter):
+    corners = [(cell, weight * weights) for cell, weight, _, _ in _corners(x, y, height, width)]
+    cell, weight = (jnp.concatenate(parts, axis=-1) for parts in zip(*corners, strict=True))
+    value_grad = scatter(height * width, cell, weight, out_grad)
 
     def cell_grad(cell: jax.Array) -> jax.Array:
         # A contraction, not a sum of products: on a CPU the reduction would run one number at a time, 6 times slower.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from kernels.ms_deform_attn.dispatch import ms_deform_attn
+from kernels.ms_deform_attn.operator import ms_deform_attn
 from tarvis_jax.model.attention import FeedForward, MultiHeadAttention, layer_norm, linear
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.position_encoding import sine_2d, sine_3d

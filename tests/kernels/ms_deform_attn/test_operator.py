@@ -1,6 +1,7 @@
 """Deformable attention: the slow reference against PyTorch's grid_sample, every back end against both."""
 
 import logging
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.ms_deform_attn import dispatch, reference, xla
-from kernels.ms_deform_attn.dispatch import BACKENDS, ms_deform_attn, ms_deform_attn_classic
+from kernels.ms_deform_attn import backends, operator, reference, xla
+from kernels.ms_deform_attn.operator import ms_deform_attn, ms_deform_attn_classic
 
 # One level above the limit of the dense form, one below, and one of a single cell.
 LEVEL_SHAPES = ((1, 1), (3, 5), (11, 13))
@@ -71,7 +72,7 @@ def to_float32(inputs: dict[str, np.ndarray]) -> dict[str, jax.Array]:
 KINDS = ["inside", "spread", "whole pixels", "borders", "far outside", "huge"]
 
 
-@pytest.fixture(scope="module", params=sorted(BACKENDS))
+@pytest.fixture(scope="module", params=["xla", "xla_deterministic"])
 def backend(request):
     """(forward, gradients), compiled once for all tests."""
 
@@ -132,6 +133,7 @@ def test_gradient_on_a_whole_pixel_is_the_one_to_the_right(monkeypatch):
     expected = [grid[1, 2] - grid[1, 1], grid[2, 1] - grid[1, 1]]
     for limit in (0, 100):
         monkeypatch.setattr(xla, "DENSE_MAX_CELLS", limit)
+        operator._traceable.cache_clear()
         jax.clear_caches()
         np.testing.assert_allclose(jax.jit(jax.grad(loss))(jnp.zeros(2)), expected, rtol=1e-6)
 
@@ -183,33 +185,73 @@ def test_nan_is_not_hidden(backend):
         assert np.isnan(out[0, 0, :D]).all() and np.isfinite(out[1]).all()
 
 
-def test_backend_choice(monkeypatch, caplog):
+def lowered(platform: str, **kwargs) -> str:
     inputs = to_float32(make_inputs("inside"))
-    calls = []
+    function = jax.jit(lambda inputs: ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES, **kwargs))
+    return function.trace(inputs).lower(lowering_platforms=(platform,)).as_text()
 
-    def spy(value, locations_px, weights, level_shapes):
-        calls.append(level_shapes)
-        return xla.sample(value, locations_px, weights, level_shapes)
 
-    def trace(**kwargs):
-        jax.eval_shape(lambda inputs: ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES, **kwargs), inputs)
+@pytest.fixture
+def log(monkeypatch, caplog):
+    """Lines logged about back ends; no environment variable."""
+    monkeypatch.delenv(backends.ENVIRONMENT_VARIABLE, raising=False)
+    backends._log_choice.cache_clear()
+    caplog.set_level(logging.INFO)
+    return lambda: [r.getMessage() for r in caplog.records if r.name == backends.__name__]
 
-    dispatch._log_choice.cache_clear()
-    monkeypatch.setitem(BACKENDS, "spy", spy)
-    monkeypatch.setenv(dispatch.ENVIRONMENT_VARIABLE, "spy")
-    with caplog.at_level(logging.INFO):
-        trace()
-        trace()
-        assert calls == [LEVEL_SHAPES, LEVEL_SHAPES]
-        trace(backend="xla")
-        assert len(calls) == 2
-    assert [r.getMessage() for r in caplog.records if r.name == dispatch.__name__] == [
-        "ms_deform_attn: back end spy (environment variable TARVIS_MS_DEFORM_ATTN)",
-        "ms_deform_attn: back end xla (argument)",
+
+def test_choice_is_the_argument_then_the_environment_then_the_platform(monkeypatch, log):
+    lowered("cpu")
+    lowered("cpu")
+    monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, "xla_deterministic")
+    lowered("cpu")
+    lowered("cpu", backend="xla")
+    assert log() == [
+        "ms_deform_attn: back end xla on cpu (platform default)",
+        "ms_deform_attn: back end xla_deterministic on cpu (environment variable TARVIS_MS_DEFORM_ATTN)",
+        "ms_deform_attn: back end xla on cpu (argument)",
     ]
-    monkeypatch.setenv(dispatch.ENVIRONMENT_VARIABLE, "pallas")
-    with pytest.raises(ValueError, match=r"environment variable.*'pallas'; known: \['spy', 'xla'\]"):
-        trace()
+    monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, "pallas")
+    with pytest.raises(ValueError, match=r"environment variable.*'pallas'; known: \['cuda', .*'xla_deterministic'\]"):
+        lowered("cpu")
+
+
+def test_choice_follows_the_platform_that_is_compiled_for(monkeypatch, log):
+    """Also one that is not here; what cannot be imported or says no is passed over, and logged."""
+    monkeypatch.setitem(backends.BACKENDS, "cuda", backends.Backend("kernels.ms_deform_attn.no_such_module"))
+    monkeypatch.setitem(backends.BACKENDS, "triton", backends.Backend(_Picky.__name__))
+    monkeypatch.setitem(sys.modules, _Picky.__name__, _Picky)
+    lowered("cuda")
+    (line,) = log()
+    assert line.startswith(
+        "ms_deform_attn: back end xla on cuda (platform default; not cuda: it cannot be imported (No"
+    )
+    assert line.endswith("; not triton: head sizes of 4 only bore it)")
+    with pytest.raises(
+        ValueError, match=r"ms_deform_attn on cuda \(argument\): not triton: head sizes of 4 only bore it"
+    ):
+        lowered("cuda", backend="triton")
+
+
+class _Picky:
+    """A back end that refuses."""
+
+    @staticmethod
+    def supports(value_dtype, head_size, *, platform, level_shapes, num_points):
+        assert (value_dtype, head_size, level_shapes, num_points) == (jnp.float32, D, LEVEL_SHAPES, P)
+        return f"head sizes of {head_size} only bore it"
+
+
+def test_deterministic_choice(log):
+    lowered("cpu", deterministic=True)
+    lowered("cuda", deterministic=True)
+    on_cpu, on_gpu = log()
+    assert on_cpu == "ms_deform_attn: back end xla on cpu (platform default)"
+    assert on_gpu.startswith(
+        "ms_deform_attn: back end xla_deterministic on cuda (platform default; not cuda: it is not det"
+    )
+    with pytest.raises(ValueError, match="not xla: it is not deterministic on cuda"):
+        lowered("cuda", backend="xla", deterministic=True)
 
 
 def test_bad_shapes_are_one_error():
