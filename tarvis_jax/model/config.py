@@ -31,6 +31,9 @@ class ModelConfig:
       drop_path: stochastic depth rate in training; None takes the rate that the reference trains this backbone with
         (0.3 for Swin, 0 for the others).
       compute_dtype: dtype of activations, "float32" or "bfloat16"; parameters are float32.
+      ms_deform_attn_backend: what computes the deformable attention, a name in `kernels.ms_deform_attn.backends`; None
+        takes the environment variable TARVIS_MS_DEFORM_ATTN or else the default of the platform.
+      ms_deform_attn_deterministic: the same bits in every run; slow on GPUs, without cost on TPUs and CPUs.
       remat: recompute activations of backbone stages and neck/decoder layers in the backward pass.
     """
 
@@ -63,6 +66,8 @@ class ModelConfig:
     exemplar_gradient: bool = False
     drop_path: float | None = None
     compute_dtype: str = "float32"
+    ms_deform_attn_backend: str | None = None
+    ms_deform_attn_deterministic: bool = False
     remat: bool = False
 
     @property

@@ -80,6 +80,8 @@ class DeformableLayer(nnx.Module):
         hidden_size = config.hidden_size
         self.num_heads = config.num_heads
         self.num_points = config.neck_points
+        self.backend = config.ms_deform_attn_backend
+        self.is_deterministic = config.ms_deform_attn_deterministic
         num_samples = config.num_heads * len(LEVEL_STRIDES) * config.neck_points
         self.sampling_offsets = nnx.Linear(
             hidden_size,
@@ -107,6 +109,8 @@ class DeformableLayer(nnx.Module):
             self.attention_weights(query).reshape(samples),
             _cell_centres(level_shapes),
             level_shapes,
+            backend=self.backend,
+            deterministic=self.is_deterministic,
         )
         return self.ffn(self.norm(x + self.output_proj(attended)))
 

@@ -158,6 +158,7 @@ class TrainStepper:
         self._objectives = dict(objectives)
         self._gradients = {objective: make_gradients(structure, objective) for objective in objectives.values()}
         self._update = make_update(optimizer, learning_rate, ema_decay)
+        self._mesh = mesh
         self._whole, self._split = replicated(mesh), microbatch_sharding(mesh)
         self._key = jax.device_put(jax.random.key(seed), self._whole)
         self._compiled: dict[Any, Any] = {}
@@ -196,7 +197,8 @@ class TrainStepper:
     def _run(self, name: Any, make: Callable[[], Any], arguments: tuple, description: str) -> Any:
         if name not in self._compiled:
             start = time.monotonic()
-            self._compiled[name] = make().lower(*arguments).compile()
+            with jax.set_mesh(self._mesh):  # custom kernels split their batch by it
+                self._compiled[name] = make().lower(*arguments).compile()
             self.num_compilations += 1
             seconds = time.monotonic() - start
             self.compile_seconds += seconds
@@ -215,7 +217,8 @@ class TrainStepper:
             groups = (state.params, state.frozen, terms, {"of all terms": loss}, grads)
             return [{name: jnp.isfinite(value).all() for name, value in group.items()} for group in groups]
 
-        flags = jax.device_get(jax.jit(finite_flags)(state, dict(batch), self._key))
+        with jax.set_mesh(self._mesh):
+            flags = jax.device_get(jax.jit(finite_flags)(state, dict(batch), self._key))
         kinds = ("parameter", "frozen variable", "loss term", "sum", "gradient of")
         for kind, group in zip(kinds, flags, strict=True):
             for name, is_finite in group.items():
