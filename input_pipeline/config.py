@@ -102,10 +102,13 @@ class DataConfig:
       cache_records: keep decoded frames in memory.
       cache_megabytes: bound of that memory.
       max_attempts: how often a sample without any visible target is drawn again before it is an error.
+      recorded: a file of batches (`main.py --mode=record`, `input_pipeline/recorded.py`); training takes its batches
+        from there, round and round, instead of making them: it then needs neither TensorFlow nor the data. "": none.
     """
 
     datasets: tuple[DatasetConfig, ...] = ()
     workspace: str = ""
+    recorded: str = ""
     batch_size: int = 32
     clip_length: int = 3
     chunk_steps: int = 8

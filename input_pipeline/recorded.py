@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from input_pipeline.batches import Batch, BatchInfo
+from input_pipeline.batches import Batch, BatchInfo, batch_shapes
+from input_pipeline.config import DataConfig
 
 _INFO = "info"
 
@@ -38,6 +39,7 @@ def record_batches(path: pathlib.Path | str, batches: Iterable[tuple[BatchInfo, 
 def read_recorded_batches(
     path: pathlib.Path | str,
     *,
+    config: DataConfig | None = None,
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -47,11 +49,13 @@ def read_recorded_batches(
 
     Args:
       path: what `record_batches` wrote.
+      config: what the batches must fit: datasets, batch size, clip length, targets. None accepts any.
       start_step: the first step; step s takes record s modulo their number.
       process_index, process_count: of this host, which gets its slice of every batch.
       repeat: go on from the start when the records end; otherwise stop there.
     Raises:
-      ValueError: the file is absent or is no such recording, or process_count does not divide the batch size.
+      ValueError: the file is absent or is no such recording, does not fit `config`, or process_count does not divide
+        the batch size.
     """
     path = pathlib.Path(path)
     try:
@@ -62,10 +66,32 @@ def read_recorded_batches(
         raise ValueError(
             f"{path}: expected a file written by record_batches ({type(error).__name__}: {error})"
         ) from error
+    if config is not None:
+        _check_fits(path, infos, config)
     size = infos[0]["shapes"]["images"][0]
     if size % process_count:
         raise ValueError(f"{path}: its batch size {size} should be divisible by process_count {process_count}")
     return _replay(stored, infos, start_step, process_index, size // process_count, repeat)
+
+
+def _check_fits(path: pathlib.Path, infos: list[dict], config: DataConfig) -> None:
+    """ValueError for the first batch that a run with this config would not have made."""
+    datasets = {dataset.name: dataset for dataset in config.datasets}
+    for i, info in enumerate(infos):
+        dataset = datasets.get(info["dataset"])
+        if dataset is None or dataset.task != info["task"]:
+            raise ValueError(
+                f"{path}: batch {i} is of {info['dataset']} ({info['task']}); data.datasets has "
+                f"{sorted((d.name, d.task) for d in config.datasets)}"
+            )
+        bucket = tuple(info["shapes"]["images"][2:4])
+        expected = {key: shape for key, (shape, _) in batch_shapes(config, dataset, bucket).items()}
+        found = {key: tuple(shape) for key, shape in info["shapes"].items()}
+        if bucket not in dataset.buckets or found != expected:
+            raise ValueError(
+                f"{path}: batch {i} of {dataset.name} has the shapes {found}; by the config they are {expected}, "
+                f"height and width one of {dataset.buckets}"
+            )
 
 
 def _replay(stored, infos, start_step, process_index, local_size, repeat) -> Iterator[tuple[BatchInfo, Batch]]:

@@ -11,6 +11,7 @@ import numpy as np
 from absl import logging
 
 from input_pipeline.batches import train_batches
+from input_pipeline.recorded import read_recorded_batches
 from tarvis_jax import evaluate
 from tarvis_jax.config import save_json, to_plain
 from tarvis_jax.parallel.mesh import initialize_distributed, make_mesh, num_microbatches, put_batch
@@ -98,9 +99,11 @@ def train(config: Config, workdir: pathlib.Path | str) -> evaluate.Scores:
     )
 
     # Steps. The device works on step i while the host fetches the batch of step i + 1.
-    batches = train_batches(
-        data_config, start_step=start_step, process_index=jax.process_index(), process_count=jax.process_count()
-    )
+    hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    if data_config.recorded:
+        batches = read_recorded_batches(data_config.recorded, config=data_config, start_step=start_step, **hosts)
+    else:
+        batches = train_batches(data_config, start_step=start_step, **hosts)
     clock = _Clock()
     predictor = None  # kept from one evaluation to the next
     pending: list[tuple[str, dict[str, jax.Array]]] = []

@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import itertools
 
 import numpy as np
@@ -111,7 +112,7 @@ def test_cache_changes_nothing(run, make_config):
 
 
 def test_recorded_batches_come_back(run, tmp_path):
-    _, taken = run
+    config, taken = run
     path = tmp_path / "recorded.npz"
     record_batches(path, taken, STEPS)
     for expected, found in zip(taken, read_recorded_batches(path, repeat=False), strict=True):
@@ -119,6 +120,13 @@ def test_recorded_batches_come_back(run, tmp_path):
     info, batch = next(read_recorded_batches(path, start_step=STEPS + 1, process_index=1, process_count=2))
     assert info.step == STEPS + 1
     np.testing.assert_array_equal(batch["masks"], taken[1][1]["masks"][2:])
+    assert_same(taken[3], next(read_recorded_batches(path, config=config, start_step=3)))
+    other = dataclasses.replace(config, batch_size=2)
+    with pytest.raises(ValueError, match="batch 0 of .* has the shapes"):
+        read_recorded_batches(path, config=other)
+    other = dataclasses.replace(config, datasets=config.datasets[:1])
+    with pytest.raises(ValueError, match="data.datasets has"):
+        read_recorded_batches(path, config=other)
     with pytest.raises(ValueError, match="there were only 12"):
         record_batches(path, taken, STEPS + 1)
     with pytest.raises(ValueError, match="nothing.npz: expected a file written by record_batches"):
