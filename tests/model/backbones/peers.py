@@ -17,7 +17,7 @@ from tarvis_jax.model import backbones
 from tarvis_jax.model.backbones.convnext import ConvNext
 from tarvis_jax.model.backbones.resnet import ResNet
 from tarvis_jax.model.backbones.swin import Swin
-from tarvis_jax.model.variables import fill
+from tarvis_jax.model.variables import fill, flatten
 
 _SWIN_BLOCK = r"swin\.encoder\.layers\.(\d)\.blocks\.(\d+)\."
 _STAGE_LAYER = r"encoder\.stages\.(\d)\.layers\.(\d+)\."
@@ -147,7 +147,7 @@ def _pair(config: backbones.BackboneConfig, seed: int) -> tuple[nnx.Module, torc
         weights[reference_name] = np.concatenate(parts)
     peer.load_state_dict(peer_weights)
     kept = [rule for rule in rules.backbone_rules(config) if rule.derive is None]
-    return fill(model, convert_weights(weights, model, kept)).backbone, peer
+    return fill(model, convert_weights(weights, flatten(model), kept)).backbone, peer
 
 
 def _peer(config: backbones.BackboneConfig) -> torch.nn.Module:

@@ -12,7 +12,7 @@ from flax import nnx
 from tarvis_jax.convert import rules
 from tarvis_jax.convert.weights import convert_weights
 from tarvis_jax.model import backbones
-from tarvis_jax.model.variables import fill
+from tarvis_jax.model.variables import fill, flatten
 
 
 class _OnlyBackbone(nnx.Module):
@@ -39,7 +39,7 @@ def test_features_equal_the_reference(shared_dir, name):
 
     config = backbones.backbone_config(name)
     model = nnx.eval_shape(lambda: _OnlyBackbone(name))
-    backbone = fill(model, convert_weights(weights, model, rules.backbone_rules(config))).backbone
+    backbone = fill(model, convert_weights(weights, flatten(model), rules.backbone_rules(config))).backbone
     graph, state = nnx.split(backbone)
 
     images = np.load(parity / "golden" / name / "input.npz")["images"].astype(np.float32)
