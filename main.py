@@ -1,8 +1,10 @@
-"""Trains, evaluates or runs TarViS.
+"""Trains, evaluates, runs or exports TarViS.
 
 python main.py --config=configs/quickstart.py --workdir=runs/quickstart
 python main.py --mode=eval --workdir=runs/quickstart
 python main.py --mode=infer --checkpoint=runs/quickstart --dataset=YOUTUBE_VIS --input=clip.mp4 --output=out
+python main.py --mode=export --checkpoint=runs/quickstart --export_clip=12,64,128 --output=exported
+python main.py --mode=record --config=configs/quickstart.py --workdir=runs/record --output=batches.npz
 """
 
 import pathlib
@@ -15,7 +17,7 @@ from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file (file.py:argument).")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, results.")
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "infer"], "What to do.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "infer", "export", "record"], "What to do.")
 _FINETUNE_FROM = flags.DEFINE_string(
     "finetune_from", None, "train: folder of a pretraining run: start from its newest weights, with its architecture."
 )
@@ -23,11 +25,21 @@ _RESTORE_WEIGHTS = flags.DEFINE_string("restore_weights", None, "train: start fr
 _RESTORE_SESSION = flags.DEFINE_string(
     "restore_session", None, "train: workdir of an interrupted run to go on with, by its own config."
 )
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "infer: a workdir, or a reference checkpoint (.pth).")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "infer, export: a workdir, a reference checkpoint (.pth), a shared model or its id on the hub."
+)
 _INPUT = flags.DEFINE_string("input", None, "infer: a folder of frames or a video file.")
-_OUTPUT = flags.DEFINE_string("output", None, "infer: folder for results and overlays.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for results (infer) or the export; record: the file.")
+_RECORD_STEPS = flags.DEFINE_integer("record_steps", None, "record: how many batches (default: config.train.num_steps).")
 _DATASET = flags.DEFINE_string("dataset", None, "infer: whose classes (or, for given targets, whose settings) to use.")
 _TARGETS = flags.DEFINE_string("targets", None, "infer: JSON with masks or points of the targets to follow.")
+_EXPORT_CLIP = flags.DEFINE_list("export_clip", ["12", "448", "832"], "export: frames, height and width of a clip.")
+_EXPORT_OBJECTS = flags.DEFINE_integer("export_objects", 4, "export: slots for given objects; 0: no VOS and PET.")
+_EXPORT_DATASETS = flags.DEFINE_list("export_datasets", [], "export: whose classes; empty: all that the model has.")
+_EXPORT_PLATFORMS = flags.DEFINE_list("export_platforms", ["cpu", "cuda", "tpu"], "export: platforms to lower for.")
+_EXPORT_BACKEND = flags.DEFINE_string(
+    "export_backend", "xla", "export: deformable attention; xla runs everywhere, auto takes each platform's kernels."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -46,6 +58,16 @@ def main(argv: list[str]) -> None:
         from tarvis_jax.evaluate import evaluate_workdir
 
         evaluate_workdir(_WORKDIR.value)
+    elif _MODE.value == "record":
+        _require("config", "workdir", "output")
+        from tarvis_jax.config import from_mapping
+        from tarvis_jax.train.config import Config
+        from tarvis_jax.train.record import record
+
+        config = from_mapping(Config, _CONFIG.value)
+        record(config, _WORKDIR.value, _OUTPUT.value, _RECORD_STEPS.value or config.train.num_steps)
+    elif _MODE.value == "export":
+        _export()
     else:
         _require("checkpoint", "input", "output", "dataset")
         from tarvis_jax.infer import segment_input
@@ -83,6 +105,36 @@ def _train() -> None:
     elif _RESTORE_WEIGHTS.value is not None:
         config = starting_points.with_weights(config, _RESTORE_WEIGHTS.value)
     train(config, _WORKDIR.value)
+
+
+def _export() -> None:
+    _require("output")
+    if (_CHECKPOINT.value is None) == (_CONFIG.value is None):
+        raise app.UsageError("--mode=export needs --checkpoint, or --config for its architecture with random weights")
+    from tarvis_jax import api, export
+
+    try:
+        length, height, width = map(int, _EXPORT_CLIP.value)
+    except ValueError:
+        raise app.UsageError(f"--export_clip: expected frames,height,width, found {_EXPORT_CLIP.value}") from None
+    if _CHECKPOINT.value is not None:
+        model = api.load(_CHECKPOINT.value)
+    else:
+        from tarvis_jax.config import from_mapping
+        from tarvis_jax.train.config import Config
+
+        config = from_mapping(Config, _CONFIG.value)
+        model = api.create(config.model, config.train.seed)
+    settings = export.ExportConfig(
+        clip_length=length,
+        height=height,
+        width=width,
+        num_objects=_EXPORT_OBJECTS.value,
+        datasets=tuple(_EXPORT_DATASETS.value),
+        platforms=tuple(_EXPORT_PLATFORMS.value),
+        backend=_EXPORT_BACKEND.value,
+    )
+    export.export_model(model, _OUTPUT.value, settings)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
