@@ -22,16 +22,24 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from flax import nnx
 
 from tarvis_jax.convert.checkpoint import check_backbone, check_state_dict
 from tarvis_jax.convert.report import Report, fits
 from tarvis_jax.convert.rules import backbone_rules
 from tarvis_jax.convert.torch_files import StoredTensor, read_torch_file
 from tarvis_jax.convert.weights import Deferred, plan_weights
-from tarvis_jax.model.backbones import BackboneConfig, ConvNextConfig, ResNetConfig, SwinConfig, backbone_config
-from tarvis_jax.model.config import ModelConfig
-from tarvis_jax.model.variables import abstract_model, flatten
+from tarvis_jax.model.backbones import (
+    BackboneConfig,
+    ConvNextConfig,
+    ResNetConfig,
+    SwinConfig,
+    backbone_config,
+    build_backbone,
+)
+from tarvis_jax.model.variables import Keys, flatten
 
 _PREFIXES = ("module.", "model.", "backbone.bottom_up.", "backbone.")
 _REFERENCE = "backbone.backbone."  # where the reference keeps the backbone
@@ -95,10 +103,10 @@ def open_backbone(
         check_backbone(backbone, renamed)
         # A classifier's parts have other names in the file; they are known by those that the reference would give them.
         heads = [name for name in state_dict if fits(_reference_name(name, config), _heads(config))]
-        all_variables = flatten(abstract_model(ModelConfig(backbone)))
+        module = nnx.eval_shape(lambda: build_backbone(backbone, rngs=Keys(jax.random.key(0))))
         variables, report = plan_weights(
             renamed,
-            {name: value for name, value in all_variables.items() if name.startswith("backbone/")},
+            {f"backbone/{name}": value for name, value in flatten(module).items()},
             backbone_rules(config),
             new=(*_OUTPUT_NORMS, *new),
             leave_out=(*map(glob.escape, heads), *leave_out),

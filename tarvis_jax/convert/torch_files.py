@@ -143,8 +143,8 @@ def read_torch_file(path: str | os.PathLike) -> Any:
     """
     path = pathlib.Path(path)
     try:
-        if path.is_dir():
-            raise ValueError("expected a file, found a folder")
+        if path.exists() and not path.is_file():
+            raise ValueError(f"expected a file, found {'a folder' if path.is_dir() else 'a device or pipe'}")
         with path.open("rb") as file:
             start = file.read(512)
             file.seek(0)
@@ -257,8 +257,10 @@ def _read_zip(path: pathlib.Path, file: BinaryIO) -> Any:
             raise ValueError(f"refused: the archive has a record named {info.filename!r}, outside of itself")
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size or info.flag_bits & 1:
             raise ValueError(f"record {info.filename!r}: expected it as it is, found it compressed or encrypted")
-        if info.header_offset + info.file_size > size:
-            raise ValueError(f"record {info.filename!r}: {info.file_size} bytes do not fit in a file of {size} bytes")
+        if info.header_offset < 0 or info.header_offset + info.file_size > size:
+            raise ValueError(
+                f"record {info.filename!r}: {info.file_size} bytes at {info.header_offset} are not in the {size} there are"
+            )
         records[info.filename] = info
     roots = [name.removesuffix("data.pkl") for name in records if re.fullmatch(r"[^/]+/data\.pkl", name)]
     if len(roots) != 1:
