@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -145,7 +146,7 @@ class Model:
 
         variables = dict(self.variables)
         table = np.asarray(variables[SEMANTIC_TABLE])
-        key = jax.random.key(seed)
+        key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))  # other queries for every dataset
         new = np.array(jax.random.normal(key, (len(classes), table.shape[1]), table.dtype))
         for row, class_name in enumerate(classes):
             if class_name in copy_from:

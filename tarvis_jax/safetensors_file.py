@@ -64,16 +64,20 @@ def write(path: str | pathlib.Path, tensors: Mapping[str, Any], metadata: Mappin
         with open(unfinished, "wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for name, tensor in tensors.items():
-                array = np.ascontiguousarray(np.asarray(tensor)).reshape(tensor.shape)
-                if array.dtype != np.dtype(tensor.dtype):
-                    raise ValueError(f"{path}: tensor {name}: declared {tensor.dtype}, found {array.dtype}")
-                # Without a buffer of its own: bfloat16 has no buffer interface, its bytes do.
-                file.write(array.reshape(-1).view(np.uint8).data)
+                file.write(_bytes_of(tensor, f"{path}: tensor {name}"))
             size = file.tell()
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
     return size
+
+
+def _bytes_of(tensor: Any, where: str) -> memoryview:
+    array = np.ascontiguousarray(np.asarray(tensor))
+    if array.dtype != np.dtype(tensor.dtype) or array.size != math.prod(tensor.shape):
+        declared, found = f"{tensor.dtype} {tuple(tensor.shape)}", f"{array.dtype} {array.shape}"
+        raise ValueError(f"{where}: declared {declared}, found {found}")
+    return array.reshape(-1).view(np.uint8).data  # bfloat16 itself has no buffer interface
 
 
 def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
