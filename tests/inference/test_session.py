@@ -1,5 +1,7 @@
 """Sessions with a stand-in for the network: a frame's colours say which object is where."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -200,3 +202,175 @@ def test_bad_sessions():
 @pytest.mark.parametrize("dataset", INFERENCE_DEFAULTS)
 def test_defaults_make_a_session(dataset):
     assert Session(ColourNetwork(), dataset).config.overlap * 2 == INFERENCE_DEFAULTS[dataset].clip_length
+
+
+def _run_with(session, num_frames, actions):
+    """Runs a video and calls actions[frame] after that frame's result; returns the ids of every frame."""
+    seen = []
+    for result in session.run(_video(num_frames)):
+        seen.append(sorted(result.masks, key=str))
+        if result.frame in actions:
+            actions[result.frame]()
+    return seen
+
+
+def test_ids_are_the_callers():
+    session = _exemplar()
+    for id, target in (("cat", _stripe(8, 16)), (0, _stripe(40, 48)), (np.int64(-3), _stripe(20, 24))):
+        session.add_target(0, id, mask=target)
+    frames = list(session.run(_video(5)))
+    assert {each.id for each in frames[0].objects} >= {"cat", 0}
+    assert {(each.class_id, each.class_name, each.score) for each in frames[0].objects} == {(None, None, 1.0)}
+    assert [track.id for track in session.result().tracks] == [-3, 0, "cat"]
+    np.testing.assert_array_equal(next(each.mask for each in frames[4].objects if each.id == "cat"), _stripe(8, 16))
+    assert type(session.result().tracks[0].id) is int
+
+
+def test_a_target_added_during_the_run():
+    """Clips of 4 with overlap 2: after the result of frame 2, frames 0..3 are final and 4.. are open."""
+    session = _exemplar()
+    session.add_target(0, "a", mask=_stripe(8, 16))
+    assert session.earliest_target_frame == 0
+
+    def add():
+        assert session.earliest_target_frame == 4
+        for frame in (0, 2, 3):
+            with pytest.raises(ValueError, match=f"frame {frame} is segmented already; .* from frame 4 on"):
+                session.add_target(frame, "b", mask=_stripe(40, 56))
+        with pytest.raises(ValueError, match="mask is 5x5, the frames are 64x64"):
+            session.add_target(5, "b", mask=np.ones((5, 5)))
+        with pytest.raises(ValueError, match="outside the frame"):
+            session.add_target(5, "b", point_yx=(0, 64))
+        session.add_target(5, "b", mask=_stripe(40, 56))
+
+    assert _run_with(session, 10, {2: add}) == [["a"]] * 5 + [["a", "b"]] * 5
+    with pytest.raises(ValueError, match="add_target: the run is over"):
+        session.add_target(9, "c", mask=_stripe(0, 4))
+
+
+def test_a_target_beyond_the_end_of_a_video_of_known_length():
+    session = _exemplar()
+    session.add_target(0, 1, mask=_stripe(8, 16))
+    frames = session.run(list(_video(6)))
+    next(frames)
+    with pytest.raises(ValueError, match="given in frame 6, but frames has 6"):
+        session.add_target(6, 2, mask=_stripe(40, 56))
+
+
+@pytest.mark.parametrize("reference_overlap", [False, True])
+def test_a_target_removed_during_the_run(reference_overlap):
+    session = _exemplar(InferenceConfig(clip_length=4, overlap=2, reference_overlap=reference_overlap))
+    session.add_target(0, 1, mask=_stripe(8, 16))
+    session.add_target(0, 2, mask=_stripe(40, 56))
+    session.add_target(0, 3, mask=_stripe(20, 30))
+    session.remove_target(3)
+
+    def remove():
+        session.remove_target(2)
+        with pytest.raises(ValueError, match="target 2: there is no such target; given are: 1"):
+            session.remove_target(2)
+
+    assert _run_with(session, 10, {4: remove}) == [[1, 2]] * 5 + [[1]] * 5
+    tracks = {track.id: track for track in session.result().tracks}
+    assert sorted(tracks) == [1, 2] and [bool(rle) for rle in tracks[2].segmentations] == [True] * 5 + [False] * 5
+
+
+def test_an_id_is_given_again_after_removal():
+    """As when a track went astray: removed after frame 4, given anew in frame 7."""
+    session = _exemplar()
+    session.add_target(0, "x", mask=_stripe(8, 16))
+
+    def correct():
+        session.remove_target("x")
+        session.add_target(7, "x", mask=_stripe(40, 56))
+
+    assert _run_with(session, 10, {4: correct}) == [["x"]] * 5 + [[]] * 2 + [["x"]] * 3
+    (track,) = session.result().tracks
+    np.testing.assert_array_equal(decode_mask(track.segmentations[4]), _stripe(8, 16))
+    np.testing.assert_array_equal(decode_mask(track.segmentations[9]), _stripe(40, 56))
+
+
+def test_all_targets_removed():
+    session = _exemplar()
+    session.add_target(0, 1, mask=_stripe(8, 16))
+    assert _run_with(session, 8, {1: lambda: session.remove_target(1)}) == [[1]] * 2 + [[]] * 6
+
+
+def test_a_run_that_is_stopped():
+    network = ColourNetwork()
+    session = Session(network, "DAVIS", config=InferenceConfig(clip_length=4, overlap=2))
+    session.add_target(0, 1, mask=_stripe(8, 16))
+    frames = session.run(_video(20))
+    next(frames)
+    frames.close()
+    assert len(network.clips) == 1  # nothing was segmented that nobody asked for
+    for call in (
+        lambda: session.result(),
+        lambda: list(session.run(_video(3))),
+        lambda: session.remove_target(1),
+        lambda: session.add_target(9, 2, point_yx=(0, 0)),
+    ):
+        with pytest.raises(ValueError, match="not finished|already ran|the run is over"):
+            call()
+    again = Session(network, "DAVIS", config=InferenceConfig(clip_length=4, overlap=2))
+    again.add_target(0, 1, mask=_stripe(8, 16))
+    assert len(list(again.run(_video(3)))) == 3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (33, 47), (64, 65)])
+@pytest.mark.parametrize("num_frames", [1, 2])
+def test_short_videos_of_odd_sizes(size, num_frames):
+    session = _exemplar()
+    session.add_target(0, 1, mask=np.ones(size, bool))
+    frames = list(session.run(np.zeros((num_frames, *size, 3), np.uint8)))
+    assert [result.frame for result in frames] == list(range(num_frames))
+    assert all(each.mask.shape == size for result in frames for each in result.objects)
+
+
+@pytest.mark.parametrize(
+    "frames, message",
+    [
+        ([], "no frames"),
+        (iter([]), "no frame could be read"),
+        (np.zeros((2, 64, 64, 3), np.float32), "frame 0: expected a uint8 RGB frame .* found float32"),
+        (np.zeros((2, 64, 64), np.uint8), r"frame 0: expected a uint8 RGB frame .* found uint8 \(64, 64\)"),
+        ([np.zeros((64, 64, 3), np.uint8), np.zeros((64, 66, 3), np.uint8)], "frame 1 is 64x66, frame 0 is 64x64"),
+    ],
+)
+def test_bad_frames(frames, message):
+    session = _exemplar()
+    session.add_target(0, 1, mask=_stripe(8, 16))
+    with pytest.raises(ValueError, match=message):
+        list(session.run(frames))
+
+
+def test_bad_points():
+    session = _exemplar()
+    with pytest.raises(ValueError, match=r"expected a point \(y, x\), found \(1.0, 2.0, 3.0\)"):
+        session.add_target(0, 1, point_yx=(1, 2, 3))
+    session.add_target(0, 1, point_yx=(float("nan"), 2))
+    with pytest.raises(ValueError, match="outside the frame"):
+        list(session.run(_video(2)))
+
+
+def test_memory_does_not_grow_with_the_stream():
+    """Python's and NumPy's memory after 100 and after 500 frames; keeping the RLEs alone would take over 200 kB."""
+    sizes = []
+    session = Session(ColourNetwork(), "DAVIS", config=InferenceConfig(clip_length=4, overlap=2), keep_result=False)
+    session.add_target(0, 1, mask=_stripe(8, 16))
+    session._predictor.clips = _Forgetful()
+    tracemalloc.start()
+    try:
+        for result in session.run(_video(510)):
+            if result.frame in (100, 500):
+                sizes.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert sizes[1] - sizes[0] < 100_000
+    with pytest.raises(ValueError, match="keep_result=False"):
+        session.result()
+
+
+class _Forgetful:
+    def append(self, _):
+        pass
