@@ -259,7 +259,7 @@ def _read_zip(path: pathlib.Path, file: BinaryIO) -> Any:
             raise ValueError(f"record {info.filename!r}: expected it as it is, found it compressed or encrypted")
         if info.header_offset < 0 or info.header_offset + info.file_size > size:
             raise ValueError(
-                f"record {info.filename!r}: {info.file_size} bytes at {info.header_offset} are not in the {size} there are"
+                f"record {info.filename!r}: {info.file_size} bytes at {info.header_offset} of a file of {size} bytes"
             )
         records[info.filename] = info
     roots = [name.removesuffix("data.pkl") for name in records if re.fullmatch(r"[^/]+/data\.pkl", name)]
@@ -275,12 +275,21 @@ def _read_zip(path: pathlib.Path, file: BinaryIO) -> Any:
 
     storages: dict[str, Storage] = {}
 
+    def read_later(name: str) -> Callable[[], bytes]:
+        def read_now() -> bytes:
+            try:
+                return read(name)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+
+        return read_now
+
     def persistent_load(given: Any) -> Storage:
         storage, key = _storage_of(given, 5)
         info = records.get(f"{root}data/{key}")
         if info is not None:
             storage.num_bytes = info.file_size
-            storage.read = lambda: read(info.filename)
+            storage.read = read_later(info.filename)
         known = storages.setdefault(key, storage)
         if (known.dtype, known.size) != (storage.dtype, storage.size):
             raise ValueError(f"storage {key!r} is described in two ways")
@@ -301,7 +310,7 @@ def _read_record(path: pathlib.Path, info: zipfile.ZipInfo) -> bytes:
     if len(data) != info.file_size:
         raise ValueError(f"record {info.filename!r}: expected {info.file_size} bytes, found {len(data)}")
     if zlib.crc32(data) != info.CRC:
-        raise ValueError(f"{path}: record {info.filename!r}: its checksum is wrong, the file is damaged")
+        raise ValueError(f"record {info.filename!r}: its checksum is wrong, the file is damaged")
     return data
 
 
@@ -441,6 +450,20 @@ def _scalar(kind: Any, data: Any) -> Any:
     return np.frombuffer(data, kind.dtype)[0].item()
 
 
+def _from_buffer(data: Any, kind: Any, shape: Any, order: Any) -> StoredTensor:
+    """A numpy array in the latest version of pickle."""
+    array = _PickledArray()
+    array.build((1, shape, kind, order == "F", data))
+    return array
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    """Bytes in the versions of pickle that know only text."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise ValueError("expected bytes as text in latin1")
+    return text.encode("latin1")
+
+
 def _names() -> dict[str, Any]:
     """All that a file may name, and what it stands for here."""
     names: dict[str, Any] = {
@@ -448,6 +471,8 @@ def _names() -> dict[str, Any]:
         "torch._utils._rebuild_tensor": pickles.Constructor(_rebuild_tensor),
         "torch._utils._rebuild_tensor_v2": pickles.Constructor(_rebuild_tensor),
         "torch._utils._rebuild_parameter": pickles.Constructor(lambda tensor, *_: tensor),
+        "_codecs.encode": pickles.Constructor(_encode),
+        "__builtin__.bytes": pickles.Constructor(lambda: b""),  # how version 2 of pickle writes no bytes
         "torch.storage._load_from_bytes": pickles.Constructor(_load_from_bytes),
         "numpy.ndarray": np.ndarray,  # only handed to _reconstruct, never called
         "numpy.dtype": pickles.Constructor(_PickledDtype),
@@ -455,6 +480,7 @@ def _names() -> dict[str, Any]:
     }
     for core in ("numpy.core", "numpy._core"):
         names[f"{core}.multiarray._reconstruct"] = pickles.Constructor(_PickledArray)
+        names[f"{core}.numeric._frombuffer"] = pickles.Constructor(_from_buffer)
         names[f"{core}.multiarray.scalar"] = pickles.Constructor(_scalar)
     return names
 
