@@ -13,6 +13,7 @@ from flax import nnx
 
 from tarvis_jax.inference import forward
 from tarvis_jax.inference.clips import Geometry
+from tarvis_jax.inference.host_memory import reuse_freed_memory
 from tarvis_jax.inference.targets import ExemplarInputs
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.queries import SEMANTIC_TABLE, semantic_rows
@@ -68,6 +69,8 @@ class Predictor:
         self.device = device
         self._matmul_precision = matmul_precision
         self.set_variables(variables)
+        if jax.default_backend() == "cpu":
+            reuse_freed_memory()
         self.num_compiles = 0
         self.compile_seconds = 0.0
         self.model_seconds = 0.0

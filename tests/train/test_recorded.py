@@ -13,7 +13,9 @@ from tarvis_jax.train.metrics import read_metrics
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NUM_STEPS = 3
-BLOCKED = "import sys, runpy; sys.modules.update(tensorflow=None, clu=None); runpy.run_path('main.py', run_name='__main__')"
+BLOCKED = (
+    "import sys, runpy; sys.modules.update(tensorflow=None, clu=None); runpy.run_path('main.py', run_name='__main__')"
+)
 
 
 def run_main(environment, *flags, blocked=False):
@@ -48,6 +50,7 @@ def test_recorded_run_equals_the_run_from_data(tmp_path):
         f"--workdir={tmp_path / 'recorded'}",
         f"--config.data.recorded={recording}",
         "--config.synthetic.num_train=0",
+        "--config.train.demo_davis=",
         blocked=True,
     )
     expected, found = weights(tmp_path / "data"), weights(tmp_path / "recorded")

@@ -1,0 +1,161 @@
+"""Speed of the whole model: one clip from pixels to masks, beside the original in the same run where it is at hand.
+
+    python -m benchmarks.model --frames=3 --height=256 --width=448
+    python -m benchmarks.model --frames=5 --height=448 --width=832 --reference=/tmp/peers --out=out.json
+    python -m benchmarks.model --parts          # where the time goes
+
+`--reference` is a folder made by `prepare_peers.sh`. The two models have the same shapes, not the same weights. They
+run in two processes, one at a time, in turn.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from benchmarks.common import alternate, environment, seconds_of, write_json
+from tarvis_jax.inference.predictor import Predictor
+from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.tarvis import TarViS
+from tarvis_jax.model.variables import flatten
+
+_WORKER = pathlib.Path(__file__).with_name("reference_worker.py")
+
+
+class Reference:
+    """The original model in a process of its own; see `reference_worker.py`."""
+
+    def __init__(self, args: argparse.Namespace, dataset: str, python: str):
+        device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+        command = [python, str(_WORKER), args.reference, f"--dataset={dataset}", f"--backbone={args.backbone}"]
+        command += [f"--frames={args.frames}", f"--height={args.height}", f"--width={args.width}"]
+        command += [f"--threads={len(os.sched_getaffinity(0))}", f"--device={device}"]
+        # The original's mixed precision is float16 or bfloat16 autocast, its own choice for speed.
+        command += ["--autocast=bfloat16"] if args.dtype == "bfloat16" else []
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.description = self._read()
+
+    def _read(self) -> dict:
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the reference's process ended; its message is above")
+        return json.loads(line)
+
+    def run(self) -> float:
+        """Seconds of one clip."""
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return self._read()["seconds"]
+
+    def close(self) -> int:
+        """Ends the process; returns its peak of memory in bytes."""
+        self._process.stdin.close()
+        peak = self._read()["peak_bytes"]
+        self._process.wait()
+        return peak
+
+
+def benchmark_clip(args: argparse.Namespace, model: TarViS, dataset: str) -> dict:
+    """Seconds a clip of `Predictor.clip_classes`, frames/s, and the ratio to the reference."""
+    predictor = Predictor.from_model(model)
+    images = np.random.default_rng(0).integers(0, 256, (args.frames, args.height, args.width, 3), np.uint8)
+    clip = lambda: predictor.clip_classes(images, dataset).mask_logits  # noqa: E731
+    seconds_of(clip)
+    runs = {"ours": lambda: seconds_of(clip)}
+    reference = None
+    if args.reference:
+        reference = Reference(args, dataset, args.reference_python)
+        runs["reference"] = reference.run
+    alternate(runs, 1)  # a last warm-up, now that both are there
+    timings = alternate(runs, args.reps)
+    result = {"dataset": dataset, "compile_s": round(predictor.compile_seconds, 1), **timings}
+    for timing in timings.values():
+        timing["frames_per_s"] = args.frames / timing["median_s"]
+    if reference is not None:
+        result["reference"] |= reference.description | {"peak_bytes": reference.close()}
+        result["speedup"] = timings["reference"]["median_s"] / timings["ours"]["median_s"]
+    return result
+
+
+def benchmark_parts(args: argparse.Namespace, model: TarViS, dataset: str) -> dict[str, float]:
+    """Median seconds of the parts of a clip, each compiled by itself."""
+    graphdef, variables = nnx.split(model)
+    merged = lambda v: nnx.merge(graphdef, v)  # noqa: E731
+    images = jnp.asarray(
+        np.random.default_rng(0).integers(0, 256, (1, args.frames, args.height, args.width, 3), np.uint8)
+    )
+
+    backbone = jax.jit(lambda v, x: merged(v).backbone_features(x))
+    maps = backbone(variables, images)
+    neck = jax.jit(lambda v, x: merged(v).neck(x))
+    pyramid = neck(variables, maps)
+    level_shapes = tuple(pyramid[s].shape[2:4] for s in (32, 16, 8))
+    tokens = sum(h * w for h, w in level_shapes)
+    width = model.config.hidden_size
+    x = jax.random.normal(jax.random.key(0), (1, args.frames, tokens, width))
+    deformable = jax.jit(lambda v, x: merged(v).neck.layers[0].deformable(x[0], x[0, 0], level_shapes))
+    temporal = jax.jit(lambda v, x: merged(v).neck.layers[0].temporal(x, x[0], level_shapes))
+
+    def decode(v, pyramid):
+        model = merged(v)
+        return model.decode(pyramid, model.class_query_set(dataset, 1), all_layers=False).mask_logits
+
+    decode = jax.jit(decode)
+    layers = model.config.neck_layers
+    runs = {
+        "backbone": lambda: backbone(variables, images),
+        "neck": lambda: neck(variables, maps),
+        f"one of {layers} deformable layers": lambda: deformable(variables, x),
+        f"one of {layers} temporal layers": lambda: temporal(variables, x),
+        "decoder": lambda: decode(variables, pyramid),
+    }
+    for run in runs.values():
+        seconds_of(run)
+    timed = {name: (lambda run=run: seconds_of(run)) for name, run in runs.items()}
+    return {name: timing["median_s"] for name, timing in alternate(timed, args.reps).items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=3)
+    parser.add_argument("--height", type=int, default=256)
+    parser.add_argument("--width", type=int, default=448)
+    parser.add_argument("--backbone", default="ResNet50")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of activations")
+    parser.add_argument("--datasets", default="YOUTUBE_VIS", help="whose classes: YOUTUBE_VIS (VIS), VIPSEG (VPS), ...")
+    parser.add_argument("--reps", type=int, default=5)
+    parser.add_argument("--reference", help="folder with the original, prepared by prepare_peers.sh")
+    parser.add_argument("--reference-python", default=sys.executable, help="interpreter that has PyTorch")
+    parser.add_argument("--parts", action="store_true", help="time the parts of a clip as well")
+    parser.add_argument("--out", help="JSON file to write")
+    args = parser.parse_args()
+
+    config = ModelConfig(backbone=args.backbone, compute_dtype=args.dtype)
+    model = TarViS(config, rngs=nnx.Rngs(0))
+    shape = f"{args.backbone} T {args.frames} {args.height}x{args.width} {args.dtype}"
+    result = {"environment": environment(), "shape": shape, "clips": []}
+    result["parameters"] = sum(np.size(value) for value in flatten(model).values())
+    print(json.dumps(result["environment"]))
+    for dataset in args.datasets.split(","):
+        clip = benchmark_clip(args, model, dataset)
+        result["clips"].append(clip)
+        line = f"{shape} {dataset}: ours {clip['ours']['median_s']:.3f} s ({clip['ours']['frames_per_s']:.2f} frames/s)"
+        if "speedup" in clip:
+            line += f", reference {clip['reference']['median_s']:.3f} s, ratio {clip['speedup']:.2f}"
+        print(line, flush=True)
+    if args.parts:
+        result["parts_s"] = benchmark_parts(args, model, args.datasets.split(",")[0])
+        for name, seconds in result["parts_s"].items():
+            print(f"  {name:32} {1e3 * seconds:9.1f} ms", flush=True)
+    write_json(args.out, result)
+
+
+if __name__ == "__main__":
+    main()
