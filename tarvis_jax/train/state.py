@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from tarvis_jax.model.config import Frozen, ModelConfig
 from tarvis_jax.model.tarvis import TarViS
+from tarvis_jax.model.variables import abstract_model
 from tarvis_jax.parallel.mesh import replicated
 
 Arrays = dict[str, jax.Array]
@@ -58,7 +59,7 @@ class ModelStructure:
     def __init__(self, config: ModelConfig):
         """Traces the constructor once; no array is made."""
         self.config = config
-        abstract = nnx.eval_shape(lambda: TarViS(config, rngs=nnx.Rngs(0)))
+        abstract = abstract_model(config)
         self._graphdef, self._state = nnx.split(abstract)
         self.params, self.frozen = self._values(abstract)
 
