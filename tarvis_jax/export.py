@@ -29,7 +29,7 @@ WEIGHTS_FILE = "weights.npz"
 # Kernels that are not plain StableHLO and that jax.export does not promise to keep running in later releases of JAX
 # (those of TPU kernels it does). They only occur with another back end than "xla", or where attention takes a library's
 # kernel; the manifest lists what each function calls.
-_UNSTABLE_CALLS = ("__gpu$xla.gpu.triton", "triton_kernel_call", "__cudnn$fmhaSoftmax", "tarvis_ms_deform_attn_forward")
+_UNSTABLE_CALLS = ("__gpu$xla.gpu.triton", "__cudnn$fmhaSoftmax", "tarvis_msda_forward")
 
 
 @dataclasses.dataclass(frozen=True)

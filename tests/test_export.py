@@ -107,6 +107,13 @@ def test_lowered_for_every_platform(exported):
         assert jax_export.deserialize(file.read_bytes()).platforms == ("cpu", "cuda", "tpu")
 
 
+def test_kernels_of_the_platforms(model, tmp_path):
+    """With the back end left to each platform, the manifest says which calls are not plain StableHLO."""
+    config = dataclasses.replace(CONFIG, datasets=("OVIS",), platforms=("cpu", "tpu"), num_objects=0, backend="auto")
+    manifest = export.export_model(model, tmp_path, config)
+    assert manifest["functions"]["classes_25"]["custom_calls"] == ["tpu_custom_call"]
+
+
 def test_some_datasets_and_platforms(model, tmp_path):
     config = dataclasses.replace(CONFIG, datasets=("OVIS",), platforms=("tpu",), num_objects=0)
     manifest = export.export_model(model, tmp_path, config)

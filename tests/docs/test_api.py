@@ -4,6 +4,7 @@ import json
 
 import cv2
 import numpy as np
+import pytest
 
 from tarvis_jax.results.tracks import encode_mask
 from tests.docs.snippets import run_page
@@ -22,6 +23,7 @@ def _write_frames(folder, num_frames):
     return masks
 
 
+@pytest.mark.slow
 def test_api_page(tmp_path):
     tiny_model().save_pretrained(tmp_path / "model")
     _write_frames(tmp_path / "frames", 3)
@@ -35,7 +37,11 @@ def test_api_page(tmp_path):
         "segmentations": [{"1": encode_mask(mask)} for mask in masks],
     }
     (tmp_path / "data/annotations.json").write_text(json.dumps({"sequences": [sequence]}))
-    steps = {"num_steps = 5_000": "num_steps = 1", "total_steps = 5_000": "total_steps = 1"}
+    steps = {
+        "num_steps = 5_000": "num_steps = 1",
+        "total_steps = 5_000": "total_steps = 1",
+        "warmup_steps = 500": "warmup_steps = 0",  # a first step of warm-up would change nothing
+    }
     sizes = {
         "min_dims=(256,)": "min_dims=(48,)",
         "max_dim=448": "max_dim=96",
