@@ -115,7 +115,17 @@ def _build(nvcc: str, architectures: Sequence[int], path: pathlib.Path) -> None:
     # Into a file of its own, then renamed: whoever is stopped half way leaves nothing that looks finished.
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         partial = pathlib.Path(folder) / path.name
-        command = [nvcc, *FLAGS, "-shared", "-Xcompiler", "-fPIC", "-Xlinker", "--exclude-libs=ALL", "-I", jax.ffi.include_dir()]
+        command = [
+            nvcc,
+            *FLAGS,
+            "-shared",
+            "-Xcompiler",
+            "-fPIC",
+            "-Xlinker",
+            "--exclude-libs=ALL",
+            "-I",
+            jax.ffi.include_dir(),
+        ]
         command += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in architectures]
         command += ["-o", str(partial), *(str(FOLDER / name) for name in _COMPILED)]
         done = subprocess.run(command, capture_output=True, text=True)

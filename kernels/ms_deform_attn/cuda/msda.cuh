@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <type_traits>
 
+// Defines MSDA_DEVICE, MSDA_KERNEL, MSDA_GRID_CONSTANT and everything that touches the hardware.
 #ifdef MSDA_PRIMITIVES
 #include MSDA_PRIMITIVES
 #else
@@ -23,8 +24,7 @@ namespace msda {
 
 constexpr int kThreads = 256;   // per block
 constexpr int kMaxLevels = 16;  // of feature maps
-constexpr int kMaxPoints = 128; // levels * points of one item
-constexpr int kMaxGridY = 65535;
+constexpr int kMaxPoints = 128;  // levels * points of one item
 constexpr int kMaxDepth = 256;  // channels of a head: 32 lanes of eight
 
 struct Level {
@@ -393,8 +393,10 @@ MSDA_DEVICE Corners share(const Corners& own, int source) {
 
 // ---- forward --------------------------------------------------------------------------------------------------------
 
+// The second number, blocks per multiprocessor, bounds the registers of a thread: as many blocks as fit without spills.
 template <typename Shape, typename Value, typename Offset, typename Score, int kLanes, bool kWide>
-MSDA_KERNEL(kThreads, (std::is_same_v<Value, float> ? 3 : 4)) forward_kernel(const MSDA_GRID_CONSTANT Params params) {
+MSDA_KERNEL(kThreads, (std::is_same_v<Value, Bfloat16> ? 4 : 3))
+forward_kernel(const MSDA_GRID_CONSTANT Params params) {
   constexpr bool kStatic = Shape::is_static;
   constexpr int kUnroll = kStatic ? kMaxPoints : 1;
   const int b = block_z() * kMaxGridY + block_y();
@@ -448,8 +450,8 @@ MSDA_DEVICE void reduce_dots(float (&dots)[kCount][4], int lane) {
     for (int t = 0; t < half; ++t) {
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
-        const float keep = is_upper ? dots[t + half][c] : dots[t][c];
-        const float send = is_upper ? dots[t][c] : dots[t + half][c];
+        const float keep = select(is_upper, dots[t + half][c], dots[t][c]);
+        const float send = select(is_upper, dots[t][c], dots[t + half][c]);
         dots[t][c] = keep + shuffle_xor(send, half);
       }
     }
@@ -462,7 +464,8 @@ MSDA_DEVICE void reduce_dots(float (&dots)[kCount][4], int lane) {
 }
 
 template <typename Shape, typename Value, typename Offset, typename Score, int kLanes>
-MSDA_KERNEL(kThreads, (std::is_same_v<Value, float> ? 2 : 3)) backward_kernel(const MSDA_GRID_CONSTANT Params params) {
+MSDA_KERNEL(kThreads, (Shape::is_static && std::is_same_v<Value, Bfloat16> ? 3 : 2))
+backward_kernel(const MSDA_GRID_CONSTANT Params params) {
   constexpr bool kStatic = Shape::is_static;
   constexpr int kAddsAll = 1;                      // a bit that `start`, a multiple of four, leaves free
   constexpr int kCount = kLanes < 2 ? kLanes : 2;  // points whose dot products are summed together
@@ -493,7 +496,7 @@ MSDA_KERNEL(kThreads, (std::is_same_v<Value, float> ? 2 : 3)) backward_kernel(co
     Corners own = make_corners(own_level, x, y, weight, row_elements);
     const bool has_zero = own.weights[0] == 0 || own.weights[1] == 0 || own.weights[2] == 0 || own.weights[3] == 0;
     if (item.is_valid && !has_zero) own.start |= kAddsAll;
-    float own_dots[4];  // of the four cells with the gradient of the output
+    float own_dots[4] = {};  // of the four cells with the gradient of the output
 #pragma unroll(kStatic ? 4 : 1)
     for (int batch = 0; batch < kLanes / kCount; ++batch) {
       float dots[kCount][4];
@@ -537,10 +540,8 @@ MSDA_KERNEL(kThreads, (std::is_same_v<Value, float> ? 2 : 3)) backward_kernel(co
         }
       }
       reduce_dots<kLanes, kCount>(dots, item.lane);
-      if (item.lane / kCount == batch) {
 #pragma unroll
-        for (int c = 0; c < 4; ++c) own_dots[c] = dots[0][c];
-      }
+      for (int c = 0; c < 4; ++c) own_dots[c] = select(item.lane / kCount == batch, dots[0][c], own_dots[c]);
     }
     const float top = x.low * own_dots[0] + x.high * own_dots[1];
     const float bottom = x.low * own_dots[2] + x.high * own_dots[3];

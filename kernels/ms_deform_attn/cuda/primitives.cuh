@@ -15,6 +15,7 @@
 namespace msda {
 
 using Stream = cudaStream_t;
+constexpr int kMaxGridY = 65535;  // what CUDA allows; a larger batch goes on along z
 
 MSDA_DEVICE int thread_index() { return threadIdx.x; }
 MSDA_DEVICE int block_x() { return blockIdx.x; }
@@ -27,6 +28,19 @@ MSDA_DEVICE T shuffle(T value, int source, int width) {
   return __shfl_sync(0xffffffffu, value, source, width);
 }
 MSDA_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+
+// `condition ? a : b` as one instruction. Of `?:` nvcc makes branches, and copies the shuffles that follow into both.
+MSDA_DEVICE float select(bool condition, float a, float b) {
+  float selected;
+  asm("{\n"
+      ".reg .pred condition;\n"
+      "setp.ne.u32 condition, %1, 0;\n"
+      "selp.f32 %0, %2, %3, condition;\n"
+      "}\n"
+      : "=f"(selected)
+      : "r"(static_cast<unsigned>(condition)), "f"(a), "f"(b));
+  return selected;
+}
 
 // Reads through the read-only cache.
 template <typename T>

@@ -36,7 +36,12 @@ def load(path: str | None = None) -> ctypes.CDLL:
     return library
 
 
-def _make_call(value, level_shapes, offsets, scores, reference) -> _Call:
+def make_call(value, level_shapes, offsets, scores, reference) -> _Call:
+    """The arguments of one call, with weights given; its tensors must outlive it.
+
+    Raises:
+      ValueError: shapes, dtypes or devices disagree.
+    """
     batch, cells, heads, depth = value.shape
     queries, num_levels, points = scores.shape[1], *scores.shape[3:]
     expected = {
@@ -63,7 +68,12 @@ def _make_call(value, level_shapes, offsets, scores, reference) -> _Call:
     )
 
 
-def _run(name: str, device: torch.device, *arguments) -> None:
+def run(name: str, device: torch.device, *arguments) -> None:
+    """Calls a function of the library on the device's current stream.
+
+    Raises:
+      RuntimeError: with the library's message.
+    """
     if device.type == "cuda":
         with torch.cuda.device(device):
             error = getattr(load(), name)(*arguments, torch.cuda.current_stream(device).cuda_stream)
@@ -90,8 +100,8 @@ class MSDeformAttnFunction(torch.autograd.Function):
         offsets = sampling_locations.float() * sizes_wh[:, None]  # in pixels, from a reference point at 0
         reference = torch.zeros(weights.shape[1], len(level_shapes), 2, device=value.device)
         out = torch.empty(*weights.shape[:3], value.shape[-1], dtype=value.dtype, device=value.device)
-        call = _make_call(value, level_shapes, offsets, weights, reference)
-        _run("msda_forward", value.device, ctypes.byref(call), out.data_ptr())
+        call = make_call(value, level_shapes, offsets, weights, reference)
+        run("msda_forward", value.device, ctypes.byref(call), out.data_ptr())
         ctx.save_for_backward(value, offsets, weights, reference, sizes_wh)
         ctx.level_shapes, ctx.locations_dtype = level_shapes, sampling_locations.dtype
         return out.flatten(2)
@@ -103,8 +113,8 @@ class MSDeformAttnFunction(torch.autograd.Function):
         out_grad = out_grad.contiguous()
         value_grad = torch.empty(value.shape, dtype=torch.float32, device=value.device)  # cleared by the library
         offsets_grad, weights_grad = torch.empty_like(offsets), torch.empty_like(weights)
-        call = _make_call(value, ctx.level_shapes, offsets, weights, reference)
+        call = make_call(value, ctx.level_shapes, offsets, weights, reference)
         grads = (tensor.data_ptr() for tensor in (value_grad, offsets_grad, weights_grad))
-        _run("msda_backward", value.device, ctypes.byref(call), out_grad.data_ptr(), *grads)
+        run("msda_backward", value.device, ctypes.byref(call), out_grad.data_ptr(), *grads)
         locations_grad = (offsets_grad * sizes_wh[:, None]).to(ctx.locations_dtype)
         return value_grad.to(value.dtype), None, None, locations_grad, weights_grad, None

@@ -2,8 +2,8 @@
 //
 // The 32 lanes of a warp are coroutines that take turns in the order of their numbers. A shuffle writes the lane's
 // value, lets every other lane come to the same shuffle, and then reads. Warps run one after the other. A lane that
-// skips a shuffle, and a load or store outside the arrays named by `emulation_allow`, stop the program with a message:
-// on a GPU they would be undefined.
+// skips a shuffle, and an access that is not aligned or outside the arrays named by `emulation_allow`, are errors of the
+// launch: on a GPU they would be undefined.
 #pragma once
 
 #include <ucontext.h>
@@ -12,11 +12,10 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -39,6 +38,7 @@ using std::fmaf;
 using std::max;
 using std::min;
 using Stream = void*;
+constexpr int kMaxGridY = 3;  // small, so that small batches come to use the third dimension of the grid
 
 // ---- warps ----------------------------------------------------------------------------------------------------------
 
@@ -57,10 +57,12 @@ struct Warp {
 };
 inline Warp* current = nullptr;
 
-[[noreturn]] inline void emulation_fail(const char* message) {
-  std::fprintf(stderr, "emulation: %s (block %d %d, thread %d)\n", message, current->block_x, current->block_y,
-               current->first_thread + current->lane);
-  std::abort();
+inline std::string error;  // the first of the launch
+
+inline void report(const char* message) {
+  if (!error.empty()) return;
+  error = std::string(message) + " (block " + std::to_string(current->block_x) + " " +
+          std::to_string(current->block_y) + ", thread " + std::to_string(current->first_thread + current->lane) + ")";
 }
 
 inline void run_lane() {
@@ -85,7 +87,7 @@ inline void run_warp(Warp& warp, std::vector<char>& stacks) {
     for (warp.lane = 0; warp.lane < kWarp; ++warp.lane) {
       swapcontext(&warp.scheduler, &warp.lanes[warp.lane]);
       if (warp.is_done[warp.lane] != warp.is_done[0] || warp.num_shuffles[warp.lane] != warp.num_shuffles[0]) {
-        emulation_fail("lanes of a warp do not come to the same shuffles");
+        return report("lanes of a warp do not come to the same shuffles");
       }
     }
   }
@@ -113,11 +115,14 @@ T shuffle(T value, int source, int width) {
 }
 inline float shuffle_xor(float value, int mask) { return exchange(value, current->lane ^ mask); }
 
+inline float select(bool condition, float a, float b) { return condition ? a : b; }
+
 template <typename Params>
 const char* launch(void (*kernel)(Params), unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned threads, Stream,
                    const Params& params) {
   static std::mutex one_at_a_time;  // XLA runs independent calls in several threads
   const std::lock_guard lock(one_at_a_time);
+  error.clear();
   auto call = std::make_pair(kernel, &params);
   auto warp = std::make_unique<Warp>();
   std::vector<char> stacks(kWarp * 64 * 1024);
@@ -139,7 +144,7 @@ const char* launch(void (*kernel)(Params), unsigned grid_x, unsigned grid_y, uns
       }
     }
   }
-  return nullptr;
+  return error.empty() ? nullptr : error.c_str();
 }
 
 // ---- memory ---------------------------------------------------------------------------------------------------------
@@ -149,29 +154,27 @@ struct Range {
 };
 inline std::vector<Range> allowed;  // empty: everything
 
-inline void check_access(const void* address, size_t bytes) {
+inline bool is_good(const void* address, size_t bytes) {
   const auto begin = reinterpret_cast<uintptr_t>(address);
-  if (begin % bytes) emulation_fail("an access is not aligned");
-  for (const Range& range : allowed) {
-    if (range.begin <= begin && begin + bytes <= range.end) return;
-  }
-  if (!allowed.empty()) emulation_fail("an access is out of bounds");
+  bool is_inside = allowed.empty();
+  for (const Range& range : allowed) is_inside |= range.begin <= begin && begin + bytes <= range.end;
+  if (!is_inside) report("an access is out of bounds");
+  if (begin % bytes) report("an access is not aligned");
+  return error.empty();
 }
 
 template <typename T>
 T load(const T* address) {
-  check_access(address, sizeof(T));
-  T value;
-  std::memcpy(&value, address, sizeof(T));
+  T value = {};
+  if (is_good(address, sizeof(T))) std::memcpy(&value, address, sizeof(T));
   return value;
 }
 template <typename T>
 void store(T* address, T value) {
-  check_access(address, sizeof(T));
-  std::memcpy(address, &value, sizeof(T));
+  if (is_good(address, sizeof(T))) std::memcpy(address, &value, sizeof(T));
 }
 inline void atomic_add(float* address, float4 value) {
-  check_access(address, sizeof(float4));
+  if (!is_good(address, sizeof(float4))) return;
   address[0] += value.x;
   address[1] += value.y;
   address[2] += value.z;
