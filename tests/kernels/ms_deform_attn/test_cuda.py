@@ -442,3 +442,17 @@ def test_all_kernels_for_ampere(tmp_path):
     for instructions in cuda_tools.disassemble(cubin).values():
         names = {instruction.name for instruction in instructions}
         assert not [name for name in names if name.startswith(("MEMBAR", "ATOM", "BAR"))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["microbench", "sanitize"])
+def test_programs_for_the_gpu_compile(tmp_path, name):
+    if build.find_nvcc() is None:
+        pytest.skip("needs CUDA's compiler nvcc")
+    source = pathlib.Path(__file__).parents[3] / "benchmarks" / "cuda" / f"{name}.cu"
+    command = [build.find_nvcc(), "-std=c++17", "-arch=sm_90", "-I", str(build.FOLDER), str(source)]
+    command += ["-o", str(tmp_path / name)]
+    subprocess.run(command, check=True)
+    found = subprocess.run([str(tmp_path / name)], capture_output=True, text=True)
+    if not build.device_architectures():
+        assert found.returncode == 1 and f"{name}: " in found.stderr  # no device: said so
