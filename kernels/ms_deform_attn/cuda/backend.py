@@ -67,8 +67,8 @@ def backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """See `backends`. The gradient of the values is summed in float32 and cast once, by whatever XLA fuses it with."""
     _register()
-    outs = (jax.ShapeDtypeStruct(value.shape, jnp.float32), *(jax.typeof(x) for x in (offsets, scores)))
-    outs = tuple(jax.ShapeDtypeStruct(out.shape, out.dtype) for out in outs)
+    dtypes = ((value, jnp.float32), (offsets, offsets.dtype), (scores, scores.dtype))
+    outs = tuple(jax.ShapeDtypeStruct(array.shape, dtype) for array, dtype in dtypes)
     call = jax.ffi.ffi_call(_TARGETS["backward"], outs)
     grads = call(value, offsets, scores, reference, out_grad, **_attributes(level_shapes, softmax))
     return grads[0].astype(value.dtype), grads[1], grads[2]

@@ -11,6 +11,7 @@ import ctypes
 import fcntl
 import functools
 import hashlib
+import logging
 import os
 import pathlib
 import shutil
@@ -27,6 +28,8 @@ _INCLUDED = ("api.h", "msda.cuh", "primitives.cuh")
 OLDEST_ARCHITECTURE = 80  # bfloat16
 
 FLAGS = ("-std=c++17", "-O3")
+
+_logger = logging.getLogger(__name__)
 
 
 class BuildError(RuntimeError):
@@ -128,6 +131,7 @@ def _build(nvcc: str, architectures: Sequence[int], path: pathlib.Path) -> None:
         ]
         command += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in architectures]
         command += ["-o", str(partial), *(str(FOLDER / name) for name in _COMPILED)]
+        _logger.info("ms_deform_attn: building %s", path)
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             raise BuildError(f"ms_deform_attn for CUDA: {' '.join(command)}\n{done.stdout}{done.stderr}")
