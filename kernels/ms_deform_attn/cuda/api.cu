@@ -61,7 +61,9 @@ const char* check(const MsdaCall& call) {
   }
   if (call.batch < 0 || call.batch > INT_MAX) return fail(expected("B", "0 .. 2^31 - 1", call.batch));
   // Lanes that fill the last tile count a little beyond Q.
-  if (call.queries < 0 || call.queries > INT_MAX - kThreads) return fail(expected("Q", "below 2^31 - 256", call.queries));
+  if (call.queries < 0 || call.queries > INT_MAX - kThreads) {
+    return fail(expected("Q", "below 2^31 - 256", call.queries));
+  }
   // Within one image the kernels count elements in 32 bits.
   if (call.cells > INT_MAX / (call.heads * call.depth)) {
     return fail(expected("S * M * D", "less than 2^31", call.cells * call.heads * call.depth));
