@@ -49,6 +49,8 @@ DEFAULT_SHAPES = {
     "gpu": ("T3B1 512x896", "T3B4 512x896", "T12 448x832"),
     "tpu": ("T3B1 512x896", "T3B4 512x896", "T12 448x832"),
 }
+# "xla_deterministic" only when asked for: on a GPU it sorts.
+DEFAULT_BACKENDS = {"cpu": ("xla",), "gpu": ("cuda", "triton", "xla"), "tpu": ("tpu", "xla")}
 DIRECTIONS = ("forward", "backward")
 _FLUSH_BYTES = 2**27  # twice the 60 MB of L2 of an H200
 
@@ -57,7 +59,7 @@ class Inputs:
     """One set of inputs as numpy arrays: pixel offsets, logits and reference points, and what rivals want instead."""
 
     def __init__(self, shape: tuple[int, int, int], is_inside: bool):
-        """Args: shape: (B, height, width) in pixels. is_inside: keep samples in their maps (DCNv4's gradients need it)."""
+        """Args: shape: (B, height, width) in pixels. is_inside: no sample leaves its map; DCNv4's gradients need it."""
         batch, height, width = shape
         rng = np.random.default_rng(0)
         self.level_shapes = tuple((height // s, width // s) for s in STRIDES)
@@ -103,7 +105,9 @@ def jax_function(inputs: Inputs, backend: str, direction: str) -> Callable:
         return (ms_deform_attn(value, offsets, logits, reference, inputs.level_shapes, backend=backend),)
 
     def backward(value, offsets, logits, out_grad, reference):
-        operator = lambda *leaves: ms_deform_attn(*leaves, reference, inputs.level_shapes, backend=backend)  # noqa: E731
+        def operator(*leaves):
+            return ms_deform_attn(*leaves, reference, inputs.level_shapes, backend=backend)
+
         return jax.vjp(operator, value, offsets, logits)[1](out_grad)
 
     return {"forward": forward, "backward": backward}[direction]
@@ -302,8 +306,11 @@ def copy_bandwidth(platform: str, reps: int) -> float:
     return statistics.median(2 * size * 10 / (measure(11) - measure(1)) for _ in range(reps))
 
 
-def benchmark(name: str, dtype: str, args: argparse.Namespace) -> list[dict]:
-    """All contenders on one shape and dtype: list of rows."""
+def benchmark(name: str, dtype: str, args: argparse.Namespace, is_first_shape: bool) -> list[dict]:
+    """All contenders on one shape and dtype: list of rows.
+
+    On a GPU the XLA form (slow to compile) and the cold cache are measured at the first shape only.
+    """
     platform = jax.default_backend()
     device = "cuda" if platform == "gpu" else "cpu"
     inputs = Inputs(SHAPES[name], is_inside=platform == "gpu")
@@ -311,12 +318,15 @@ def benchmark(name: str, dtype: str, args: argparse.Namespace) -> list[dict]:
     arrays += (jnp.asarray(inputs.reference),)
     num_calls = args.calls or (50 if platform == "gpu" else 4)
     rows = []
-    for cache in ("warm", "cold") if platform == "gpu" else ("warm",):
+    for cache in ("warm", "cold") if platform == "gpu" and is_first_shape else ("warm",):
+        backends = args.backends or DEFAULT_BACKENDS[platform]
+        if platform == "gpu" and not args.backends and (cache == "cold" or not is_first_shape):
+            backends = [backend for backend in backends if backend != "xla"]
         buffer = jnp.zeros(_FLUSH_BYTES // 4, jnp.float32) if cache == "cold" else None
         torch_buffer = torch.zeros(_FLUSH_BYTES // 4, device=device) if cache == "cold" else None
         for direction in DIRECTIONS:
             timers, rivals_left_out, memory = {}, {}, {}
-            for backend in args.backends or BACKENDS:
+            for backend in backends:
                 call = jax_function(inputs, backend, direction)
                 try:
                     memory[backend] = jax.jit(call).lower(*arrays).compile().memory_analysis().temp_size_in_bytes
@@ -372,7 +382,9 @@ def main() -> None:
     platform = jax.default_backend()
     parser.add_argument("--shapes", help=f"of {list(SHAPES)}, comma-separated")
     parser.add_argument("--dtypes", default="float32" if platform == "cpu" else "bfloat16,float32")
-    parser.add_argument("--backends", type=lambda text: text.split(","), help=f"of {list(BACKENDS)}; default: all")
+    parser.add_argument(
+        "--backends", type=lambda text: text.split(","), help=f"of {list(BACKENDS)}; default: those of the platform"
+    )
     parser.add_argument("--peers", help="folder made by prepare_peers.sh")
     parser.add_argument("--reps", type=int, default=7, help="turns of each contender")
     parser.add_argument("--calls", type=int, help="calls per turn")
@@ -387,9 +399,10 @@ def main() -> None:
         "rows": [],
     }
     print(json.dumps(result["environment"]), f"copy {args.bandwidth / 1e9:.0f} GB/s")
-    for name in args.shapes.split(",") if args.shapes else DEFAULT_SHAPES[platform]:
+    names = args.shapes.split(",") if args.shapes else DEFAULT_SHAPES[platform]
+    for name in names:
         for dtype in args.dtypes.split(","):
-            result["rows"] += benchmark(name, dtype, args)
+            result["rows"] += benchmark(name, dtype, args, name == names[0])
             write_json(args.out, result)
 
 

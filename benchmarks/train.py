@@ -1,0 +1,127 @@
+"""Speed and memory of a training step on random clips: no data, no TensorFlow.
+
+    python -m benchmarks.train --config=configs/finetune.py --batch_size=8 --samples_at_once=1,4 --out=train.json
+    python -m benchmarks.train --config=configs/quickstart.py --batch_size=2 --steps=2       # a smoke test
+
+Gradients and update of the real step (`tarvis_jax/train/step.py`) at one shape per task: the first bucket of the first
+dataset of that task.
+"""
+
+import argparse
+import dataclasses
+import json
+import runpy
+import statistics
+import time
+
+import jax
+import numpy as np
+
+from benchmarks.common import environment, write_json
+from input_pipeline.batches import batch_shapes
+from input_pipeline.config import DataConfig, DatasetConfig
+from tarvis_jax.config import from_mapping
+from tarvis_jax.parallel.mesh import make_mesh, num_microbatches, put_batch
+from tarvis_jax.train.config import Config
+from tarvis_jax.train.objectives import make_objective
+from tarvis_jax.train.optimizer import learning_rate_at, make_optimizer
+from tarvis_jax.train.state import ModelStructure, initial_state
+from tarvis_jax.train.step import TrainStepper
+
+
+def random_batch(config: DataConfig, dataset: DatasetConfig) -> dict[str, np.ndarray]:
+    """Noise with four rectangles to segment in every clip, in the dataset's first bucket."""
+    rng = np.random.default_rng(0)
+    shapes = batch_shapes(config, dataset, dataset.buckets[0])
+    batch = {key: np.zeros(shape, dtype) for key, (shape, dtype) in shapes.items()}
+    batch["images"] = rng.integers(0, 256, shapes["images"][0], np.uint8)
+    height, width = dataset.buckets[0]
+    for n in range(min(4, dataset.max_instances)):
+        top, left = n * height // 8, n * width // 8
+        batch["masks"][:, n, :, top : top + height // 4, left : left + width // 4] = True
+        batch["valid_instances"][:, n] = True
+        if dataset.num_classes:
+            batch["classes"][:, n] = 1 + n % dataset.num_classes
+        if "points_yx" in batch:
+            batch["points_yx"][:, n] = (top + height / 8) / height, (left + width / 8) / width
+    return batch
+
+
+def benchmark(config: Config, samples_at_once: int, steps: int) -> list[dict]:
+    """One row per task: median seconds of a step, clips/s, peak of the device's memory so far."""
+    mesh = make_mesh()
+    structure = ModelStructure(config.model)
+    optimizer = make_optimizer(config.optimizer, structure.params)
+    datasets = {}
+    for dataset in config.data.datasets:
+        datasets.setdefault(dataset.task, dataset)
+    stepper = TrainStepper(
+        structure,
+        optimizer,
+        learning_rate=lambda step: learning_rate_at(config.optimizer, step),
+        ema_decay=config.optimizer.ema_decay,
+        objectives={
+            dataset.name: make_objective(
+                dataset.task,
+                dataset.name,
+                config.loss,
+                config.model.decoder_layers + 1,
+                config.train.exemplar_point_probability,
+            )
+            for dataset in datasets.values()
+        },
+        seed=0,
+        mesh=mesh,
+    )
+    state = initial_state(structure, optimizer, 0, config.optimizer.ema_decay > 0, mesh)
+    microbatches = num_microbatches(config.data.batch_size, samples_at_once, mesh)
+    rows = []
+    for task, dataset in datasets.items():
+        batch = put_batch(random_batch(config.data, dataset), microbatches, mesh)
+        compiled_before = stepper.compile_seconds
+        seconds = []
+        for _ in range(1 + steps):
+            start = time.perf_counter()
+            state, metrics = stepper(dataset.name, state, batch)
+            is_finite = bool(jax.block_until_ready(metrics["is_finite"]))
+            seconds.append(time.perf_counter() - start)
+            if not is_finite:
+                raise RuntimeError(f"{dataset.name}: {stepper.first_bad_tensor(dataset.name, state, batch)} not finite")
+        memory = jax.devices()[0].memory_stats() or {}
+        row = {
+            "task": task,
+            "dataset": dataset.name,
+            "clip": [config.data.clip_length, *dataset.buckets[0]],
+            "batch_size": config.data.batch_size,
+            "samples_at_once": samples_at_once,
+            "compute_dtype": config.model.compute_dtype,
+            "compile_s": round(stepper.compile_seconds - compiled_before, 1),
+            "median_s": statistics.median(seconds[1:]),
+            "clips_per_s": config.data.batch_size / statistics.median(seconds[1:]),
+            "peak_bytes": memory.get("peak_bytes_in_use"),
+        }
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/finetune.py", help="file.py or file.py:argument")
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--samples_at_once", default="1", help="clips on a device at once; several: comma-separated")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--out", help="JSON file to write")
+    args = parser.parse_args()
+    file, _, argument = args.config.partition(":")
+    config = from_mapping(Config, runpy.run_path(file)["get_config"](argument))
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=args.batch_size))
+    result = {"environment": environment(), "config": args.config, "rows": []}
+    print(json.dumps(result["environment"]))
+    for samples in map(int, args.samples_at_once.split(",")):
+        result["rows"] += benchmark(config, samples, args.steps)
+        write_json(args.out, result)
+
+
+if __name__ == "__main__":
+    main()
