@@ -1,35 +1,32 @@
 """Multi-scale deformable attention in plain XLA, for every platform.
 
-Bilinear sampling is linear in the values: a query's output is the sum over levels of `A_level @ value_level`, where row
-q of A holds the bilinear weights, times the attention weights, of the cells around its P points. Two ways to compute
-it, chosen per level by its number of cells (`DENSE_MAX_CELLS`):
+Forward: the 4 * L * P corner cells of a query are added one by one, so that XLA fuses all gathers into one loop and
+stores no gathered cell. That loop runs on all cores of a CPU.
 
-- dense: build A, the sum over points of hat(y) outer hat(x) with hat(d) = max(0, 1 - |d|), and multiply matrices. The
-  cost grows with the number of cells, but the gradient of the values is `A^T @ gradient`: no scatter.
-- gather: add the 4P corner cells one by one, so that XLA fuses the gathers and never stores the gathered cells; the
-  gradient of the values is scattered, which is serial on a CPU.
+Backward, per image and head (S cells of D channels fit into a core's cache):
+
+- the value gradient is a scatter: each of the 4 * L * P cells gets weight * gradient of the output;
+- the others need, for each of these cells, its dot product with the gradient of the output.
+
+On a CPU the queries are taken a chunk at a time: what is scattered and what was gathered (4 * L * P * D numbers per
+query) then stay in the cache, which makes the scatter three times as fast. On other platforms one scatter takes all
+queries of all images and heads.
 
 Locations, weights and accumulation are float32 whatever the dtype of the values. At a whole pixel, where bilinear
 interpolation has a kink, the gradient of a location is the one to the right (as in PyTorch's grid_sample).
-
-Inside this file heads lie before queries: value [B, M, S, D], x, y and weights [B, M, L, Q, P].
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-# One core, float32, forward + backward: at 96 and 112 cells dense takes about half the time of gather; at 448 cells
-# about the same for the backward and four times as much for the forward pass.
-DENSE_MAX_CELLS = 128
-
 LevelShapes = tuple[tuple[int, int], ...]
 
-# Interpolation at full float32 precision on every platform: no TF32, no bfloat16 passes.
-_einsum = functools.partial(jnp.einsum, precision="highest")
+# What is gathered or scattered of a chunk of queries on a CPU; measured on a core with 2 MiB of second-level cache.
+_CHUNK_BYTES = 768 * 2**10
 
 
 def supports(value_dtype, head_size: int, *, platform: str, level_shapes: LevelShapes, num_points: int) -> None:
@@ -39,185 +36,198 @@ def supports(value_dtype, head_size: int, *, platform: str, level_shapes: LevelS
 
 def forward(value, offsets, scores, reference, level_shapes: LevelShapes, *, softmax: bool) -> jax.Array:
     """See `backends`."""
+    batch, num_cells, heads, head_size = value.shape
+    table = value.reshape(-1, head_size)
+    image = jnp.arange(batch, dtype=jnp.int32)[:, None, None]
+    head = jnp.arange(heads, dtype=jnp.int32)
     x, y = _locations(offsets, reference, level_shapes)
     weights = _weights(scores, softmax)
-    value = value.transpose(0, 2, 1, 3)
-    out = jnp.zeros((*x.shape[:2], x.shape[3], value.shape[-1]), jnp.float32)
-    for level, cells, height, width in _levels(level_shapes):
-        level_sum = _dense_sum if height * width <= DENSE_MAX_CELLS else _gather_sum
-        out += level_sum(value[:, :, cells], x[:, :, level], y[:, :, level], weights[:, :, level], height, width)
-    return out.transpose(0, 2, 1, 3).astype(value.dtype)
+    out, start = 0.0, 0
+    for level, (height, width) in enumerate(level_shapes):
+        for point in range(offsets.shape[4]):
+            at = (..., level, point)
+            for bottom in (0, 1):
+                row, row_weight, _ = _neighbour(y[at], height, bottom)
+                for right in (0, 1):
+                    column, column_weight, _ = _neighbour(x[at], width, right)
+                    cell = image * num_cells + start + row * width + column
+                    cells = table.at[cell * heads + head].get(mode="promise_in_bounds")
+                    out += cells.astype(jnp.float32) * (row_weight * column_weight * weights[at])[..., None]
+        start += height * width
+    return out.astype(value.dtype)
 
 
-def backward(value, offsets, scores, reference, level_shapes: LevelShapes, out_grad, *, softmax: bool, scatter=None):
-    """See `backends`; `scatter` replaces the function of that name."""
-    x, y = _locations(offsets, reference, level_shapes)
-    weights, weights_vjp = jax.vjp(functools.partial(_weights, softmax=softmax), scores)
-    heads_first_value = value.transpose(0, 2, 1, 3)
-    out_grad = out_grad.astype(jnp.float32).transpose(0, 2, 1, 3)
-    grads = []
-    for level, cells, height, width in _levels(level_shapes):
-        level_grads = _dense_grads if height * width <= DENSE_MAX_CELLS else _gather_grads
-        if level_grads is _gather_grads:
-            level_grads = functools.partial(_gather_grads, scatter=scatter or globals()["scatter"])
-        args = heads_first_value[:, :, cells], x[:, :, level], y[:, :, level], weights[:, :, level]
-        grads.append(level_grads(*args, out_grad, height, width))
-    value_grads, x_grads, y_grads, weight_grads = zip(*grads, strict=True)
-    offsets_grad = jnp.stack([jnp.stack(x_grads, axis=2), jnp.stack(y_grads, axis=2)], axis=-1)
-    return (
-        jnp.concatenate(value_grads, axis=2).transpose(0, 2, 1, 3).astype(value.dtype),
-        offsets_grad.transpose(0, 3, 1, 2, 4, 5).astype(offsets.dtype),
-        weights_vjp(jnp.stack(weight_grads, axis=2))[0],
+def backward(value, offsets, scores, reference, level_shapes: LevelShapes, out_grad, *, softmax: bool):
+    """See `backends`."""
+    passes = functools.partial(grads, level_shapes=level_shapes, softmax=softmax)
+    head_size, samples = value.shape[-1], offsets.shape[3] * offsets.shape[4]
+    chunk = max(1, _CHUNK_BYTES // (4 * samples * head_size * 4))
+    return jax.lax.platform_dependent(
+        value,
+        offsets,
+        scores,
+        reference,
+        out_grad,
+        cpu=functools.partial(passes, chunk=chunk, over_heads=one_by_one, dots=_dots_by_matmul),
+        # Batched over images and heads: on GPUs XLA then adds four channels per atomic instruction; over a flat table
+        # of all cells it does one channel at a time, in a compare-and-swap loop.
+        default=functools.partial(passes, chunk=None, over_heads=jax.vmap),
     )
 
 
+def add_to_cells(num_cells: int, cell: jax.Array, update: jax.Array, total: jax.Array | None) -> jax.Array:
+    """Adds update float32 [N, D] to the cells int32 [N] of total float32 [num_cells, D], or of zeros."""
+    if total is None:
+        total = jnp.zeros((num_cells, update.shape[-1]), jnp.float32)
+    return total.at[cell].add(update, mode="promise_in_bounds")
+
+
+def _dots(rows: jax.Array, vectors: jax.Array) -> jax.Array:
+    """[N, Q, D], [Q, D] -> [N, Q]: dot products."""
+    return jnp.sum(rows * vectors, axis=-1)
+
+
+def _dots_by_matmul(rows: jax.Array, vectors: jax.Array) -> jax.Array:
+    """The same; a CPU would sum the last axis one number at a time, so it multiplies by a vector of ones instead."""
+    products = (rows * vectors).reshape(-1, rows.shape[-1])
+    return jnp.dot(products, jnp.ones(rows.shape[-1], jnp.float32), precision="highest").reshape(rows.shape[:-1])
+
+
+def one_by_one(function: Callable) -> Callable:
+    """As jax.vmap, but in a loop."""
+    return lambda *arrays: jax.lax.map(lambda one: function(*one), arrays)
+
+
+def grads(
+    value: jax.Array,
+    offsets: jax.Array,
+    scores: jax.Array,
+    reference: jax.Array,
+    out_grad: jax.Array,
+    *,
+    level_shapes: LevelShapes,
+    softmax: bool,
+    chunk: int | None,
+    over_heads: Callable[[Callable], Callable],
+    add: Callable = add_to_cells,
+    dots: Callable = _dots,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The backward pass in all its forms.
+
+    Args:
+      value, offsets, scores, reference, out_grad, level_shapes, softmax: as in `backends`.
+      chunk: so many queries at a time; None takes all at once.
+      over_heads: turns the function of one image and head into that of all; `jax.vmap` or a loop.
+      add: as `add_to_cells`.
+      dots: as `_dots`.
+
+    Returns:
+      The gradients of value, offsets and scores, each of its dtype.
+    """
+    batch, num_queries, heads, levels, num_points, _ = offsets.shape
+    chunk = min(chunk or num_queries, num_queries)
+    num_chunks = -(-num_queries // chunk)
+    padding = num_chunks * chunk - num_queries
+
+    def split(array: jax.Array) -> jax.Array:
+        """[B, Q, M, ...] -> [B * M, num_chunks, ..., chunk]"""
+        array = jnp.pad(array, [(0, 0), (0, padding)] + [(0, 0)] * (array.ndim - 2))
+        array = array.reshape(batch, num_chunks, chunk, *array.shape[2:])
+        array = jnp.moveaxis(jnp.moveaxis(array, 2, -1), 2, 1)
+        return array.reshape(-1, *array.shape[2:])
+
+    def merge(array: jax.Array) -> jax.Array:
+        """The inverse of `split`."""
+        array = jnp.moveaxis(array.reshape(batch, heads, *array.shape[1:]), 1, 2)
+        array = jnp.moveaxis(array, -1, 2)
+        return array.reshape(batch, -1, *array.shape[3:])[:, :num_queries]
+
+    x, y = _locations(offsets, reference, level_shapes)
+    weights, weights_vjp = jax.vjp(functools.partial(_weights, softmax=softmax), scores)
+    value_grad, x_grad, y_grad, weights_grad = over_heads(
+        functools.partial(_head_grads, level_shapes=level_shapes, add=add, dots=dots)
+    )(
+        value.astype(jnp.float32).swapaxes(1, 2).reshape(-1, value.shape[1], value.shape[3]),
+        split(x),
+        split(y),
+        split(weights),
+        split(out_grad.astype(jnp.float32)).swapaxes(-1, -2),
+    )
+    value_grad = value_grad.reshape(batch, heads, *value_grad.shape[1:]).swapaxes(1, 2)
+    offsets_grad = jnp.stack([merge(x_grad), merge(y_grad)], axis=-1)
+    return value_grad.astype(value.dtype), offsets_grad.astype(offsets.dtype), weights_vjp(merge(weights_grad))[0]
+
+
+def _head_grads(value, x, y, weights, out_grad, *, level_shapes: LevelShapes, add: Callable, dots: Callable):
+    """One image and head: value [S, D], x, y and weights [N, L, P, Q], out_grad [N, Q, D]; N chunks of Q queries.
+
+    Returns the gradients of value, x, y and weights.
+    """
+    num_cells = value.shape[0]
+    sizes = np.array(level_shapes, np.int32)[..., None, None]  # [L, 2, 1, 1]
+    height, width = sizes[:, 0], sizes[:, 1]
+    start = np.concatenate([[0], np.cumsum([h * w for h, w in level_shapes])[:-1]]).astype(np.int32)[:, None, None]
+    # The four corners as an axis of their own: [N, 4, L, P, Q].
+    bottom = np.array([0, 0, 1, 1])[:, None, None, None]
+    right = np.array([0, 1, 0, 1])[:, None, None, None]
+    row, row_weight, row_slope = _neighbour(y[:, None], height, bottom)
+    column, column_weight, column_slope = _neighbour(x[:, None], width, right)
+    cell = start + row * width + column
+    corner_weight = row_weight * column_weight
+
+    def of_chunk(total, queries):
+        cell, weight, out_grad = queries
+        update = (weight[..., None] * out_grad).reshape(-1, out_grad.shape[-1])
+        total = add(num_cells, cell.reshape(-1), update, total)
+        rows = value.at[cell.reshape(-1)].get(mode="promise_in_bounds")
+        return total, dots(rows.reshape(-1, *out_grad.shape), out_grad).reshape(cell.shape)
+
+    chunks = cell, corner_weight * weights[:, None], out_grad
+    if x.shape[0] == 1:
+        value_grad, dot = of_chunk(None, [array[0] for array in chunks])
+        dot = dot[None]
+    else:
+        value_grad, dot = jax.lax.scan(of_chunk, jnp.zeros(value.shape, jnp.float32), chunks)
+    x_grad = (dot * row_weight * column_slope).sum(1) * weights
+    y_grad = (dot * column_weight * row_slope).sum(1) * weights
+    return value_grad, x_grad, y_grad, (dot * corner_weight).sum(1)
+
+
 def _locations(offsets: jax.Array, reference: jax.Array, level_shapes: LevelShapes) -> tuple[jax.Array, jax.Array]:
-    """x and y in cells of the level, float32 [B, M, L, Q, P]; 0 is the centre of the first cell."""
+    """x and y in cells of the level, float32 [B, Q, M, L, P]; 0 is the centre of the first cell."""
     sizes_wh = np.array([(width, height) for height, width in level_shapes], np.float32)
     start = (reference * sizes_wh - 0.5)[:, None, :, None, :]
-    locations = (start + offsets.astype(jnp.float32)).transpose(0, 2, 3, 1, 4, 5)
+    locations = start + offsets.astype(jnp.float32)
     return locations[..., 0], locations[..., 1]
 
 
 def _weights(scores: jax.Array, softmax: bool) -> jax.Array:
-    """float32 [B, M, L, Q, P]."""
+    """float32 [B, Q, M, L, P]."""
     weights = scores.astype(jnp.float32)
-    if softmax:
-        weights = jax.nn.softmax(weights, axis=(-2, -1))
-    return weights.transpose(0, 2, 3, 1, 4)
+    return jax.nn.softmax(weights, axis=(-2, -1)) if softmax else weights
 
 
-def _levels(level_shapes: LevelShapes) -> Iterator[tuple[int, slice, int, int]]:
-    """(level, its cells in S, h, w) of each level."""
-    start = 0
-    for level, (height, width) in enumerate(level_shapes):
-        yield level, slice(start, start + height * width), height, width
-        start += height * width
-
-
-# The functions below work on one level: value [B, M, h * w, D], x, y and weights [B, M, Q, P], out_grad [B, M, Q, D].
-
-
-def _hat(distance: jax.Array) -> jax.Array:
-    """Bilinear weight of a cell at this distance; written so that NaN stays NaN."""
-    return jnp.where(jnp.abs(distance) >= 1, 0.0, 1 - jnp.abs(distance))
-
-
-def _sampling_matrix(x: jax.Array, y: jax.Array, weights: jax.Array, height: int, width: int) -> jax.Array:
-    """A: float32 [B, M, Q, h * w]."""
-    matrix = 0.0
-    for p in range(x.shape[-1]):
-        column = _hat(x[..., p, None] - jnp.arange(width, dtype=jnp.float32))
-        row = _hat(y[..., p, None] - jnp.arange(height, dtype=jnp.float32)) * weights[..., p, None]
-        matrix += row[..., :, None] * column[..., None, :]
-    return matrix.reshape(*x.shape[:-1], height * width)
-
-
-def _dense_sum(value, x, y, weights, height, width):
-    matrix = _sampling_matrix(x, y, weights, height, width)
-    return _einsum("bmqs,bmsd->bmqd", matrix, value.astype(jnp.float32))
-
-
-def _dense_grads(value, x, y, weights, out_grad, height, width):
-    matrix = _sampling_matrix(x, y, weights, height, width)
-    value_grad = _einsum("bmqs,bmqd->bmsd", matrix, out_grad)
-    matrix_grad = _einsum("bmqd,bmsd->bmqs", out_grad, value.astype(jnp.float32))
-
-    def cell_grad(cell: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(matrix_grad, cell, axis=-1, mode="promise_in_bounds")
-
-    return value_grad, *_location_grads(cell_grad, x, y, weights, height, width)
-
-
-def _clip(x: jax.Array, low: float, high: float) -> jax.Array:
-    """As jnp.clip, which on a CPU would turn NaN into `low`."""
-    return jnp.where(x < low, low, jnp.where(x > high, high, x))
-
-
-def _corners(x: jax.Array, y: jax.Array, height: int, width: int) -> Iterator[tuple[jax.Array, ...]]:
-    """The four cells around (x, y): (cell, weight, d weight / dx, d weight / dy); all zero for cells outside.
-
-    `cell` always indexes into h * w.
-    """
-    # At -1 and beyond, and at the size and beyond, nothing is sampled; clipping first keeps integers defined for any x.
-    beyond = (x <= -1) | (x >= width) | (y <= -1) | (y >= height)
-    x_clipped, y_clipped = _clip(x, -1, width), _clip(y, -1, height)
-    left, top = jnp.floor(x_clipped), jnp.floor(y_clipped)
-    right_part, bottom_part = x_clipped - left, y_clipped - top
-    for bottom in (0, 1):
-        row = top + bottom
-        row_weight = bottom_part if bottom else 1 - bottom_part
-        for right in (0, 1):
-            column = left + right
-            column_weight = right_part if right else 1 - right_part
-            # Comparisons with NaN are false: asking for what is outside, instead of inside, lets NaN through.
-            is_outside = beyond | (row < 0) | (row >= height) | (column < 0) | (column >= width)
-            row_index = jnp.clip(row.astype(jnp.int32), 0, height - 1)
-            column_index = jnp.clip(column.astype(jnp.int32), 0, width - 1)
-            yield (
-                row_index * width + column_index,
-                jnp.where(is_outside, 0.0, row_weight * column_weight),
-                jnp.where(is_outside, 0.0, row_weight * (1 if right else -1)),
-                jnp.where(is_outside, 0.0, column_weight * (1 if bottom else -1)),
-            )
-
-
-def _location_grads(cell_grad: Callable[[jax.Array], jax.Array], x, y, weights, height: int, width: int):
-    """Gradients of x, y and weights; `cell_grad` gives the dot product of a cell with the gradient of the output."""
-    x_grad = y_grad = weight_grad = 0.0
-    for cell, weight, x_slope, y_slope in _corners(x, y, height, width):
-        dot = cell_grad(cell)
-        weight_grad += dot * weight
-        x_grad += dot * x_slope
-        y_grad += dot * y_slope
-    return x_grad * weights, y_grad * weights, weight_grad
-
-
-def _take_cells(value: jax.Array, cell: jax.Array) -> jax.Array:
-    """[B, M, h * w, D], int32 [B, M, ...] -> [B, M, ..., D]."""
-    take = jax.vmap(jax.vmap(lambda cells, index: cells.at[index].get(mode="promise_in_bounds")))
-    return take(value, cell)
-
-
-def scatter(num_cells: int, cell: jax.Array, weight: jax.Array, out_grad: jax.Array) -> jax.Array:
-    """Gradient of one level's values: weight times gradient of the output, added to the cells.
+def _neighbour(x: jax.Array, size, side) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """One of the two cells around each location along one axis.
 
     Args:
-      num_cells: h * w.
-      cell: int32 [B, M, Q, N], in h * w.
-      weight: float32 [B, M, Q, N].
-      out_grad: float32 [B, M, Q, D].
+      x: float32, in cells.
+      size: the number of cells; an integer or an array.
+      side: 0 for the cell at or before x, 1 for the one after; an integer or an array.
 
     Returns:
-      float32 [B, M, h * w, D].
+      (int32 index within 0 .. size - 1 whatever x is, linear weight, its derivative by x); the last two are zero where
+      the cell lies outside, and the weight is NaN where x is.
     """
-
-    # Batched over images and heads: on GPUs XLA then adds four channels per atomic instruction; over a flat table of
-    # all cells it does one channel at a time, in a compare-and-swap loop.
-    @jax.vmap
-    @jax.vmap
-    def add(cell, weight, out_grad):
-        zeros = jnp.zeros((num_cells, out_grad.shape[-1]), jnp.float32)
-        return zeros.at[cell].add(weight[..., None] * out_grad[:, None, :], mode="promise_in_bounds")
-
-    return add(cell, weight, out_grad)
-
-
-def _gather_sum(value, x, y, weights, height, width):
-    out = 0.0
-    for p in range(x.shape[-1]):
-        for cell, weight, _, _ in _corners(x[..., p], y[..., p], height, width):
-            out += _take_cells(value, cell).astype(jnp.float32) * (weight * weights[..., p])[..., None]
-    return out
-
-
-def _gather_grads(value, x, y, weights, out_grad, height, width, scatter):
-    corners = [(cell, weight * weights) for cell, weight, _, _ in _corners(x, y, height, width)]
-    cell, weight = (jnp.concatenate(parts, axis=-1) for parts in zip(*corners, strict=True))
-    value_grad = scatter(height * width, cell, weight, out_grad)
-
-    def cell_grad(cell: jax.Array) -> jax.Array:
-        # A contraction, not a sum of products: on a CPU the reduction would run one number at a time, 6 times slower.
-        return _einsum("bmqpd,bmqd->bmqp", _take_cells(value, cell).astype(jnp.float32), out_grad)
-
-    return value_grad, *_location_grads(cell_grad, x, y, weights, height, width)
+    # At -1 and beyond, and at the size and beyond, nothing is sampled; clipping first keeps integers defined for any x.
+    # Not jnp.clip, which on a CPU would turn NaN into -1.
+    is_beyond = (x <= -1) | (x >= size)
+    x = jnp.where(x < -1, -1.0, jnp.where(x > size, jnp.float32(size), x))
+    before = jnp.floor(x)
+    part = x - before
+    position = before + side
+    # Comparisons with NaN are false: asking for what is outside, instead of inside, lets NaN through.
+    is_outside = (position < 0) | (position >= size)
+    weight = jnp.where(is_outside, 0.0, jnp.where(side == 1, part, 1 - part))
+    slope = jnp.where(is_outside | is_beyond, 0.0, jnp.float32(2 * side - 1))
+    return jnp.clip(position.astype(jnp.int32), 0, size - 1), weight, slope

@@ -1,7 +1,7 @@
 """Run by test_operator.py in a process of its own with eight CPU devices: the operator with its batch split over them.
 
-Prints JSON: per batch size the collectives in the compiled forward and backward pass and the greatest difference from one
-device.
+Prints JSON: per batch size the collectives of the compiled forward and backward pass, and the greatest difference from
+one device.
 """
 
 import functools
