@@ -8,6 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kernels.attention.operator import attend
+from kernels.attention.rules import Rule
+from kernels.attention.tokens import Projections, Tokens
+
 _xavier_uniform = nnx.initializers.xavier_uniform()
 
 
@@ -31,56 +35,47 @@ class MultiHeadAttention(nnx.Module):
       out_proj: kernel [C, C].
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, *, rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32):
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        *,
+        max_logit_bytes: int | None = None,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype = jnp.float32,
+    ):
+        """Args: max_logit_bytes: see `attend`; changes memory and speed, not the result."""
         if hidden_size % num_heads:
             raise ValueError(f"hidden_size must be a multiple of num_heads, found {hidden_size} and {num_heads}")
         self.hidden_size = hidden_size
         self.num_heads = num_heads
+        self.max_logit_bytes = max_logit_bytes
         self.dtype = dtype
         self.in_proj = linear(hidden_size, 3 * hidden_size, rngs=rngs, dtype=dtype)
         self.out_proj = linear(hidden_size, hidden_size, rngs=rngs, dtype=dtype)
 
-    def _project(self, x: jax.Array, part: int) -> jax.Array:
-        """Query (0), key (1) or value (2) projection: [B, S, C] -> [B, S, M, D]."""
-        columns = slice(part * self.hidden_size, (part + 1) * self.hidden_size)
-        kernel = self.in_proj.kernel[...][:, columns].astype(self.dtype)
-        bias = self.in_proj.bias[...][columns].astype(self.dtype)
-        x = x.astype(self.dtype) @ kernel + bias
-        return x.reshape(*x.shape[:-1], self.num_heads, self.hidden_size // self.num_heads)
-
     def __call__(
-        self,
-        query: jax.Array,
-        key: jax.Array,
-        value: jax.Array,
-        *,
-        bias: jax.Array | None = None,
-        mask: jax.Array | None = None,
+        self, query: jax.Array, features: jax.Array, positions: jax.Array, rule: Rule | None = None
     ) -> jax.Array:
-        """Attends from `query` to `key`.
+        """Attends to `features`; the keys, not the values, know their positions.
 
         Args:
           query: [B, Q, C], positions already added.
-          key: [B, K, C], positions already added.
-          value: [B, K, C].
-          bias: broadcastable to [B, M, Q, K]; added to the logits in float32.
-          mask: bool, broadcastable to [B, M, Q, K]; True where attention is allowed. A row without any True gives the
-            mean over all keys: callers unblock such rows or ignore their result.
+          features: [B, S, C].
+          positions: [B or 1, S, C].
+          rule: what each query may look at; see `attend`.
 
         Returns:
           [B, Q, C] of `dtype`.
         """
-        q = self._project(query, 0)  # [B, Q, M, D]
-        k = self._project(key, 1)  # [B, K, M, D]
-        v = self._project(value, 2)  # [B, K, M, D]
-        logits = jnp.einsum("bqmd,bkmd->bmqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-        if bias is not None:
-            logits = logits + bias.astype(jnp.float32)
-        if mask is not None:
-            logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        x = jnp.einsum("bmqk,bkmd->bqmd", weights, v)
-        return self.out_proj(x.reshape(*x.shape[:2], self.hidden_size))
+        kernels = jnp.split(self.in_proj.kernel[...].astype(self.dtype), 3, axis=1)
+        biases = jnp.split(self.in_proj.bias[...].astype(self.dtype), 3)
+        q = query.astype(self.dtype) @ kernels[0] + biases[0]
+        q = q.reshape(*q.shape[:-1], self.num_heads, -1)  # [B, Q, M, D]
+        tokens = Tokens(features.astype(self.dtype), positions.astype(self.dtype))
+        projections = Projections(kernels[1], biases[1], kernels[2], biases[2], num_heads=self.num_heads)
+        x = attend(q, tokens, projections, rule, max_bytes=self.max_logit_bytes)
+        return self.out_proj(x.reshape(query.shape))
 
 
 class FeedForward(nnx.Module):

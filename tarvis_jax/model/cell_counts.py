@@ -12,10 +12,10 @@ STRIDE = 4
 
 
 def count_pixels(is_member: jax.Array) -> jax.Array:
-    """Members in each STRIDE x STRIDE block: bool [..., H, W] -> int32 [..., H/4, W/4]."""
+    """Members in each STRIDE x STRIDE block: bool [..., H, W] -> uint8 [..., H/4, W/4]."""
     *leading, H, W = is_member.shape
     blocks = is_member.reshape(*leading, H // STRIDE, STRIDE, W // STRIDE, STRIDE)
-    return blocks.sum((-3, -1), dtype=jnp.int32)
+    return blocks.sum((-3, -1), dtype=jnp.uint8)
 
 
 def part_counts(masks: jax.Array, num_parts: int) -> jax.Array:
@@ -29,20 +29,26 @@ def part_counts(masks: jax.Array, num_parts: int) -> jax.Array:
       num_parts: q.
 
     Returns:
-      int32 [B, N, q, T, H/4, W/4]; zero for empty masks.
+      uint8 [B, N, q, T, H/4, W/4]; zero for empty masks.
     """
-    B, N, T, H, W = masks.shape
-    flat = masks.reshape(B, N, -1)
-    rank = jnp.cumsum(flat, axis=-1, dtype=jnp.int32)[:, :, None]  # 1.. for members, [B, N, 1, T H W]
-    size = rank[..., -1:]  # [B, N, 1, 1]
+    # One object after the other: the ranks of its pixels take four times the memory of its mask, or more.
+    return jax.lax.map(lambda mask: _parts_of_one(mask, num_parts), masks.swapaxes(0, 1)).swapaxes(0, 1)
+
+
+def _parts_of_one(mask: jax.Array, num_parts: int) -> jax.Array:
+    """bool [B, T, H, W] -> uint8 [B, q, T, H/4, W/4]."""
+    B, T, H, W = mask.shape
+    flat = mask.reshape(B, -1)
+    rank = jnp.cumsum(flat, axis=-1, dtype=jnp.int32)[:, None]  # 1.. for members, [B, 1, T H W]
+    size = rank[..., -1:]  # [B, 1, 1]
     length = size * -(-num_parts // jnp.maximum(size, 1))  # after repeating
     part = jnp.arange(num_parts)[:, None]
     start = part * (length // num_parts) + jnp.minimum(part, length % num_parts)
-    part_size = length // num_parts + (part < length % num_parts)  # [B, N, q, 1]
+    part_size = length // num_parts + (part < length % num_parts)  # [B, q, 1]
     offset = rank - 1 - start % jnp.maximum(size, 1)
     offset = jnp.where(offset < 0, offset + size, offset)  # a part may begin again at the first pixel
-    is_member = flat[:, :, None] & (offset < part_size)
-    return count_pixels(is_member.reshape(B, N, num_parts, T, H, W))
+    is_member = flat[:, None] & (offset < part_size)
+    return count_pixels(is_member.reshape(B, num_parts, T, H, W))
 
 
 def grid_counts(free: jax.Array, grid: tuple[int, int]) -> jax.Array:
@@ -53,7 +59,7 @@ def grid_counts(free: jax.Array, grid: tuple[int, int]) -> jax.Array:
       grid: rows and columns of the coarse grid.
 
     Returns:
-      int32 [B, rows * columns, T, H/4, W/4].
+      uint8 [B, rows * columns, T, H/4, W/4].
     """
     rows, columns = (_grid_index(length, parts) for length, parts in zip(free.shape[-2:], grid, strict=True))
     index = rows[:, None] * grid[1] + columns  # [H, W]

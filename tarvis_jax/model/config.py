@@ -35,6 +35,8 @@ class ModelConfig:
         takes the environment variable TARVIS_MS_DEFORM_ATTN or else the default of the platform.
       ms_deform_attn_deterministic: the same bits in every run; slow on GPUs, without cost on TPUs and CPUs.
       remat: recompute activations of backbone stages and neck/decoder layers in the backward pass.
+      attention_mib: MiB of attention logits (float32, of one clip) that may exist at once; what needs more is computed
+        in parts, forward and backward, with the same result. None = what suits the platform (kernels/attention/limits).
     """
 
     backbone: str = "ResNet50"
@@ -69,6 +71,12 @@ class ModelConfig:
     ms_deform_attn_backend: str | None = None
     ms_deform_attn_deterministic: bool = False
     remat: bool = False
+    attention_mib: int | None = None
+
+    @property
+    def max_logit_bytes(self) -> int | None:
+        """`attention_mib` in bytes."""
+        return None if self.attention_mib is None else self.attention_mib * 2**20
 
     @property
     def size_divisor(self) -> int:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kernels.attention.rules import InsideMask, OnlyKeys, TowardsMask
 from tarvis_jax.model.attention import MLP, FeedForward, MultiHeadAttention, layer_norm, linear
 from tarvis_jax.model.config import Frozen, ModelConfig
 from tarvis_jax.model.position_encoding import sine_3d
@@ -51,13 +52,14 @@ class DecoderLayer(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.compute_dtype)
         size, heads = config.hidden_size, config.num_heads
+        attention = {"max_logit_bytes": config.max_logit_bytes, "rngs": rngs, "dtype": dtype}
         self.is_soft = config.cross_attention == SOFT_MASKED
-        self.cross_attention = MultiHeadAttention(size, heads, rngs=rngs, dtype=dtype)
+        self.cross_attention = MultiHeadAttention(size, heads, **attention)
         self.cross_norm = layer_norm(size, rngs=rngs, dtype=dtype)
         if self.is_soft:
             # [M]: how strongly each head keeps to the mask: 32, 32, 16, 16, 8, 8, 4, 4 for 8 heads.
             self.mask_factors = Frozen(32.0 * 0.5 ** (4 * jnp.arange(heads) // heads).astype(jnp.float32))
-        self.self_attention = MultiHeadAttention(size, heads, rngs=rngs, dtype=dtype)
+        self.self_attention = MultiHeadAttention(size, heads, **attention)
         self.self_norm = layer_norm(size, rngs=rngs, dtype=dtype)
         self.ffn = FeedForward(size, config.decoder_ffn_size, rngs=rngs, dtype=dtype)
 
@@ -68,7 +70,8 @@ class DecoderLayer(nnx.Module):
         valid: jax.Array,
         features: jax.Array,
         positions: jax.Array,
-        attention_logits: jax.Array,
+        mask_embed: jax.Array,
+        mask_features: jax.Array,
     ) -> jax.Array:
         """One round.
 
@@ -77,27 +80,22 @@ class DecoderLayer(nnx.Module):
           embeddings: [B, Q, C].
           valid: bool [B, Q].
           features: [B, S, C], one level of the pyramid over all frames.
-          positions: [S, C].
-          attention_logits: float32 [B, Q, S], the queries' mask logits at this level.
+          positions: [1, S, C].
+          mask_embed: [B, Q, C]; its products with `mask_features` are the queries' mask logits at this level.
+          mask_features: [B, S, C]. No gradient flows through the masks.
 
         Returns:
           [B, Q, C].
         """
-        limits = self._mask_limits(attention_logits)
-        x = self.cross_attention(queries + embeddings, features + positions, features, **limits)
-        queries = self.cross_norm(queries + x)
-        x = queries + embeddings
-        queries = self.self_norm(queries + self.self_attention(x, x, queries, mask=valid[:, None, None, :]))
-        return self.ffn(queries)
-
-    def _mask_limits(self, attention_logits: jax.Array) -> dict[str, jax.Array]:
-        if self.is_soft:
-            probs = jax.nn.sigmoid(attention_logits)
-            return {"bias": probs[:, None] * self.mask_factors[...][:, None, None]}
         # Differs from the reference: it does not threshold bfloat16 masks and so never blocks anything with them.
-        inside = attention_logits >= 0.0
-        # A query whose mask is empty here looks everywhere.
-        return {"mask": (inside | ~inside.any(-1, keepdims=True))[:, None]}
+        where = InsideMask(mask_embed, mask_features)
+        if self.is_soft:
+            where = TowardsMask(mask_embed, mask_features, self.mask_factors[...])
+        x = self.cross_attention(queries + embeddings, features, positions, where)
+        queries = self.cross_norm(queries + x)
+        x = self.self_attention(queries + embeddings, queries, embeddings, OnlyKeys(valid))
+        queries = self.self_norm(queries + x)
+        return self.ffn(queries)
 
 
 class QueryDecoder(nnx.Module):
@@ -133,7 +131,7 @@ class QueryDecoder(nnx.Module):
         levels = [self._level(pyramid[stride], i) for i, stride in enumerate(strides)]
         # Attention masks are mask logits resized to a level. Resizing and the dot product with a query are both
         # linear, so the map is resized once instead of every query's logits in every layer.
-        level_maps = [jax.lax.stop_gradient(resize_to_stride(features4, stride // 4)) for stride in strides]
+        level_maps = [_flatten(resize_to_stride(features4, stride // 4)) for stride in strides]
         queries, embeddings = query_set.queries.astype(self.dtype), query_set.embeddings.astype(self.dtype)
 
         def run_layer(layer: DecoderLayer, *args: jax.Array) -> jax.Array:
@@ -150,11 +148,8 @@ class QueryDecoder(nnx.Module):
             if i == num_layers:
                 break
             features, positions = levels[i % len(strides)]
-            attention_logits = mask_dot(jax.lax.stop_gradient(mask_embed), level_maps[i % len(strides)])
-            attention_logits = attention_logits.reshape(*attention_logits.shape[:2], -1)  # [B, Q, S]
-            queries = run_layer(
-                self.layers[i], queries, embeddings, query_set.valid, features, positions, attention_logits
-            )
+            masks = mask_embed, level_maps[i % len(strides)]
+            queries = run_layer(self.layers[i], queries, embeddings, query_set.valid, features, positions, *masks)
         queries, mask_logits, class_logits = zip(*predictions, strict=True)
         return Predictions(
             queries=jnp.stack(queries),
@@ -164,10 +159,10 @@ class QueryDecoder(nnx.Module):
         )
 
     def _level(self, features: jax.Array, index: int) -> tuple[jax.Array, jax.Array]:
-        """Features [B, S, C] with the scale embedding, and their positions [S, C]."""
-        B, T, h, w, C = features.shape
-        positions = sine_3d(T, h, w, C).reshape(-1, C).astype(self.dtype)
-        features = features.reshape(B, -1, C).astype(self.dtype)
+        """Features [B, S, C] with the scale embedding, and their positions [1, S, C]."""
+        _, T, h, w, C = features.shape
+        positions = sine_3d(T, h, w, C).reshape(1, -1, C).astype(self.dtype)
+        features = _flatten(features).astype(self.dtype)
         return features + self.scale_embed[...][index].astype(self.dtype), positions
 
     def _mask_embed(self, queries: jax.Array, groups: Groups) -> jax.Array:
@@ -189,6 +184,11 @@ class QueryDecoder(nnx.Module):
 
         logits = jnp.concatenate([similarity(background).max(-1, keepdims=True), similarity(semantic)], axis=-1)
         return logits * self.config.class_logit_scale
+
+
+def _flatten(x: jax.Array) -> jax.Array:
+    """[B, T, h, w, C] -> [B, S, C]."""
+    return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 def mask_dot(mask_embed: jax.Array, features: jax.Array) -> jax.Array:

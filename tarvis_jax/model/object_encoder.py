@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kernels.attention.rules import Multiset, OnlyKeys
 from tarvis_jax.model.attention import MLP, FeedForward, MultiHeadAttention, layer_norm, linear
 from tarvis_jax.model.cell_counts import STRIDE, grid_counts, nearest_cell, part_counts
 from tarvis_jax.model.config import ModelConfig
@@ -19,9 +20,10 @@ class ObjectEncoderLayer(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.compute_dtype)
         size, heads = config.hidden_size, config.num_heads
-        self.self_attention = MultiHeadAttention(size, heads, rngs=rngs, dtype=dtype)
+        attention = {"max_logit_bytes": config.max_logit_bytes, "rngs": rngs, "dtype": dtype}
+        self.self_attention = MultiHeadAttention(size, heads, **attention)
         self.self_norm = layer_norm(size, rngs=rngs, dtype=dtype)
-        self.cross_attention = MultiHeadAttention(size, heads, rngs=rngs, dtype=dtype)
+        self.cross_attention = MultiHeadAttention(size, heads, **attention)
         self.cross_norm = layer_norm(size, rngs=rngs, dtype=dtype)
         self.ffn = FeedForward(size, config.object_encoder_ffn_size, rngs=rngs, dtype=dtype)
 
@@ -42,19 +44,14 @@ class ObjectEncoderLayer(nnx.Module):
           valid: bool [B, Q].
           features: [B, S, C], what there is to look at.
           positions: [B, S, C].
-          counts: float32 [B, Q, S], how often each feature is among a query's own; every row has some.
+          counts: uint8 [B, Q, S], how often each feature is among a query's own; every row has some.
 
         Returns:
           [B, Q, C].
         """
-        x = queries + embeddings
-        queries = self.self_norm(queries + self.self_attention(x, x, queries, mask=valid[:, None, None, :]))
-        # n equal keys weigh n exp(logit) = exp(logit + log n).
-        is_own = counts > 0
-        log_counts = jnp.log(jnp.where(is_own, counts, 1.0))
-        x = self.cross_attention(
-            queries + embeddings, features + positions, features, bias=log_counts[:, None], mask=is_own[:, None]
-        )
+        x = self.self_attention(queries + embeddings, queries, embeddings, OnlyKeys(valid))
+        queries = self.self_norm(queries + x)
+        x = self.cross_attention(queries + embeddings, features, positions, Multiset(counts))
         return self.ffn(self.cross_norm(queries + x))
 
 
@@ -134,7 +131,7 @@ class ObjectEncoder(nnx.Module):
         cell_counts = jnp.concatenate([background_counts, object_counts], axis=1)
         num_queries = cell_counts.shape[1]
         num_background = num_queries - N * q
-        cell_counts = cell_counts.reshape(B, num_queries, -1).astype(jnp.float32)
+        cell_counts = cell_counts.reshape(B, num_queries, -1)
 
         cells = features4.reshape(B, -1, C).astype(self.dtype)
         if not self.config.exemplar_gradient:
@@ -146,19 +143,19 @@ class ObjectEncoder(nnx.Module):
         rows, columns = nearest_cell(points_yx, h, w)
         point_positions = jnp.repeat(cell_positions[rows * w + columns], 4, axis=1)  # [B, 4 N, C]
         owner = jnp.arange(num_queries)[:, None] == num_background + jnp.repeat(jnp.arange(N), 4) * q
-        point_counts = (owner & jnp.repeat(is_point, 4, axis=1)[:, None]).astype(jnp.float32)
+        point_counts = (owner & jnp.repeat(is_point, 4, axis=1)[:, None]).astype(jnp.uint8)
 
         # What owns nothing (an empty cell of the grid, an unused slot) looks at one zero feature.
-        total = cell_counts.sum(-1, keepdims=True)  # [B, Q, 1]
-        is_empty = (total + point_counts.sum(-1, keepdims=True)) == 0
+        total = cell_counts.sum(-1, keepdims=True, dtype=jnp.int32)  # [B, Q, 1]
+        is_empty = (total == 0) & (point_counts == 0).all(-1, keepdims=True)
         zero = jnp.zeros((B, 1, C), self.dtype)
-        counts = jnp.concatenate([cell_counts, point_counts, is_empty.astype(jnp.float32)], axis=-1)
+        counts = jnp.concatenate([cell_counts, point_counts, is_empty.astype(jnp.uint8)], axis=-1)
         features = jnp.concatenate([cells, point_keys.reshape(B, -1, C), zero], axis=1)
         tiled = jnp.broadcast_to(cell_positions, (B, T, h * w, C)).reshape(B, -1, C)
         positions = jnp.concatenate([tiled, point_positions, zero], axis=1)
 
         weighted = jnp.einsum("bqs,bsc->bqc", cell_counts.astype(self.dtype), cells, preferred_element_type=jnp.float32)
-        means = (weighted / jnp.maximum(total, 1.0)).astype(self.dtype)
+        means = (weighted / jnp.maximum(total, 1)).astype(self.dtype)
         point_init = self.point_mlp(point_features.reshape(B, N, -1))
         is_point_slot = jnp.repeat(is_point, q, axis=1)[..., None]  # [B, N q, 1]
         objects = jnp.where(is_point_slot, jnp.repeat(point_init, q, axis=1), means[:, num_background:])

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from kernels.attention.limits import under_limit
 from kernels.ms_deform_attn.operator import ms_deform_attn
 from tarvis_jax.model.attention import FeedForward, MultiHeadAttention, layer_norm, linear
 from tarvis_jax.model.config import ModelConfig
@@ -20,9 +21,6 @@ from tarvis_jax.model.position_encoding import sine_2d, sine_3d
 
 LEVEL_STRIDES = (32, 16, 8)
 FINEST_STRIDE = 4
-
-# Attention logits of a temporal layer that may exist at once, per clip; above it the windows are taken in turn.
-_MAX_LOGIT_BYTES = 256 * 2**20
 
 LevelShapes = tuple[tuple[int, int], ...]
 
@@ -120,33 +118,39 @@ class TemporalLayer(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.compute_dtype)
+        size = config.hidden_size
         self.dtype = dtype
         self.window = config.temporal_window
-        self.attention = MultiHeadAttention(config.hidden_size, config.num_heads, rngs=rngs, dtype=dtype)
-        self.norm = layer_norm(config.hidden_size, rngs=rngs, dtype=dtype)
-        self.ffn = FeedForward(config.hidden_size, config.neck_ffn_size, rngs=rngs, dtype=dtype)
+        self.max_logit_bytes = config.max_logit_bytes
+        self.attention = MultiHeadAttention(
+            size, config.num_heads, max_logit_bytes=config.max_logit_bytes, rngs=rngs, dtype=dtype
+        )
+        self.norm = layer_norm(size, rngs=rngs, dtype=dtype)
+        self.ffn = FeedForward(size, config.neck_ffn_size, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: jax.Array, position: jax.Array, level_shapes: LevelShapes) -> jax.Array:
         """Args: x [B, T, S, C], position [T, S, C], static (h, w) per level. Returns [B, T, S, C] of the dtype."""
-        x = x.astype(self.dtype)
-        query = to_windows(x + position.astype(self.dtype), level_shapes, self.window)
-        value = to_windows(x, level_shapes, self.window)
-        attended = from_windows(self._attend(query, value), x.shape[1], level_shapes, self.window)
-        return self.ffn(self.norm(x + attended))
+        num_frames = x.shape[1]
+        windows = to_windows(x.astype(self.dtype), level_shapes, self.window)  # [N, B, K, C]
+        positions = to_windows(position[None].astype(self.dtype), level_shapes, self.window)  # [N, 1, K, C]
+        num_windows, _, num_tokens, _ = windows.shape
+        window_bytes = 4 * self.attention.num_heads * num_tokens**2  # attention logits of a patch
 
-    def _attend(self, query: jax.Array, value: jax.Array) -> jax.Array:
-        """Self-attention inside each window: [B, N, K, C], [B, N, K, C] -> [B, N, K, C]."""
-        batch, num_windows, num_tokens, _ = query.shape
-        logit_bytes = 4 * self.attention.num_heads * num_tokens**2
-        windows_at_once = max(1, _MAX_LOGIT_BYTES // logit_bytes)
-        if num_windows <= windows_at_once:
-            merged = (batch * num_windows, *query.shape[2:])
-            query, value = query.reshape(merged), value.reshape(merged)
-            return self.attention(query, query, value).reshape(batch, num_windows, *merged[1:])
-        # In turn over windows, not over clips: the batch may be sharded. Recomputing keeps the backward pass as small.
-        attend = jax.checkpoint(lambda qv: self.attention(qv[0], qv[0], qv[1]))
-        by_window = query.swapaxes(0, 1), value.swapaxes(0, 1)
-        return jax.lax.map(attend, by_window, batch_size=windows_at_once).swapaxes(0, 1)
+        def all_windows(limit: int, *args: jax.Array) -> jax.Array:
+            if num_windows * window_bytes <= limit:
+                return jax.vmap(self._window)(*args)
+            # In turn over windows, not over clips: the batch may be sharded. Recomputing keeps the backward pass as
+            # small.
+            window = jax.checkpoint(lambda args: self._window(*args))
+            return jax.lax.map(window, args, batch_size=max(1, limit // window_bytes))
+
+        num_bytes = num_windows * window_bytes
+        windows = under_limit(all_windows, windows, positions, num_bytes=num_bytes, max_bytes=self.max_logit_bytes)
+        return from_windows(windows, num_frames, level_shapes, self.window)
+
+    def _window(self, x: jax.Array, position: jax.Array) -> jax.Array:
+        """The layer on one patch: [B, K, C], position [1, K, C] -> [B, K, C]."""
+        return self.ffn(self.norm(x + self.attention(x + position, x, position)))
 
 
 class NeckLayer(nnx.Module):
@@ -243,7 +247,7 @@ def to_windows(x: jax.Array, level_shapes: LevelShapes, window: int) -> jax.Arra
       window: side of a patch in cells of the coarsest level.
 
     Returns:
-      [B, N, K, C]: N patches in row order, each of the K tokens of all frames and levels within it.
+      [N, B, K, C]: N patches in row order, each of the K tokens of all frames and levels within it.
     """
     batch, num_frames, _, channels = x.shape
     parts = []
@@ -251,22 +255,22 @@ def to_windows(x: jax.Array, level_shapes: LevelShapes, window: int) -> jax.Arra
         side = window * 2**level
         rows, columns = height // side, width // side
         tokens = tokens.reshape(batch, num_frames, rows, side, columns, side, channels)
-        tokens = tokens.transpose(0, 2, 4, 1, 3, 5, 6)  # [B, rows, columns, T, side, side, C]
-        parts.append(tokens.reshape(batch, rows * columns, num_frames * side * side, channels))
+        tokens = tokens.transpose(2, 4, 0, 1, 3, 5, 6)  # [rows, columns, B, T, side, side, C]
+        parts.append(tokens.reshape(rows * columns, batch, num_frames * side * side, channels))
     return jnp.concatenate(parts, axis=2)
 
 
 def from_windows(x: jax.Array, num_frames: int, level_shapes: LevelShapes, window: int) -> jax.Array:
-    """The inverse of `to_windows`: [B, N, K, C] -> [B, T, S, C]."""
-    batch, _, _, channels = x.shape
+    """The inverse of `to_windows`: [N, B, K, C] -> [B, T, S, C]."""
+    _, batch, _, channels = x.shape
     parts, start = [], 0
     for level, (height, width) in enumerate(level_shapes):
         side = window * 2**level
         rows, columns = height // side, width // side
         tokens = x[:, :, start : start + num_frames * side * side]
         start += num_frames * side * side
-        tokens = tokens.reshape(batch, rows, columns, num_frames, side, side, channels)
-        tokens = tokens.transpose(0, 3, 1, 4, 2, 5, 6)  # [B, T, rows, side, columns, side, C]
+        tokens = tokens.reshape(rows, columns, batch, num_frames, side, side, channels)
+        tokens = tokens.transpose(2, 3, 0, 4, 1, 5, 6)  # [B, T, rows, side, columns, side, C]
         parts.append(tokens.reshape(batch, num_frames, height * width, channels))
     return jnp.concatenate(parts, axis=2)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from flax import nnx
 
+from kernels.attention.rules import InsideMask, OnlyKeys, TowardsMask
 from tarvis_jax.model.attention import MLP, FeedForward, MultiHeadAttention
 
 B, Q, K, C, M = 2, 3, 5, 8, 2
@@ -32,28 +33,32 @@ def pair():
 
 def inputs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    return tuple(rng.standard_normal((B, n, C), dtype=np.float32) for n in (Q, K, K))
+    return tuple(rng.standard_normal((B, n, C), dtype=np.float32) for n in (Q, K, K))  # query, features, positions
 
 
 @pytest.mark.parametrize("kind", ["plain", "bias", "mask"])
 def test_attention(pair, kind):
     theirs, ours = pair
     rng = np.random.default_rng(1)
-    bias = rng.standard_normal((B, M, Q, K), dtype=np.float32)
-    allowed = rng.random((B, 1, Q, K)) < 0.6
-    allowed[..., 0] = True
-    ours_kwargs = {"plain": {}, "bias": {"bias": jnp.asarray(bias)}, "mask": {"mask": jnp.asarray(allowed)}}[kind]
+    masks = rng.standard_normal((B, Q, K), dtype=np.float32)
+    masks[..., 0] = 1.0
+    factors = np.array([2.0, 8.0], np.float32)
+    embeddings, features = masks, np.broadcast_to(np.eye(K, dtype=np.float32), (B, K, K))  # mask logits = masks
+    rule = {"plain": None, "bias": TowardsMask(embeddings, features, factors), "mask": InsideMask(embeddings, features)}
     # PyTorch wants [B * M, Q, K], and True where attention is blocked.
-    blocked = np.broadcast_to(~allowed, bias.shape).reshape(B * M, Q, K)
-    attn_mask = {"plain": None, "bias": torch.from_numpy(bias.reshape(B * M, Q, K)), "mask": torch.tensor(blocked)}
-    expected = theirs(*map(torch.from_numpy, inputs()), attn_mask=attn_mask[kind])[0].detach().numpy()
-    np.testing.assert_allclose(ours(*map(jnp.asarray, inputs()), **ours_kwargs), expected, atol=1e-5)
+    bias = factors[:, None, None] / (1 + np.exp(-masks[:, None]))
+    blocked = np.broadcast_to(masks[:, None] < 0, bias.shape)
+    attn_mask = {"plain": None, "bias": bias, "mask": blocked}[kind]
+    attn_mask = None if attn_mask is None else torch.tensor(attn_mask.reshape(B * M, Q, K))
+    query, features, positions = map(torch.from_numpy, inputs())
+    expected = theirs(query, features + positions, features, attn_mask=attn_mask)[0].detach().numpy()
+    np.testing.assert_allclose(ours(*map(jnp.asarray, inputs()), rule[kind]), expected, atol=1e-5)
 
 
 def test_blocked_keys_get_no_gradient(pair):
-    query, key, value = map(jnp.asarray, inputs())
-    mask = jnp.arange(K)[None, None, None, :] < 2
-    grad = jax.grad(lambda key: pair[1](query, key, value, mask=mask).sum())(key)
+    query, features, positions = map(jnp.asarray, inputs())
+    rule = OnlyKeys(jnp.broadcast_to(jnp.arange(K) < 2, (B, K)))
+    grad = jax.grad(lambda features: pair[1](query, features, positions, rule).sum())(features)
     assert np.abs(grad[:, :2]).min() > 0
     assert not grad[:, 2:].any()
 
@@ -79,10 +84,10 @@ def test_feed_forward_and_mlp():
 def test_bfloat16_keeps_the_softmax_in_float32():
     attention = MultiHeadAttention(C, M, rngs=nnx.Rngs(0), dtype=jnp.bfloat16)
     x = jnp.ones((1, 4096, C))
-    out = attention(x[:, :1], x, x)
+    out = attention(x[:, :1], x, 0 * x)
     assert out.dtype == jnp.bfloat16
     # Equal weights of 1/4096 must add up to 1: a bfloat16 sum of them would stop at 256/4096.
-    exact = MultiHeadAttention(C, M, rngs=nnx.Rngs(0))(x[:, :1], x, x)
+    exact = MultiHeadAttention(C, M, rngs=nnx.Rngs(0))(x[:, :1], x, 0 * x)
     np.testing.assert_allclose(out.astype(jnp.float32), exact, rtol=0.02, atol=0.01)
 
 

@@ -120,10 +120,11 @@ def test_a_query_with_an_empty_mask_looks_everywhere():
     rng = np.random.default_rng(0)
     queries, embeddings = (jnp.asarray(rng.standard_normal((1, 3, 16)), jnp.float32) for _ in range(2))
     features = jnp.asarray(rng.standard_normal((1, 8, 16)), jnp.float32)
-    positions, valid = jnp.zeros((8, 16)), jnp.ones((1, 3), bool)
+    positions, valid = jnp.zeros((1, 8, 16)), jnp.ones((1, 3), bool)
 
     def run(logits):
-        return layer(queries, embeddings, valid, features, positions, jnp.asarray(logits, jnp.float32))
+        masks = jnp.asarray(logits, jnp.float32), jnp.eye(8)[None]  # the products of the two are the logits
+        return layer(queries, embeddings, valid, features, positions, *masks)
 
     half = np.where(np.arange(8) < 4, 1.0, -1.0) * np.ones((1, 3, 1))
     np.testing.assert_allclose(run(-np.ones((1, 3, 8))), run(np.ones((1, 3, 8))), atol=1e-6)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tarvis_jax.model import temporal_neck
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.temporal_neck import DeformableLayer, TemporalLayer, TemporalNeck, from_windows, to_windows
 
@@ -157,22 +156,25 @@ def test_remat_recomputes_each_layer(tiny_state, remat):
     assert sum(eqn.primitive.name in ("checkpoint", "remat2") for eqn in jaxpr.eqns) == remat * TINY.neck_layers
 
 
-def test_windows_in_turn_change_nothing(tiny_state, monkeypatch):
+def test_windows_in_turn_change_nothing():
     level_shapes = ((2, 3), (4, 6), (8, 12))
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((2, 2, 126, TINY.hidden_size), dtype=np.float32))
-    layer = TemporalLayer(TINY, rngs=nnx.Rngs(0))
-    graphdef, state = nnx.split(layer)
+    position = jnp.asarray(rng.standard_normal(x.shape[1:], dtype=np.float32))
+    state = nnx.state(TemporalLayer(TINY, rngs=nnx.Rngs(0)))
 
-    def loss(state, x):
-        return jnp.sum(jnp.sin(nnx.merge(graphdef, state)(x, 0 * x[0], level_shapes)))
+    def loss(limit: int | None, state, x, position):
+        layer = nnx.eval_shape(lambda: TemporalLayer(TINY, rngs=nnx.Rngs(0)))
+        layer.max_logit_bytes = limit
+        return jnp.sum(jnp.sin(nnx.merge(nnx.graphdef(layer), state)(x, position, level_shapes)))
 
-    expected = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(state, x)
-    # 6 windows of 42 tokens: 4 of them at once, so that the last chunk is a smaller one.
-    monkeypatch.setattr(temporal_neck, "_MAX_LOGIT_BYTES", 4 * 4 * TINY.num_heads * 42**2)
-    in_turn = jax.value_and_grad(loss, argnums=(0, 1))
-    assert any(eqn.primitive.name == "scan" for eqn in jax.make_jaxpr(loss)(state, x).eqns)
-    found = jax.jit(in_turn)(state, x)
+    # 6 windows of 42 tokens: 4 of them at once, so that the last part is a smaller one.
+    in_turn = functools.partial(loss, 4 * 4 * TINY.num_heads * 42**2)
+    assert any(eqn.primitive.name == "scan" for eqn in jax.make_jaxpr(in_turn)(state, x, position).eqns)
+    expected, found = (
+        jax.jit(jax.value_and_grad(function, argnums=(0, 1, 2)))(state, x, position)
+        for function in (functools.partial(loss, None), in_turn)
+    )
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
 
@@ -192,8 +194,8 @@ def test_windows(window):
 
     windows = to_windows(x, level_shapes, window)
     num_windows = 8 // window**2
-    assert windows.shape == (3, num_windows, 2 * 21 * window**2, 2)
-    np.testing.assert_array_equal(windows[..., 0], np.arange(num_windows)[None, :, None] + 0 * windows[..., 0])
+    assert windows.shape == (num_windows, 3, 2 * 21 * window**2, 2)
+    np.testing.assert_array_equal(windows[..., 0], np.arange(num_windows)[:, None, None] + 0 * windows[..., 0])
     np.testing.assert_array_equal(from_windows(windows, 2, level_shapes, window), x)
 
 

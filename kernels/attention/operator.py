@@ -1,0 +1,59 @@
+"""Scaled dot-product attention (Vaswani et al., 2017) in bounded memory, in plain XLA for every platform.
+
+Logits of a few queries are computed all at once. Larger ones, of hundreds of queries on all cells of a clip, never
+exist: `chunked.py` walks over the keys. Both give the same numbers up to rounding.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from kernels.attention.chunked import attend_in_chunks
+from kernels.attention.limits import under_limit
+from kernels.attention.rules import Rule
+from kernels.attention.tokens import Projections, Tokens
+
+
+def attend(
+    query: jax.Array,
+    tokens: Tokens,
+    projections: Projections,
+    rule: Rule | None = None,
+    *,
+    max_bytes: int | None = None,
+) -> jax.Array:
+    """softmax(query . key / sqrt(D) + bias) . value: keys and values made of tokens, the bias given by `rule`.
+
+    Args:
+      query: [B, Q, M, D], float32 or bfloat16.
+      tokens: S tokens of the same dtype.
+      projections: to keys and values, of the same dtype.
+      rule: what each query may look at; None = everything. A query that may look at nothing looks at everything,
+        without bias. Rules get no gradient.
+      max_bytes: float32 logits of one batch element that may exist at once; None = what suits the platform.
+
+    Returns:
+      [B, Q, M, D] of the dtype of `query`. Logits, softmax and sums are float32.
+    """
+    _, num_queries, num_heads, _ = query.shape
+    num_tokens = tokens.features.shape[1]
+    bytes_per_token = 4 * num_heads * num_queries
+
+    def attend_under(limit: int, *args) -> jax.Array:
+        if num_tokens * bytes_per_token <= limit:
+            return attend_at_once(*args)
+        return attend_in_chunks(*args, max_tokens=limit // bytes_per_token)
+
+    num_bytes = num_tokens * bytes_per_token
+    return under_limit(attend_under, query, tokens, projections, rule, num_bytes=num_bytes, max_bytes=max_bytes)
+
+
+def attend_at_once(query: jax.Array, tokens: Tokens, projections: Projections, rule: Rule | None = None) -> jax.Array:
+    """`attend` with all logits [B, M, Q, S] in memory: what the definition says, and the oracle of the other form."""
+    key, value = projections(tokens.features, tokens.positions)
+    logits = jnp.einsum("bqmd,bkmd->bmqk", query, key, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
+    if rule is not None:
+        bias = jax.lax.stop_gradient(rule.bias(0, key.shape[1]))
+        sees_something = (bias > -jnp.inf).any(-1, keepdims=True)
+        logits += jnp.where(sees_something, bias, 0.0)
+    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+    return jnp.einsum("bmqk,bkmd->bqmd", weights, value)

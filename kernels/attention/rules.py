@@ -1,0 +1,104 @@
+"""What a query may look at, as a bias on its attention logits: 0 free, -inf blocked, anything between less or more.
+
+A rule holds arrays that are small next to the bias itself and gives the bias of any run of keys, so that nobody has to
+hold it for all of them.
+"""
+
+import dataclasses
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+
+
+class Rule(Protocol):
+    """A pytree with this method."""
+
+    def bias(self, start: int | jax.Array, size: int) -> jax.Array:
+        """float32 [B, M or 1, Q or 1, size]: the bias on keys start to start + size; `size` is static."""
+
+
+def _keys(x: jax.Array, start: int | jax.Array, size: int) -> jax.Array:
+    """Keys start to start + size of the last axis but one of [B, S, C]."""
+    return jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)
+
+
+def _blocked_unless(is_free: jax.Array) -> jax.Array:
+    return jnp.where(is_free, 0.0, -jnp.inf).astype(jnp.float32)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class OnlyKeys:
+    """Every query looks at the same keys.
+
+    Attributes:
+      allowed: bool [B, S].
+    """
+
+    allowed: jax.Array
+
+    def bias(self, start: int | jax.Array, size: int) -> jax.Array:
+        """float32 [B, 1, 1, size]."""
+        return _blocked_unless(_keys(self.allowed, start, size))[:, None, None, :]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class InsideMask:
+    """A query looks where its own mask, sigmoid(embedding . feature), is at least 0.5 (Mask2Former, section 3.2).
+
+    Attributes:
+      embeddings: [B, Q, C].
+      features: [B, S, C].
+    """
+
+    embeddings: jax.Array
+    features: jax.Array
+
+    def bias(self, start: int | jax.Array, size: int) -> jax.Array:
+        """float32 [B, 1, Q, size]."""
+        return _blocked_unless(_mask_logits(self, start, size) >= 0)[:, None]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TowardsMask:
+    """A query looks everywhere, but more where its own mask is: factor * sigmoid(embedding . feature) is added.
+
+    Attributes:
+      embeddings: [B, Q, C].
+      features: [B, S, C].
+      factors: float32 [M].
+    """
+
+    embeddings: jax.Array
+    features: jax.Array
+    factors: jax.Array
+
+    def bias(self, start: int | jax.Array, size: int) -> jax.Array:
+        """float32 [B, M, Q, size]."""
+        return jax.nn.sigmoid(_mask_logits(self, start, size))[:, None] * self.factors[:, None, None]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Multiset:
+    """A query looks at its own multiset of keys: n equal keys weigh n exp(logit) = exp(logit + log n).
+
+    Attributes:
+      counts: [B, Q, S], how often a key is among a query's own, 0 or more.
+    """
+
+    counts: jax.Array
+
+    def bias(self, start: int | jax.Array, size: int) -> jax.Array:
+        """float32 [B, 1, Q, size]."""
+        counts = jax.lax.dynamic_slice_in_dim(self.counts, start, size, axis=2)
+        return jnp.log(counts.astype(jnp.float32))[:, None]
+
+
+def _mask_logits(rule: InsideMask | TowardsMask, start: int | jax.Array, size: int) -> jax.Array:
+    """float32 [B, Q, size]."""
+    features = _keys(rule.features, start, size)
+    return jnp.einsum("bqc,bkc->bqk", rule.embeddings, features, preferred_element_type=jnp.float32)

@@ -1,0 +1,161 @@
+"""Attention in chunks against all at once, and all at once against a slow definition."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kernels.attention.limits import ACCELERATOR_LOGIT_BYTES, CPU_LOGIT_BYTES
+from kernels.attention.operator import attend, attend_at_once
+from kernels.attention.rules import InsideMask, Multiset, OnlyKeys, TowardsMask
+from kernels.attention.tokens import Projections, Tokens
+
+B, Q, S, C, M, D = 2, 5, 500, 12, 4, 3
+
+
+def normal(rng: np.random.Generator, *shape: int) -> jax.Array:
+    return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+
+@functools.cache
+def inputs(dtype: str = "float32"):
+    """(query, tokens, projections): what gets a gradient."""
+    rng = np.random.default_rng(0)
+    tokens = Tokens(normal(rng, B, S, C), normal(rng, 1, S, C))
+    projections = Projections(
+        normal(rng, C, M * D), normal(rng, M * D), normal(rng, C, M * D), normal(rng, M * D), num_heads=M
+    )
+    return jax.tree.map(lambda x: x.astype(dtype), (normal(rng, B, Q, M, D), tokens, projections))
+
+
+@functools.cache
+def rules():
+    """One of each kind, with queries that may look at nothing, and one that may only look at the last token."""
+    rng = np.random.default_rng(1)
+    only = (rng.random((B, S)) < 0.3) & (np.arange(B) > 0)[:, None]  # nothing at all in the first clip
+    embeddings, features = np.array(normal(rng, B, Q, C)), np.array(normal(rng, B, S, C))
+    features[..., -1] = 1.0
+    embeddings[0, 1:3] = 0.0
+    embeddings[0, 1:3, -1] = -1.0  # no mask at all
+    embeddings[1, 2] = 0.0
+    embeddings[1, 2, -1] = -1.0
+    features[1, -1, -1] = -1.0  # the last token alone
+    counts = rng.integers(-3, 5, (B, Q, S)).clip(0).astype(np.uint8)
+    counts[0, 3, : S // 2] = 0
+    factors = np.array([32.0, 16.0, 8.0, 4.0], np.float32)
+    return {
+        "everything": None,
+        "only": OnlyKeys(jnp.asarray(only)),
+        "inside": InsideMask(jnp.asarray(embeddings), jnp.asarray(features)),
+        "towards": TowardsMask(jnp.asarray(embeddings), jnp.asarray(features), jnp.asarray(factors)),
+        "multiset": Multiset(jnp.asarray(counts)),
+    }
+
+
+RULES = ("everything", "only", "inside", "towards", "multiset")
+
+
+def chunked(max_tokens: int):
+    """`attend` that may hold the logits of so many tokens; 128 is the least."""
+    return functools.partial(attend, max_bytes=4 * M * Q * max_tokens)
+
+
+def slow(query, tokens, projections, rule) -> np.ndarray:
+    """The definition in float64, one query and head at a time."""
+    features, positions = np.float64(tokens.features), np.float64(tokens.positions)
+    key = (features + positions) @ np.float64(projections.key_kernel) + np.float64(projections.key_bias)
+    value = features @ np.float64(projections.value_kernel) + np.float64(projections.value_bias)
+    key, value = (x.reshape(B, S, M, D) for x in (key, value))
+    out = np.zeros((B, Q, M, D))
+    for b, q, m in np.ndindex(B, Q, M):
+        weights = np.exp(key[b, :, m] @ np.float64(query[b, q, m]) / np.sqrt(D))
+        if isinstance(rule, OnlyKeys):
+            factors = np.array(rule.allowed[b], float)
+        elif isinstance(rule, Multiset):
+            factors = np.array(rule.counts[b, q], float)
+        elif rule is not None:
+            logits = np.float64(rule.features[b]) @ np.float64(rule.embeddings[b, q])
+            probs = 1 / (1 + np.exp(-logits))
+            factors = np.exp(float(rule.factors[m]) * probs) if isinstance(rule, TowardsMask) else probs >= 0.5
+        else:
+            factors = np.ones(S)
+        weights = weights * (factors if factors.any() else 1.0)
+        out[b, q, m] = weights @ value[b, :, m] / weights.sum()
+    return out
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_all_at_once_is_the_definition(name):
+    found = jax.jit(attend_at_once)(*inputs(), rules()[name])
+    np.testing.assert_allclose(found, slow(*inputs(), rules()[name]), atol=1e-5)
+
+
+@pytest.mark.parametrize("max_tokens", [128, 256])  # 500 tokens: 4 and 2 chunks, the last overlaps the one before
+@pytest.mark.parametrize("name", RULES)
+def test_chunks_change_nothing(name, max_tokens):
+    rule = rules()[name]
+    out_grad = normal(np.random.default_rng(2), B, Q, M, D)
+
+    def outputs_and_grads(function):
+        out, pull_back = jax.vjp(lambda *args: function(*args, rule), *inputs())
+        return out, pull_back(out_grad)
+
+    expected = jax.jit(lambda: outputs_and_grads(attend_at_once))()
+    found = jax.jit(lambda: outputs_and_grads(chunked(max_tokens)))()
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        # The gradient of the keys' bias is zero but for rounding: a softmax does not feel what all logits share.
+        np.testing.assert_allclose(b, a, atol=1e-5 * max(1.0, np.abs(a).max()))
+
+
+def test_chunks_in_bfloat16():
+    """Not less precise than all at once: both round logits' factors and weights to 8 bits."""
+    rule = rules()["towards"]
+    exact = slow(*inputs(), rule)
+    outs = [jax.jit(function)(*inputs("bfloat16"), rule) for function in (attend_at_once, chunked(128))]
+    assert {out.dtype for out in outs} == {jnp.dtype("bfloat16")}
+    at_once, in_chunks = (np.linalg.norm(np.float64(out) - exact) for out in outs)
+    assert in_chunks < 1.5 * at_once < 0.05 * np.linalg.norm(exact)
+
+
+def test_rules_get_no_gradient():
+    rule = rules()["towards"]
+    for function in (attend_at_once, chunked(128)):
+        grads = jax.jit(jax.grad(lambda rule, function=function: function(*inputs(), rule).sum()))(rule)
+        assert not any(x.any() for x in jax.tree.leaves(grads))
+
+
+def test_maps_over_a_leading_axis():
+    """As `jax.lax.map` with a batch size does."""
+    rule = rules()["inside"]
+    query, tokens, projections = inputs()
+    grads = jax.grad(lambda query, rule: chunked(128)(query, tokens, projections, rule).sum())
+    stacked = jax.tree.map(lambda x: jnp.stack([x, -x]), (query, rule.embeddings))
+    found = jax.jit(jax.vmap(lambda query, embeddings: grads(query, InsideMask(embeddings, rule.features))))(*stacked)
+    for sign, one in zip((1, -1), found, strict=True):
+        expected = grads(sign * query, InsideMask(sign * rule.embeddings, rule.features))
+        np.testing.assert_allclose(one, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("platform,limit", [("cpu", CPU_LOGIT_BYTES), ("cuda", ACCELERATOR_LOGIT_BYTES)])
+@pytest.mark.parametrize("gradient", [False, True])
+def test_no_buffer_holds_the_logits(platform, limit, gradient):
+    """Queries and cells of a clip of 12 frames of 448x832 at stride 8: 360 MiB of logits."""
+    num_queries, num_tokens, heads = 169, 12 * 56 * 104, 8
+    shape = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
+    tokens = Tokens(shape(1, num_tokens, 256), shape(1, num_tokens, 256))
+    projections = Projections(shape(256, 256), shape(256), shape(256, 256), shape(256), num_heads=heads)
+    rule = InsideMask(shape(1, num_queries, 256), shape(1, num_tokens, 256))
+    query = shape(1, num_queries, heads, 32)
+
+    def run(*args):
+        if not gradient:
+            return attend(*args)
+        return jax.grad(lambda *args: attend(*args).sum(), argnums=(0, 1, 2))(*args)
+
+    lowered = jax.jit(run).trace(query, tokens, projections, rule).lower(lowering_platforms=(platform,))
+    shapes = [tuple(map(int, dims.split("x"))) for dims in re.findall(r"tensor<([\dx]+)x[a-z]\w*>", lowered.as_text())]
+    sizes = {shape: 4 * int(np.prod(shape)) for shape in shapes if num_queries in shape}
+    assert limit / 2 < max(sizes.values()) <= limit, max(sizes, key=sizes.get)
