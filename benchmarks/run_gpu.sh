@@ -98,6 +98,8 @@ if [ "${1:-}" = --smoke ]; then
   smoke=1
   export JAX_PLATFORMS=cpu
   shift
+else
+  export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda,cpu}  # the tests take a CPU otherwise
 fi
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=(tests sanitizer kernels model)
