@@ -1,18 +1,16 @@
 """Multi-scale deformable attention for NVIDIA GPUs in Pallas, lowered to Triton (JAX 0.10 and 0.11).
 
-One program computes `BLOCK_QUERIES` queries of one head of one image. All points are unrolled; a point is four gathers of
-a [queries, D] tile, one per corner of its cell. Softmax and locations are computed inside, so neither goes through
-memory. Every index is clamped into its level, so that no load needs a mask and none can leave the array; what lies
-outside counts by a weight of zero.
+One program computes a few queries of one head of one image, so few that no thread works on two. All points are
+unrolled; a point is four gathers of a [queries, D] tile, one per corner of its cell. Softmax and locations are computed
+inside, so neither goes through memory. Every index is clamped into its level, so that no load needs a mask and none can
+leave the array; what lies outside counts by a weight of zero.
 
-The backward kernel recomputes the weights. It adds to the gradient of the values with atomic additions, therefore their
-order, and the last bits of that gradient, differ from run to run. The buffer they add to is float32 whatever the dtype of
-the values.
+The backward kernel recomputes the weights. It adds to the gradient of the values with atomic additions: their order,
+and with it the last bits of that gradient, differ from run to run. The buffer they add to is float32 whatever the dtype
+of the values.
 
 Pallas's own `atomic_add` asks for acquire-release order, which costs a memory barrier over the whole GPU per addition.
 Nothing here reads what others add, so `_scatter_add` asks for relaxed order instead.
-
-Semantics (arguments, borders, NaN): see `operator.py`.
 """
 
 import functools
@@ -28,28 +26,20 @@ from jax.experimental.pallas import triton as plt
 from jax.extend import core as _core
 from jax.extend.mlir import ir as _ir
 
-LevelShapes = tuple[tuple[int, int], ...]
+from kernels.ms_deform_attn import triton_sizes
+from kernels.ms_deform_attn.triton_sizes import (
+    ATOMIC_CHANNELS,
+    BACKWARD_WARPS,
+    FORWARD_WARPS,
+    LOAD_BYTES,
+    LevelShapes,
+    unsupported,
+)
 
-BLOCK_QUERIES = 64
-NUM_WARPS = 4
-# Samples (levels times points) are unrolled; beyond these the kernels take minutes to compile and spill registers.
-MAX_SAMPLES = 64
-MAX_HEAD_SIZE = 256
 
-
-def supports(
-    value_dtype: jnp.dtype, head_size: int, *, platform: str, level_shapes: LevelShapes, num_points: int
-) -> str | None:
+def supports(value_dtype, head_size: int, *, platform: str, level_shapes: LevelShapes, num_points: int) -> str | None:
     """See `backends`."""
-    if platform != "cuda":
-        return f"it is for NVIDIA GPUs, not for {platform}"
-    if jnp.dtype(value_dtype) not in (jnp.float32, jnp.bfloat16):
-        return f"values must be float32 or bfloat16, found {jnp.dtype(value_dtype).name}"
-    if head_size % 4 or not 4 <= head_size <= MAX_HEAD_SIZE:
-        return f"the head size must be a multiple of 4 up to {MAX_HEAD_SIZE}, found {head_size}"
-    if len(level_shapes) * num_points > MAX_SAMPLES:
-        return f"levels times points must be at most {MAX_SAMPLES}, found {len(level_shapes) * num_points}"
-    return None
+    return unsupported(value_dtype, head_size, platform, level_shapes, num_points)
 
 
 def forward(
@@ -60,8 +50,7 @@ def forward(
     level_shapes: LevelShapes,
     *,
     softmax: bool,
-    block_queries: int = BLOCK_QUERIES,
-    num_warps: int = NUM_WARPS,
+    block_queries: int | None = None,
     interpret: bool = False,
 ) -> jax.Array:
     """Output [B, Q, M, D] of the dtype of `value`.
@@ -73,14 +62,15 @@ def forward(
       reference: float32 [Q, L, 2], (x, y) normalised to the level.
       level_shapes: static (h, w) per level.
       softmax: whether to take the softmax of `scores` over L * P.
-      block_queries: queries per program, a power of two.
-      num_warps: warps (of 32 threads) per program.
+      block_queries: queries per program, a power of two; None takes one per group of threads that shares a query.
       interpret: run as plain JAX operations, on any platform.
     """
     batch, num_queries, heads = offsets.shape[:3]
-    kernel = functools.partial(
-        _forward_kernel, level_shapes=level_shapes, softmax=softmax, block_queries=block_queries
+    num_warps = FORWARD_WARPS
+    block_queries = block_queries or triton_sizes.block_queries(
+        value.shape[-1], LOAD_BYTES // value.dtype.itemsize, num_warps
     )
+    kernel = functools.partial(_forward_kernel, level_shapes=level_shapes, softmax=softmax, block_queries=block_queries)
     return pl.pallas_call(
         kernel,
         out_shape=jax.ShapeDtypeStruct((batch, num_queries, heads, value.shape[-1]), value.dtype),
@@ -100,8 +90,7 @@ def backward(
     out_grad: jax.Array,
     *,
     softmax: bool,
-    block_queries: int = BLOCK_QUERIES,
-    num_warps: int = NUM_WARPS,
+    block_queries: int | None = None,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gradients of (value, offsets, scores), each of the shape and dtype of its input.
@@ -111,6 +100,8 @@ def backward(
       out_grad: [B, Q, M, D].
     """
     batch, num_queries, heads, levels, points, _ = offsets.shape
+    num_warps = BACKWARD_WARPS
+    block_queries = block_queries or triton_sizes.block_queries(value.shape[-1], ATOMIC_CHANNELS, num_warps)
     kernel = functools.partial(
         _backward_kernel, level_shapes=level_shapes, softmax=softmax, block_queries=block_queries
     )
@@ -158,7 +149,9 @@ def _forward_kernel(
             )
             out += (cell_weight * weights[point])[:, None] * cell_values.astype(jnp.float32)
     out *= scale[:, None]
-    plt.store(out_ref.at[image, query[:, None], head, channel], out.astype(out_ref.dtype), mask=_both(is_query, is_channel))
+    plt.store(
+        out_ref.at[image, query[:, None], head, channel], out.astype(out_ref.dtype), mask=_both(is_query, is_channel)
+    )
 
 
 def _backward_kernel(
@@ -178,9 +171,9 @@ def _backward_kernel(
 ):
     head, block, image = (pl.program_id(axis) for axis in range(3))
     query, query_clamped, is_query = _queries(block, block_queries, out_grad_ref.shape[1])
-    # Four channels per thread, which is what one atomic instruction adds, also where bfloat16 loads could take eight:
-    # otherwise every corner's update would be exchanged between threads through shared memory.
-    channel, is_channel = _channels(value_ref.shape[-1], block_queries, per_thread=4)
+    # Also where bfloat16 loads could take eight channels per thread: atomic additions could not, and every corner's
+    # update would be exchanged between threads.
+    channel, is_channel = _channels(value_ref.shape[-1], block_queries, per_thread=ATOMIC_CHANNELS)
     out_grad = plt.load(
         out_grad_ref.at[image, query_clamped[:, None], head, channel], mask=is_channel, other=_zero(is_channel)
     ).astype(jnp.float32)

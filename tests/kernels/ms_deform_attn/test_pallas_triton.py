@@ -1,0 +1,140 @@
+"""The Triton back end: its numbers (interpreted; compiled on a GPU) and the machine code it compiles to."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kernels.ms_deform_attn import pallas_triton
+from tests.kernels.ms_deform_attn import cases, triton_tools
+
+# Interpreting unrolled kernels compiles slowly: cases that share one shape, and those that differ in kind.
+INTERPRETED_CASES = [
+    "inside",
+    "spread",
+    "whole pixels",
+    "borders",
+    "far outside",
+    "huge",
+    "one pixel",
+    "one row, one column",
+    "same cells",
+    "odd sizes",
+    "weights given",
+    "bfloat16 everything",
+]
+# Divides no number of queries: the last program has queries that do not exist.
+INTERPRETED = {"interpret": True, "block_queries": 4}
+
+
+@pytest.mark.parametrize("name", INTERPRETED_CASES)
+def test_interpreted_matches_oracle(name):
+    cases.assert_matches_oracle("triton", cases.CASES[name], **INTERPRETED)
+
+
+@pytest.mark.parametrize("name", cases.BAD_CASES)
+def test_interpreted_bad_numbers_stay_local(name):
+    cases.assert_bad_numbers_stay_local("triton", cases.BAD_CASES[name], **INTERPRETED)
+
+
+needs_gpu = pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU (JAX_PLATFORMS=cuda)")
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("name", cases.CASES)
+def test_matches_oracle_on_gpu(name):
+    cases.assert_matches_oracle("triton", cases.CASES[name])
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("name", cases.BAD_CASES)
+def test_bad_numbers_stay_local_on_gpu(name):
+    cases.assert_bad_numbers_stay_local("triton", cases.BAD_CASES[name])
+
+
+def test_scatter_adds_repeated_and_masked_rows():
+    """Interpreted with all queries in one program, so that one call adds to the same cell several times."""
+    case = cases.CASES["same cells"]
+    cases.assert_matches_oracle("triton", case, interpret=True, block_queries=128)
+
+
+@pytest.mark.parametrize(
+    "dtype, head_size, level_shapes, num_points, platform, reason",
+    [
+        (jnp.float32, 32, ((2, 2),), 4, "cuda", None),
+        (jnp.bfloat16, 4, ((2, 2),) * 4, 16, "cuda", None),
+        (jnp.float32, 32, ((2, 2),), 4, "rocm", "NVIDIA"),
+        (jnp.float16, 32, ((2, 2),), 4, "cuda", "float16"),
+        (jnp.float32, 6, ((2, 2),), 4, "cuda", "multiple of 4"),
+        (jnp.float32, 512, ((2, 2),), 4, "cuda", "up to 256"),
+        (jnp.float32, 32, ((2, 2),) * 5, 13, "cuda", "found 65"),
+    ],
+)
+def test_supports(dtype, head_size, level_shapes, num_points, platform, reason):
+    found = pallas_triton.supports(
+        dtype, head_size, platform=platform, level_shapes=level_shapes, num_points=num_points
+    )
+    assert found is None if reason is None else reason in found
+
+
+REAL = {"batch": 3, "heads": 8, "head_size": 32, "num_points": 4, "level_shapes": ((16, 28), (32, 56), (64, 112))}
+ODD = {"batch": 1, "heads": 3, "head_size": 12, "num_points": 3, "level_shapes": ((5, 7),)}
+
+
+def kernel_ir(direction: str, dtype: str, batch, heads, head_size, num_points, level_shapes):
+    """(Triton IR, warps, grid, (query, head) pairs per warp) of a kernel, at as many queries as cells."""
+    num_cells, levels = sum(h * w for h, w in level_shapes), len(level_shapes)
+    samples = (batch, num_cells, heads, levels, num_points)
+    value = jax.ShapeDtypeStruct((batch, num_cells, heads, head_size), dtype)
+    shapes = [value, jax.ShapeDtypeStruct((*samples, 2), dtype), jax.ShapeDtypeStruct(samples, dtype)]
+    shapes += [jax.ShapeDtypeStruct((num_cells, levels, 2), "float32")]
+    if direction == "forward":
+        function = functools.partial(pallas_triton.forward, level_shapes=level_shapes, softmax=True)
+    else:
+        shapes += [value]
+
+        def function(value, offsets, scores, reference, out_grad):
+            return pallas_triton.backward(value, offsets, scores, reference, level_shapes, out_grad, softmax=True)
+
+    text, warps, grid = triton_tools.triton_ir(function, *shapes)
+    assert (grid[0], grid[2]) == (heads, batch)
+    block_queries = -(-num_cells // grid[1])
+    return text, warps, 2 ** int(np.ceil(np.log2(block_queries))) / warps
+
+
+def test_atomic_additions_are_relaxed():
+    text, _, _ = kernel_ir("backward", "bfloat16", **REAL)
+    additions = [line for line in text.splitlines() if "tt.atomic_rmw" in line]
+    assert len(additions) == 4 * 4 * 3
+    assert all("fadd, relaxed, gpu" in line for line in additions), additions[0]
+
+
+# Instructions of a warp per query and head (measured: docs/kernels.md), and loads of one corner by one thread.
+GATES = [
+    ("forward", "bfloat16", REAL, 275, "LDG.E.128"),
+    ("forward", "float32", REAL, 340, "LDG.E.128"),
+    ("backward", "bfloat16", REAL, 770, "LDG.E.64"),
+    ("backward", "float32", ODD, 90, "LDG.E.128"),
+]
+
+
+@pytest.mark.parametrize("direction, dtype, sizes, limit, load", GATES, ids=lambda x: str(x)[:12])
+def test_machine_code(direction, dtype, sizes, limit, load):
+    text, warps, pairs_per_warp = kernel_ir(direction, dtype, **sizes)
+    code = triton_tools.compile_for_h200(text, warps)
+    corners = 4 * sizes["num_points"] * len(sizes["level_shapes"])
+    instructions = sum(code.counts.values()) / pairs_per_warp
+    print(f"{direction} {dtype}: {instructions} instructions per query and head, {code.registers} registers")
+    assert code.spilled_bytes == 0
+    assert code.shared_bytes == 0
+    assert code.registers <= 80
+    assert instructions <= limit
+    # One query per thread: every corner is loaded, and added to, by one instruction.
+    assert code.count(load) == corners + (direction == "backward")
+    assert code.count("MEMBAR") == 0
+    assert code.count("ATOM") == 0
+    assert code.count("RED") == code.count(r"REDG\.E\.ADD\.F32x4") == (corners if direction == "backward" else 0)
