@@ -68,7 +68,7 @@ def backward(value, offsets, scores, reference, level_shapes: LevelShapes, out_g
         scores,
         reference,
         out_grad,
-        cpu=functools.partial(passes, chunk=chunk, over_heads=one_by_one, dots=_dots_by_matmul),
+        cpu=functools.partial(passes, chunk=chunk, over_heads=one_by_one, dots=dots_by_matmul),
         # Batched over images and heads: on GPUs XLA then adds four channels per atomic instruction; over a flat table
         # of all cells it does one channel at a time, in a compare-and-swap loop.
         default=functools.partial(passes, chunk=None, over_heads=jax.vmap),
@@ -87,7 +87,7 @@ def _dots(rows: jax.Array, vectors: jax.Array) -> jax.Array:
     return jnp.sum(rows * vectors, axis=-1)
 
 
-def _dots_by_matmul(rows: jax.Array, vectors: jax.Array) -> jax.Array:
+def dots_by_matmul(rows: jax.Array, vectors: jax.Array) -> jax.Array:
     """The same; a CPU would sum the last axis one number at a time, so it multiplies by a vector of ones instead."""
     products = (rows * vectors).reshape(-1, rows.shape[-1])
     return jnp.dot(products, jnp.ones(rows.shape[-1], jnp.float32), precision="highest").reshape(rows.shape[:-1])

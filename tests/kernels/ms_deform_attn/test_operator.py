@@ -1,5 +1,6 @@
-"""Deformable attention: the slow reference against PyTorch's grid_sample, every back end against both."""
+"""The operator around the back ends: both forms, derivatives, vmap, the split over devices, the choice, the errors."""
 
+import functools
 import json
 import logging
 import os
@@ -12,117 +13,64 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from jax.test_util import check_grads
 
-from kernels.ms_deform_attn import backends, reference
+from kernels.ms_deform_attn import backends
 from kernels.ms_deform_attn.operator import ms_deform_attn, ms_deform_attn_classic
+from tests.kernels.ms_deform_attn import cases
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-
-# One level above the limit of the dense form, one below, and one of a single cell.
-LEVEL_SHAPES = ((1, 1), (3, 5), (11, 13))
-NUM_CELLS = sum(h * w for h, w in LEVEL_SHAPES)
-B, Q, M, D, P = 2, 6, 3, 4, 2
+CASE = cases.CASES["spread"]
+LEVEL_SHAPES, B, Q, M, D, P = (
+    CASE.level_shapes,
+    CASE.batch,
+    CASE.num_queries,
+    CASE.heads,
+    CASE.head_size,
+    CASE.num_points,
+)
 L = len(LEVEL_SHAPES)
+NAMES = ("value", "offsets", "scores", "reference")
 
 
-def torch_classic(value, locations_norm, weights):
-    """The operator by grid_sample; torch tensors in, [B, Q, M * D] out."""
-    out, start = 0, 0
-    for level, (height, width) in enumerate(LEVEL_SHAPES):
-        cells = value[:, start : start + height * width]  # [B, h * w, M, D]
-        start += height * width
-        cells = cells.permute(0, 2, 3, 1).reshape(B * M, D, height, width)
-        grid = 2 * locations_norm[:, :, :, level].permute(0, 2, 1, 3, 4).reshape(B * M, Q, P, 2) - 1
-        samples = torch.nn.functional.grid_sample(cells, grid, padding_mode="zeros", align_corners=False)
-        scale = weights[:, :, :, level].permute(0, 2, 1, 3).reshape(B * M, 1, Q, P)
-        out = out + (samples * scale).sum(-1)  # [B * M, D, Q]
-    return out.reshape(B, M * D, Q).transpose(1, 2)
+def arrays_of(case: cases.Case) -> list[jax.Array]:
+    """value, offsets, scores, reference."""
+    inputs = cases.make_inputs(case)
+    return [jnp.asarray(inputs[name]) for name in NAMES]
 
 
-def torch_fused(value, offsets_px, logits, reference_points):
-    sizes_wh = torch.tensor([(w, h) for h, w in LEVEL_SHAPES], dtype=offsets_px.dtype)
-    locations = reference_points[None, :, None, :, None] + offsets_px / sizes_wh[:, None]
-    weights = logits.reshape(B, Q, M, L * P).softmax(-1).reshape(logits.shape)
-    return torch_classic(value, locations, weights)
+fused = jax.jit(functools.partial(ms_deform_attn, level_shapes=LEVEL_SHAPES))
 
 
-def make_inputs(kind: str) -> dict[str, np.ndarray]:
-    """float64 arguments of the fused form; `kind` says where the samples fall."""
-    rng = np.random.default_rng(7)
-    offsets = {
-        "inside": lambda: rng.uniform(-0.4, 0.4, (B, Q, M, L, P, 2)),
-        "spread": lambda: rng.normal(0, 4, (B, Q, M, L, P, 2)),
-        "whole pixels": lambda: rng.integers(-4, 5, (B, Q, M, L, P, 2)).astype(float),
-        "borders": lambda: rng.choice([-1.0, -0.5, 0.0, 0.5, 12.0, 12.5, 13.0], (B, Q, M, L, P, 2)),
-        "far outside": lambda: rng.choice([-1e3, 40.0, 1e6], (B, Q, M, L, P, 2)),
-        "huge": lambda: rng.choice([-1e30, 3e9, 1e38], (B, Q, M, L, P, 2)),
-    }[kind]()
-    reference_points = rng.uniform(0, 1, (Q, L, 2))
-    if kind in ("whole pixels", "borders"):  # reference points on the centres of cells
-        sizes = np.array([(w, h) for h, w in LEVEL_SHAPES])
-        reference_points = ((reference_points * sizes).astype(int) + 0.5) / sizes
-    if kind == "borders":
-        reference_points = np.broadcast_to(0.5 / sizes, reference_points.shape).copy()
-    return {
-        "value": rng.normal(size=(B, NUM_CELLS, M, D)),
-        "offsets_px": offsets,
-        "logits": rng.normal(size=(B, Q, M, L, P)),
-        "reference_points": reference_points,
-    }
+def summed(*arrays: jax.Array) -> jax.Array:
+    """A scalar that weighs every output differently."""
+    out = fused(*arrays)
+    return jnp.vdot(out, jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape))
 
 
-def to_float32(inputs: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    return {name: jnp.asarray(x, jnp.float32) for name, x in inputs.items()}
+all_grads = jax.jit(jax.grad(summed, argnums=range(4)))
 
 
-KINDS = ["inside", "spread", "whole pixels", "borders", "far outside", "huge"]
-
-
-@pytest.fixture(scope="module", params=["xla", "xla_deterministic"])
-def backend(request):
-    """(forward, gradients), compiled once for all tests."""
-
-    def forward(inputs):
-        return ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES, backend=request.param)
-
-    def gradients(inputs, out_grad):
-        return jax.vjp(forward, inputs)[1](out_grad)[0]
-
-    return jax.jit(forward), jax.jit(gradients)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_reference_equals_grid_sample(kind):
-    inputs = make_inputs(kind)
-    ours = reference.ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES)
-    theirs = torch_fused(**{name: torch.from_numpy(x) for name, x in inputs.items()})
-    assert ours.dtype == np.float64
-    np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-12)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_forward(backend, kind):
-    inputs = make_inputs(kind)
-    expected = reference.ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES)
-    np.testing.assert_allclose(backend[0](to_float32(inputs)), expected, atol=1e-5)
-    if kind in ("far outside", "huge"):
-        assert not expected.any()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradients(backend, kind):
-    """On whole pixels and borders float32 may fall on the other side of a kink: there only what has no kink counts."""
-    inputs = make_inputs(kind)
-    out_grad = np.random.default_rng(3).normal(size=(B, Q, M * D))
-    tensors = {name: torch.from_numpy(x).requires_grad_() for name, x in inputs.items()}
-    torch_fused(**tensors).backward(torch.from_numpy(out_grad))
-    ours = backend[1](to_float32(inputs), jnp.asarray(out_grad, jnp.float32))
-    for name, tensor in tensors.items():
-        assert np.isfinite(ours[name]).all()
-        if kind in ("whole pixels", "borders") and name in ("offsets_px", "reference_points"):
-            continue
+def test_fused_form_and_all_its_gradients():
+    """Against grid_sample in float64, with the gradient of the reference points."""
+    inputs = cases.make_inputs(CASE)
+    tensors = [torch.from_numpy(np.asarray(inputs[name], np.float64)).requires_grad_() for name in NAMES]
+    expected = cases.torch_forward(CASE, *tensors).reshape(B, Q, M * D)
+    arrays = arrays_of(CASE)
+    np.testing.assert_allclose(fused(*arrays), expected.detach().numpy(), atol=1e-5)
+    (expected * torch.cos(torch.arange(expected.numel())).view(expected.shape)).sum().backward()
+    for name, found, tensor in zip(NAMES, all_grads(*arrays), tensors, strict=True):
         # Reference points scale the gradient by the size of the level.
-        np.testing.assert_allclose(ours[name], tensor.grad.numpy(), rtol=1e-4, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(found, tensor.grad.numpy(), rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_gradients_are_those_of_finite_differences():
+    """At offsets that stay a quarter of a pixel away from the kinks."""
+    value, offsets, scores, reference = arrays_of(CASE)
+    sizes_wh = jnp.array([(w, h) for h, w in LEVEL_SHAPES], jnp.float32)
+    reference = (jnp.floor(reference * sizes_wh) + 0.5) / sizes_wh  # centres of cells
+    offsets = jnp.floor(offsets) + 0.25 + 0.5 * (offsets - jnp.floor(offsets))
+    check_grads(fused, (value, offsets, scores, reference), order=1, modes=["rev"], eps=5e-3, atol=2e-2, rtol=2e-2)
 
 
 def test_gradient_on_a_whole_pixel_is_the_one_to_the_right():
@@ -140,57 +88,94 @@ def test_gradient_on_a_whole_pixel_is_the_one_to_the_right():
     np.testing.assert_allclose(jax.jit(jax.grad(loss))(jnp.zeros(2)), expected, rtol=1e-6)
 
 
-def test_classic_form_equals_grid_sample():
+def test_backward_saves_the_inputs_and_nothing_else():
+    arrays = arrays_of(CASE)
+    saved = jax.tree.leaves(jax.vjp(fused, *arrays)[1])
+    saved_shapes = {leaf.shape for leaf in saved if hasattr(leaf, "shape") and leaf.ndim}
+    assert saved_shapes == {array.shape for array in arrays}
+
+
+def test_classic_form_and_its_gradients():
     rng = np.random.default_rng(5)
-    value = rng.normal(size=(B, NUM_CELLS, M, D))
-    locations = rng.uniform(-0.2, 1.2, (B, Q, M, L, P, 2))
-    weights = rng.normal(size=(B, Q, M, L, P))  # any weights, not only a softmax
-    theirs = torch_classic(*map(torch.from_numpy, (value, locations, weights)))
-    oracle = reference.ms_deform_attn_classic(value, locations, weights, LEVEL_SHAPES)
-    np.testing.assert_allclose(oracle, theirs.numpy(), atol=1e-12)
-    args = [jnp.asarray(x, jnp.float32) for x in (value, locations, weights)]
-    ours = jax.jit(lambda *args: ms_deform_attn_classic(*args, LEVEL_SHAPES))(*args)
-    np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)
+    inputs = cases.make_inputs(CASE)
+    locations = rng.uniform(-0.2, 1.2, (B, Q, M, L, P, 2)).astype(np.float32)
+    weights = rng.normal(size=(B, Q, M, L, P)).astype(np.float32)  # any weights, not only a softmax
+    tensors = [
+        torch.from_numpy(np.asarray(x, np.float64)).requires_grad_() for x in (inputs["value"], locations, weights)
+    ]
+    sizes_wh = torch.tensor([(w, h) for h, w in LEVEL_SHAPES], dtype=torch.float64)
+    given = cases.CASES["weights given"]
+    origin = torch.zeros(Q, L, 2, dtype=torch.float64)
+    expected = cases.torch_forward(given, tensors[0], tensors[1] * sizes_wh[:, None], tensors[2], origin)
+    expected.sum().backward()
+    function = functools.partial(ms_deform_attn_classic, level_shapes=LEVEL_SHAPES)
+    arrays = [jnp.asarray(x) for x in (inputs["value"], locations, weights)]
+    np.testing.assert_allclose(jax.jit(function)(*arrays), expected.detach().numpy().reshape(B, Q, M * D), atol=1e-5)
+    grads = jax.jit(jax.grad(lambda *arrays: function(*arrays).sum(), argnums=(0, 1, 2)))(*arrays)
+    for found, tensor in zip(grads, tensors, strict=True):
+        np.testing.assert_allclose(found, tensor.grad.numpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_bfloat16_values(backend):
-    """Only the values and the result are rounded: locations near column 100 stay exact to a fraction of a cell."""
-    inputs = make_inputs("spread")
-    rounded = to_float32(inputs) | {"value": jnp.asarray(inputs["value"], jnp.bfloat16)}
-    out = backend[0](rounded)
-    inputs["value"] = np.asarray(rounded["value"], np.float64)
-    expected = reference.ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES)
-    assert out.dtype == jnp.bfloat16
-    np.testing.assert_allclose(np.asarray(out, np.float64), expected, rtol=2**-8, atol=1e-5)
-    grads = backend[1](rounded, jnp.ones((B, Q, M * D), jnp.bfloat16))
-    assert {name: g.dtype for name, g in grads.items()} == {name: x.dtype for name, x in rounded.items()}
+def test_without_jit():
+    arrays = arrays_of(CASE)
+    np.testing.assert_array_equal(ms_deform_attn(*arrays, LEVEL_SHAPES), fused(*arrays))
 
 
-def test_vmap_and_shared_reference_points(backend):
-    inputs = to_float32(make_inputs("spread"))
-    inputs["reference_points"] = jnp.broadcast_to(inputs["reference_points"][:, :1], (Q, L, 2))
-    expected = backend[0](inputs)
-    one_point = inputs["reference_points"][:, 0]  # [Q, 2]
-
-    def single(value, offsets, logits):
-        return ms_deform_attn(value[None], offsets[None], logits[None], one_point, LEVEL_SHAPES)[0]
-
-    out = jax.jit(jax.vmap(single))(inputs["value"], inputs["offsets_px"], inputs["logits"])
-    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+def test_one_reference_point_for_all_levels():
+    value, offsets, scores, reference = arrays_of(CASE)
+    expected = fused(value, offsets, scores, jnp.broadcast_to(reference[:, :1], reference.shape))
+    np.testing.assert_array_equal(fused(value, offsets, scores, reference[:, 0]), expected)
 
 
-def test_nan_is_not_hidden(backend):
-    inputs = to_float32(make_inputs("inside"))
-    for level in range(L):
-        bad = inputs | {"offsets_px": inputs["offsets_px"].at[0, 0, 0, level, 0, 0].set(jnp.nan)}
-        out = backend[0](bad)
-        assert np.isnan(out[0, 0, :D]).all() and np.isfinite(out[1]).all()
+@pytest.mark.parametrize(
+    "mapped", ["value offsets scores", "value", "offsets", "scores", "reference", "offsets reference"]
+)
+def test_vmap(mapped):
+    """Over some arguments or all, of the output and of the gradients."""
+    arrays, others = arrays_of(CASE), [jnp.roll(array, 1, axis=0) * 0.9 for array in arrays_of(CASE)]
+    axes = tuple(0 if name in mapped.split() else None for name in NAMES)
+    stacked = [
+        jnp.stack([array, other]) if axis == 0 else array
+        for array, other, axis in zip(arrays, others, axes, strict=True)
+    ]
+    second = [other if axis == 0 else array for array, other, axis in zip(arrays, others, axes, strict=True)]
+    for function in (fused, all_grads):
+        found = jax.jit(jax.vmap(function, in_axes=axes))(*stacked)
+        for index, single in enumerate((arrays, second)):
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+                jax.tree.map(lambda x, index=index: x[index], found),
+                function(*single),
+            )
+
+
+def test_gradient_of_vmap():
+    value, offsets, scores, reference = arrays_of(CASE)
+
+    def loss(value, offsets, scores):
+        one = lambda v, o, s: ms_deform_attn(v[None], o[None], s[None], reference, LEVEL_SHAPES)[0]  # noqa: E731
+        out = jax.vmap(one)(value, offsets, scores)
+        return jnp.vdot(out, jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape))
+
+    found = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(value, offsets, scores)
+    for a, b in zip(found, all_grads(value, offsets, scores, reference)[:3], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_same_bits_in_every_run():
+    arrays = arrays_of(cases.CASES["same cells"])
+
+    def loss(*arrays):
+        out = ms_deform_attn(*arrays, cases.CASES["same cells"].level_shapes, deterministic=True)
+        return (out**2).sum()
+
+    function = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
+    jax.tree.map(np.testing.assert_array_equal, function(*arrays), function(*arrays))
 
 
 def lowered(platform: str, **kwargs) -> str:
-    inputs = to_float32(make_inputs("inside"))
-    function = jax.jit(lambda inputs: ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES, **kwargs))
-    return function.trace(inputs).lower(lowering_platforms=(platform,)).as_text()
+    function = jax.jit(functools.partial(ms_deform_attn, level_shapes=LEVEL_SHAPES, **kwargs))
+    return function.trace(*arrays_of(CASE)).lower(lowering_platforms=(platform,)).as_text()
 
 
 @pytest.fixture
@@ -256,12 +241,25 @@ def test_deterministic_choice(log):
         lowered("cuda", backend="xla", deterministic=True)
 
 
-def test_bad_shapes_are_one_error():
-    inputs = to_float32(make_inputs("inside"))
-    inputs["value"] = inputs["value"][:, 1:]
-    inputs["logits"] = inputs["logits"][..., :1]
-    with pytest.raises(ValueError, match=r"value: expected \[2, 159, 3, D\].*logits: expected \(2, 6, 3, 3, 2\)"):
-        ms_deform_attn(**inputs, level_shapes=LEVEL_SHAPES)
+def test_bad_arguments_are_one_error():
+    value, offsets, scores, reference = arrays_of(CASE)
+    with pytest.raises(
+        ValueError, match=r"value: expected \[2, 159, 3, D\].*weights: expected float32.*found float16"
+    ) as e:
+        ms_deform_attn_classic(value[:, 1:], offsets, scores.astype(jnp.float16), LEVEL_SHAPES)
+    assert "ms_deform_attn_classic with levels" in str(e.value)
+    with pytest.raises(ValueError, match=r"logits: expected \(2, 6, 3, 3, 2\), found \(2, 6, 3, 3, 1\)"):
+        ms_deform_attn(value, offsets, scores[..., :1], reference, LEVEL_SHAPES)
+    with pytest.raises(ValueError, match=r"offsets_px: expected \[B, Q, M, 3, P, 2\], found \(6, 3, 3, 2, 2\)"):
+        ms_deform_attn(value, offsets[0], scores, reference, LEVEL_SHAPES)
+    with pytest.raises(
+        ValueError, match=r"reference_points: expected shape \(6, 3, 2\) or \(6, 2\), found \(5, 3, 2\)"
+    ):
+        ms_deform_attn(value, offsets, scores, reference[1:], LEVEL_SHAPES)
+    with pytest.raises(ValueError, match="expected no empty array"):
+        ms_deform_attn(value, offsets[:, :0], scores[:, :0], reference[:0], LEVEL_SHAPES)
+    with pytest.raises(ValueError, match="at least one .h, w. of positive sizes"):
+        ms_deform_attn(value, offsets, scores, reference, ((1, 1), (0, 5), (11, 13)))
 
 
 def test_eight_devices_split_the_batch():
