@@ -33,8 +33,16 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-TILE_ROWS, TILE_COLUMNS = 8, 16
-LANES = TILE_ROWS * TILE_COLUMNS
+from kernels.ms_deform_attn import pallas_tpu_tiles
+from kernels.ms_deform_attn.pallas_tpu_tiles import (
+    LANES,
+    TILE_COLUMNS,
+    TILE_ROWS,
+    LevelShapes,
+    grid_of_tiles,
+    num_tiles,
+)
+
 # Of the 16 MiB of VMEM of the smallest chip (TPU v4; the others have 64 to 128 MiB).
 VMEM_BUDGET_BYTES = 12 * 2**20
 # Query tiles per grid step: enough that the cost of a step (about 0.35 us) does not count.
@@ -43,8 +51,6 @@ TILES_PER_STEP = 38
 FORWARD_UNROLL, BACKWARD_UNROLL = 2, 2
 # Stands for the location of what is not sampled; no cell is within reach.
 _NOWHERE = -1e4
-
-LevelShapes = tuple[tuple[int, int], ...]
 
 
 def supports(value_dtype, head_size: int, *, platform: str, level_shapes: LevelShapes, num_points: int) -> str | None:
@@ -56,7 +62,7 @@ def supports(value_dtype, head_size: int, *, platform: str, level_shapes: LevelS
         return f"the head size must be a multiple of 4, found {head_size}"
     if max(max(shape) for shape in level_shapes) > 8 * 127:
         return f"a level has at most {8 * 127} rows and columns, found {level_shapes}"
-    values = _num_blocks(level_shapes) * head_size * LANES
+    values = num_tiles(level_shapes) * head_size * LANES
     needed = values * (jnp.dtype(value_dtype).itemsize + 4)  # one head's values and their float32 gradients
     if needed > VMEM_BUDGET_BYTES:
         return (
@@ -68,54 +74,45 @@ def supports(value_dtype, head_size: int, *, platform: str, level_shapes: LevelS
 
 def forward(value, offsets, scores, reference, level_shapes: LevelShapes, *, softmax: bool, interpret: bool = False):
     """[B, Q, M, D] of the dtype of `value`; arguments as in `backends`."""
-    sizes = _Sizes.of(value, offsets, level_shapes)
-    blocks = _to_tiles(_merge_heads(value), level_shapes).reshape(sizes.value_tiles)
-    x, y, weights, bounds, is_bad = _samples(offsets, scores, reference, sizes, softmax)
+    sizes = _Sizes.of(value, offsets, level_shapes, interpret)
+    blocks = _value_blocks(value, sizes)
+    x, y, weights, bounds = _samples(offsets, scores, reference, sizes, softmax)
     out = pl.pallas_call(
         functools.partial(_forward_kernel, sizes=sizes),
         out_shape=jax.ShapeDtypeStruct(sizes.out_tiles, value.dtype),
         in_specs=[sizes.bounds_spec(), *[sizes.query_spec(sizes.samples)] * 3, sizes.value_spec()],
         out_specs=sizes.query_spec(sizes.head_size),
         scratch_shapes=sizes.hat_scratch(),
-        **sizes.call_options("ms_deform_attn_forward", interpret),
+        **sizes.call_options("ms_deform_attn_forward"),
     )(bounds, x, y, weights, blocks)
-    out = jnp.where(is_bad, jnp.nan, out).astype(value.dtype)
-    return _from_query_tiles(out, sizes).reshape(sizes.out)
+    out = out.reshape(*out.shape[:2], -1, LANES)
+    out = pallas_tpu_tiles.from_tiles(out, sizes.query_shapes, value.dtype, interpret=interpret)
+    return out[:, : sizes.num_queries].reshape(sizes.out)
 
 
 def backward(
     value, offsets, scores, reference, level_shapes: LevelShapes, out_grad, *, softmax: bool, interpret: bool = False
 ):
     """Gradients of value, offsets and scores, of their dtypes; arguments as in `backends`."""
-    sizes = _Sizes.of(value, offsets, level_shapes)
-    blocks = _to_tiles(_merge_heads(value), level_shapes).reshape(sizes.value_tiles)
-    x, y, weights, bounds, is_bad = _samples(offsets, scores, reference, sizes, softmax)
-    grads = _to_query_tiles(_merge_heads(out_grad.astype(value.dtype)), sizes).reshape(sizes.out_tiles)
+    sizes = _Sizes.of(value, offsets, level_shapes, interpret)
+    blocks = _value_blocks(value, sizes)
+    x, y, weights, bounds = _samples(offsets, scores, reference, sizes, softmax)
+    out_grad = _pad_queries(out_grad.astype(value.dtype), sizes)
+    out_grad = pallas_tpu_tiles.to_tiles(out_grad, sizes.query_shapes, interpret=interpret)
     samples = jax.ShapeDtypeStruct(x.shape, jnp.float32)
-    blocks_grad, x_grad, y_grad, weights_grad = pl.pallas_call(
-        functools.partial(_backward_kernel, sizes=sizes),
+    sample_spec = sizes.query_spec(sizes.samples)
+    blocks_grad, x_grad, y_grad, scores_grad = pl.pallas_call(
+        functools.partial(_backward_kernel, sizes=sizes, softmax=softmax),
         out_shape=[jax.ShapeDtypeStruct(sizes.value_tiles, jnp.float32), samples, samples, samples],
-        in_specs=[
-            sizes.bounds_spec(),
-            *[sizes.query_spec(sizes.samples)] * 3,
-            sizes.query_spec(sizes.head_size),
-            sizes.value_spec(),
-        ],
-        out_specs=[sizes.value_spec(), *[sizes.query_spec(sizes.samples)] * 3],
+        in_specs=[sizes.bounds_spec(), *[sample_spec] * 3, sizes.query_spec(sizes.head_size), sizes.value_spec()],
+        out_specs=[sizes.value_spec(), *[sample_spec] * 3],
         scratch_shapes=[*sizes.hat_scratch(), *sizes.gradient_scratch()],
-        **sizes.call_options("ms_deform_attn_backward", interpret),
-    )(bounds, x, y, weights, grads, blocks)
-    value_grad = _from_tiles(blocks_grad.reshape(*blocks.shape[:2], -1, LANES), level_shapes)
-    scores_grad = weights_grad
-    if softmax:
-        scores_grad = weights * (weights_grad - (weights * weights_grad).sum(3, keepdims=True))
-    scores_grad = jnp.where(is_bad, jnp.nan, scores_grad)
-    offsets_grad = jnp.where(is_bad[..., None, :], jnp.nan, jnp.stack([x_grad, y_grad], axis=4))
-    return (
-        value_grad.reshape(value.shape).astype(value.dtype),
-        _from_query_tiles(offsets_grad, sizes).reshape(offsets.shape).astype(offsets.dtype),
-        _from_query_tiles(scores_grad, sizes).reshape(scores.shape).astype(scores.dtype),
-    )
+        **sizes.call_options("ms_deform_attn_backward"),
+    )(bounds, x, y, weights, out_grad.reshape(sizes.out_tiles), blocks)
+    blocks_grad = blocks_grad.reshape(*blocks.shape[:2], -1, LANES)
+    value_grad = pallas_tpu_tiles.from_tiles(blocks_grad, level_shapes, value.dtype, interpret=interpret)
+    offsets_grad, scores_grad = _sample_grads(x_grad, y_grad, scores_grad, offsets.dtype, scores.dtype, sizes)
+    return value_grad.reshape(value.shape), offsets_grad.reshape(offsets.shape), scores_grad.reshape(scores.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,14 +126,15 @@ class _Sizes:
     num_points: int
     level_shapes: LevelShapes
     query_shapes: LevelShapes
+    interpret: bool
 
     @classmethod
-    def of(cls, value, offsets, level_shapes: LevelShapes) -> "_Sizes":
+    def of(cls, value, offsets, level_shapes: LevelShapes, interpret: bool) -> "_Sizes":
         batch, num_cells, heads, head_size = value.shape
         num_queries, num_points = offsets.shape[1], offsets.shape[4]
-        one_column = ((math.ceil(num_queries / TILE_COLUMNS), TILE_COLUMNS),)
+        one_column = ((math.ceil(num_queries / LANES) * TILE_ROWS, TILE_COLUMNS),)
         query_shapes = level_shapes if num_queries == num_cells else one_column
-        return cls(batch, num_queries, heads, head_size, num_points, level_shapes, query_shapes)
+        return cls(batch, num_queries, heads, head_size, num_points, level_shapes, query_shapes, interpret)
 
     @property
     def levels(self) -> int:
@@ -148,8 +146,12 @@ class _Sizes:
         return self.levels * self.num_points
 
     @property
+    def padded_queries(self) -> int:
+        return sum(math.prod(shape) for shape in self.query_shapes)
+
+    @property
     def query_tiles(self) -> int:
-        return _num_blocks(self.query_shapes)
+        return num_tiles(self.query_shapes)
 
     @property
     def steps(self) -> int:
@@ -170,7 +172,7 @@ class _Sizes:
 
     @property
     def value_tiles(self) -> tuple[int, ...]:
-        return self.batch, _num_blocks(self.level_shapes), self.heads, self.head_size, LANES
+        return self.batch, num_tiles(self.level_shapes), self.heads, self.head_size, LANES
 
     def bounds_spec(self) -> pl.BlockSpec:
         block = (1, 1, self.query_tiles * self.levels)
@@ -186,34 +188,26 @@ class _Sizes:
 
     def hat_scratch(self) -> list:
         """Hat functions of the columns and rows of one level: [blocks, P, rows or columns of a block, 128]."""
-        rows, columns = (max(sizes) for sizes in zip(*map(_grid_of_blocks, self.level_shapes), strict=True))
+        rows, columns = (max(sizes) for sizes in zip(*map(grid_of_tiles, self.level_shapes), strict=True))
         return [
             pltpu.VMEM((columns, self.num_points, TILE_COLUMNS, LANES), jnp.float32),
             pltpu.VMEM((rows + 1, self.num_points, TILE_ROWS, LANES), jnp.float32),
         ]
 
     def gradient_scratch(self) -> list:
-        columns = max(_grid_of_blocks(shape)[1] for shape in self.level_shapes)
+        columns = max(grid_of_tiles(shape)[1] for shape in self.level_shapes)
         return [
             pltpu.VMEM((columns, self.num_points, TILE_COLUMNS, LANES), jnp.float32),
             pltpu.VMEM((3, self.num_points, 8, LANES), jnp.float32),
         ]
 
-    def call_options(self, name: str, interpret: bool) -> dict:
+    def call_options(self, name: str) -> dict:
         return {
             "grid": (self.batch, self.heads, self.steps),
             "compiler_params": pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
-            "interpret": interpret,
+            "interpret": self.interpret,
             "name": name,
         }
-
-
-def _grid_of_blocks(shape: tuple[int, int]) -> tuple[int, int]:
-    return math.ceil(shape[0] / TILE_ROWS), math.ceil(shape[1] / TILE_COLUMNS)
-
-
-def _num_blocks(level_shapes: LevelShapes) -> int:
-    return sum(math.prod(_grid_of_blocks(shape)) for shape in level_shapes)
 
 
 def _merge_heads(array: jax.Array) -> jax.Array:
@@ -221,91 +215,125 @@ def _merge_heads(array: jax.Array) -> jax.Array:
     return array.reshape(*array.shape[:2], -1)
 
 
-def _to_tiles(array: jax.Array, level_shapes: LevelShapes, padding: float = 0.0) -> jax.Array:
-    """[B, cells of all levels, C] -> [B, tiles, C, 128]; levels are padded to whole tiles."""
-    batch, _, channels = array.shape
-    tiles, start = [], 0
-    for height, width in level_shapes:
-        rows, columns = _grid_of_blocks((height, width))
-        level = array[:, start : start + height * width].reshape(batch, height, width, channels)
-        start += height * width
-        widths = ((0, 0), (0, rows * TILE_ROWS - height), (0, columns * TILE_COLUMNS - width), (0, 0))
-        level = jnp.pad(level, widths, constant_values=padding)
-        level = level.reshape(batch, rows, TILE_ROWS, columns, TILE_COLUMNS, channels).transpose(0, 1, 3, 2, 4, 5)
-        tiles.append(level.reshape(batch, rows * columns, LANES, channels))
-    return jnp.concatenate(tiles, axis=1).swapaxes(2, 3)
+def _value_blocks(value: jax.Array, sizes: _Sizes) -> jax.Array:
+    """[B, S, M, D] -> [B, blocks, M, D, 128], 0 outside the levels."""
+    blocks = pallas_tpu_tiles.to_tiles(_merge_heads(value), sizes.level_shapes, interpret=sizes.interpret)
+    return blocks.reshape(sizes.value_tiles)
 
 
-def _from_tiles(tiles: jax.Array, level_shapes: LevelShapes) -> jax.Array:
-    """The inverse of `_to_tiles`."""
-    batch, _, channels, _ = tiles.shape
-    tiles = tiles.swapaxes(2, 3)
-    levels, start = [], 0
-    for height, width in level_shapes:
-        rows, columns = _grid_of_blocks((height, width))
-        level = tiles[:, start : start + rows * columns]
-        start += rows * columns
-        level = level.reshape(batch, rows, columns, TILE_ROWS, TILE_COLUMNS, channels).transpose(0, 1, 3, 2, 4, 5)
-        level = level.reshape(batch, rows * TILE_ROWS, columns * TILE_COLUMNS, channels)[:, :height, :width]
-        levels.append(level.reshape(batch, height * width, channels))
-    return jnp.concatenate(levels, axis=1)
+def _pad_queries(array: jax.Array, sizes: _Sizes) -> jax.Array:
+    """[B, Q, ...] -> [B, all cells of query_shapes, C]."""
+    array = _merge_heads(array)
+    return jnp.pad(array, ((0, 0), (0, sizes.padded_queries - sizes.num_queries), (0, 0)))
 
 
-def _to_query_tiles(array: jax.Array, sizes: _Sizes, padding: float = 0.0) -> jax.Array:
-    """[B, Q, C] -> [B, query tiles, C, 128]."""
-    missing = sum(math.prod(shape) for shape in sizes.query_shapes) - sizes.num_queries
-    array = jnp.pad(array, ((0, 0), (0, missing), (0, 0)), constant_values=padding)
-    return _to_tiles(array, sizes.query_shapes, padding)
-
-
-def _from_query_tiles(tiles: jax.Array, sizes: _Sizes) -> jax.Array:
-    """[B, query tiles, ..., 128] -> [B, Q, C]."""
-    tiles = tiles.reshape(*tiles.shape[:2], -1, LANES)
-    return _from_tiles(tiles, sizes.query_shapes)[:, : sizes.num_queries]
+def _reference_tiles(reference: jax.Array, sizes: _Sizes) -> jax.Array:
+    """float32 [1, tiles, 2, L * P, 128]: (x, y) in cells that the offsets start from, far outside where no query is."""
+    size_wh = np.array([(width, height) for height, width in sizes.level_shapes], np.float32)
+    # The last channel tells queries from padding.
+    table = (reference * size_wh - 0.5).reshape(sizes.num_queries, -1)
+    table = jnp.concatenate([table, jnp.ones((sizes.num_queries, 1))], axis=1)
+    tiles = pallas_tpu_tiles.to_tiles(_pad_queries(table[None], sizes), sizes.query_shapes, interpret=sizes.interpret)
+    start = jnp.where(tiles[:, :, -1:] == 1, tiles[:, :, :-1], _NOWHERE)
+    start = start.reshape(1, -1, sizes.levels, 2, LANES).swapaxes(2, 3)
+    return jnp.repeat(start, sizes.num_points, axis=3)
 
 
 def _samples(offsets, scores, reference, sizes: _Sizes, softmax: bool):
     """Where the queries of each tile sample, with which weights.
 
+    Where a location or weight of a query and head is NaN, its weights are NaN and all its samples nowhere.
+
     Returns:
-      x, y: float32 [B, tiles, M, L * P, 128], in cells of the level; samples outside are nowhere near any cell.
+      x, y: float32 [B, tiles, M, L * P, 128], in cells of the level, or `_NOWHERE` for samples outside.
       weights: the same.
       bounds: int32 [B * M, 1, tiles * L]: the rectangle of blocks to visit, see `_unpack_bounds`.
-      is_bad: [B, tiles, M, 1, 128]: a location or weight is NaN, so is the output. x, y and weights are finite there,
-        because a NaN in A would spoil the value gradients that other queries contribute to.
     """
-    batch, tiles, heads, levels, points = sizes.batch, sizes.query_tiles, sizes.heads, sizes.levels, sizes.num_points
-    shape = (batch, tiles, heads, levels, points, LANES)
-    offsets = _to_query_tiles(_merge_heads(offsets), sizes)
-    # Padding queries are far outside.
-    reference = _to_query_tiles(reference.reshape(1, sizes.num_queries, -1), sizes, padding=_NOWHERE)
-    reference = reference.reshape(1, tiles, 1, levels, 2, 1, LANES)
-    size_wh = np.array([(width, height) for height, width in sizes.level_shapes], np.float32)
-    reference = reference * size_wh[:, :, None, None] - 0.5
-    width, height = size_wh[:, 0, None, None], size_wh[:, 1, None, None]
-    x = offsets[:, :, 0::2].astype(jnp.float32).reshape(shape) + reference[:, :, :, :, 0]
-    y = offsets[:, :, 1::2].astype(jnp.float32).reshape(shape) + reference[:, :, :, :, 1]
-    weights = _to_query_tiles(_merge_heads(scores), sizes).astype(jnp.float32).reshape(batch, tiles, heads, -1, LANES)
-    if softmax:
-        weights = jax.nn.softmax(weights, axis=3)
-
-    inside = (x > -1) & (x < width) & (y > -1) & (y < height)
-    first_x, last_x = _block_range(x, inside, size_wh[:, 0], TILE_COLUMNS)
-    first_y, last_y = _block_range(y, inside, size_wh[:, 1], TILE_ROWS)
-    bounds = (first_x | last_x << 8 | first_y << 16 | last_y << 24).transpose(0, 2, 1, 3)
-    is_bad = (jnp.isnan(x) | jnp.isnan(y)).any((3, 4)) | jnp.isnan(weights).any(3)
-    x, y = (jnp.where(inside, location, _NOWHERE).reshape(weights.shape) for location in (x, y))
-    weights = jnp.where(jnp.isnan(weights), 0.0, weights)
-    return x, y, weights, bounds.reshape(batch * heads, 1, tiles * levels), is_bad[:, :, :, None]
+    samples = (sizes.heads, sizes.samples, LANES)
+    x, y, weights = pallas_tpu_tiles.over_tiles(
+        functools.partial(_samples_kernel, sizes=sizes, softmax=softmax),
+        sizes.query_shapes,
+        cells=[_pad_queries(offsets, sizes), _pad_queries(scores, sizes)],
+        tiles=[_reference_tiles(reference, sizes)],
+        out_tiles=[(samples, jnp.float32)] * 3,
+        scratch=[pltpu.VMEM((sizes.heads * sizes.samples * k, LANES), jnp.float32) for k in (2, 1)],
+        name="ms_deform_attn_samples",
+        interpret=sizes.interpret,
+    )
+    widths, heights = ([shape[axis] for shape in sizes.level_shapes] for axis in (1, 0))
+    first_x, end_x = _block_range(x, widths, TILE_COLUMNS, sizes)
+    first_y, end_y = _block_range(y, heights, TILE_ROWS, sizes)
+    bounds = (first_x | end_x << 8 | first_y << 16 | end_y << 24).swapaxes(1, 2)
+    return x, y, weights, bounds.reshape(-1, 1, sizes.query_tiles * sizes.levels)
 
 
-def _block_range(location: jax.Array, inside: jax.Array, size: np.ndarray, block: int) -> tuple[jax.Array, jax.Array]:
-    """int32 [B, tiles, M, L]: first block with a sampled cell and one past the last; 0, 0 where nothing is inside."""
-    low = jnp.where(inside, location, jnp.inf).min((4, 5))
-    high = jnp.where(inside, location, -jnp.inf).max((4, 5))
+def _samples_kernel(
+    tile, offsets_ref, scores_ref, start_ref, x_ref, y_ref, weights_ref, offsets, scores, *, load, sizes, softmax, **_
+):
+    offsets[...] = load(offsets_ref, tile).T
+    scores[...] = load(scores_ref, tile).T
+    widths, heights = (_per_sample([shape[axis] for shape in sizes.level_shapes], sizes) for axis in (1, 0))
+    for m in range(sizes.heads):
+        first = m * sizes.samples
+        x = offsets[pl.ds(2 * first, sizes.samples, stride=2), :] + start_ref[0, tile, 0]
+        y = offsets[pl.ds(2 * first + 1, sizes.samples, stride=2), :] + start_ref[0, tile, 1]
+        weights = scores[pl.ds(first, sizes.samples), :]
+        if softmax:
+            weights = jnp.exp(weights - weights.max(0, keepdims=True))
+            weights = weights / weights.sum(0, keepdims=True)
+        # NaN * 0 is NaN, but infinity * 0 too: an infinite location is only far outside.
+        spoils = jnp.where(jnp.isnan(x) | jnp.isnan(y), jnp.nan, weights * 0.0).sum(0, keepdims=True)
+        inside = (x > -1) & (x < widths) & (y > -1) & (y < heights) & (spoils == 0)
+        x_ref[0, tile, m] = jnp.where(inside, x, _NOWHERE)
+        y_ref[0, tile, m] = jnp.where(inside, y, _NOWHERE)
+        weights_ref[0, tile, m] = weights + spoils
+
+
+def _sample_grads(x_grad, y_grad, scores_grad, offsets_dtype, scores_dtype, sizes: _Sizes):
+    """float32 [B, tiles, M, L * P, 128] -> [B, Q, M * L * P * 2] and [B, Q, M * L * P]."""
+    channels = sizes.heads * sizes.samples
+    outputs = pallas_tpu_tiles.over_tiles(
+        functools.partial(_sample_grads_kernel, sizes=sizes),
+        sizes.query_shapes,
+        tiles=[x_grad, y_grad, scores_grad],
+        out_cells=[(2 * channels, offsets_dtype), (channels, scores_dtype)],
+        scratch=[pltpu.VMEM((channels * k, LANES), jnp.float32) for k in (2, 1)],
+        name="ms_deform_attn_sample_grads",
+        interpret=sizes.interpret,
+    )
+    return [array[:, : sizes.num_queries] for array in outputs]
+
+
+def _sample_grads_kernel(
+    tile, x_ref, y_ref, scores_ref, offsets_out_ref, scores_out_ref, offsets, scores, *, store, sizes, **_
+):
+    for m in range(sizes.heads):
+        first = m * sizes.samples
+        offsets[pl.ds(2 * first, sizes.samples, stride=2), :] = x_ref[0, tile, m]
+        offsets[pl.ds(2 * first + 1, sizes.samples, stride=2), :] = y_ref[0, tile, m]
+        scores[pl.ds(first, sizes.samples), :] = scores_ref[0, tile, m]
+    store(offsets_out_ref, tile, offsets[...].T)
+    store(scores_out_ref, tile, scores[...].T)
+
+
+def _per_sample(per_level: list[int], sizes: _Sizes) -> jax.Array:
+    """float32 [L * P, 128]: a number of each level, for its points."""
+    level = lax.broadcasted_iota(jnp.int32, (sizes.samples, LANES), 0)
+    result = jnp.zeros(level.shape, jnp.float32)
+    for index, number in enumerate(per_level):
+        result = jnp.where(level >= index * sizes.num_points, float(number), result)
+    return result
+
+
+def _block_range(location: jax.Array, size: list[int], block: int, sizes: _Sizes) -> tuple[jax.Array, jax.Array]:
+    """int32 [B, tiles, M, L]: first block with a sampled cell and one past the last; 0, 0 where nothing is sampled."""
+    low = jnp.where(location == _NOWHERE, -_NOWHERE, location).min(-1)
+    high = location.max(-1)
+    low, high = (z.reshape(*z.shape[:-1], sizes.levels, sizes.num_points) for z in (low, high))
+    low, high = jnp.floor(low.min(-1)), jnp.floor(high.max(-1)) + 1
     first = jnp.floor(jnp.maximum(low, 0) / block)
-    last = jnp.floor(jnp.minimum(jnp.floor(high) + 1, size - 1) / block) + 1
-    return tuple(jnp.where(low <= high, number, 0).astype(jnp.int32) for number in (first, last))
+    end = jnp.floor(jnp.minimum(high, np.array(size, np.float32) - 1) / block) + 1
+    return tuple(jnp.where(low <= high, number, 0).astype(jnp.int32) for number in (first, end))
 
 
 def _unpack_bounds(bounds: jax.Array) -> tuple[jax.Array, ...]:
@@ -373,7 +401,7 @@ def _for_tiles_and_levels(sizes: _Sizes, bounds_ref, level_function, start_tile,
         for level, shape in enumerate(sizes.level_shapes):
             bounds = _unpack_bounds(bounds_ref[0, 0, (first_tile + t) * sizes.levels + level])
             carry = level_function(t, level, first_block, bounds, carry)
-            first_block += math.prod(_grid_of_blocks(shape))
+            first_block += math.prod(grid_of_tiles(shape))
         end_tile(t, carry)
         return 0
 
@@ -397,7 +425,8 @@ def _fill_hats(sizes, level, bounds, x, y, weights, hat_x_ref, hat_y_ref, slope_
 
     def fill_row(row, _):
         for p in range(sizes.num_points):
-            hat_y_ref[row, p] = weights(p) * _hat(y(p) - _steps_of(row, TILE_ROWS))
+            hat = _hat(y(p) - _steps_of(row, TILE_ROWS))
+            hat_y_ref[row, p] = jnp.where(hat > 0, weights(p) * hat, 0.0)  # keeps NaN weights out
         return 0
 
     lax.fori_loop(first_column, end_column, fill_column, 0)
@@ -411,7 +440,7 @@ def _forward_kernel(bounds_ref, x_ref, y_ref, weights_ref, value_ref, out_ref, h
     def level(t, level, first_block, bounds, out):
         x, y, weights = (_rows_of(ref, t, level, sizes) for ref in (x_ref, y_ref, weights_ref))
         _fill_hats(sizes, level, bounds, x, y, weights, hat_x_ref, hat_y_ref)
-        rows, columns = _grid_of_blocks(sizes.level_shapes[level])
+        rows, columns = grid_of_tiles(sizes.level_shapes[level])
 
         def block(column, row, out):
             matrix = _sampling_matrix(hat_x_ref, hat_y_ref, column, row, dtype)
@@ -420,8 +449,9 @@ def _forward_kernel(bounds_ref, x_ref, y_ref, weights_ref, value_ref, out_ref, h
 
         return _for_blocks(bounds, FORWARD_UNROLL, block, out)
 
-    def start_tile(_):
-        return jnp.zeros((sizes.head_size, LANES), jnp.float32)
+    def start_tile(t):
+        spoils = (weights_ref[0, t, 0] * 0.0).sum(0, keepdims=True)  # NaN where a weight is, else 0
+        return jnp.broadcast_to(spoils, (sizes.head_size, LANES))
 
     def end_tile(t, out):
         out_ref[0, t, 0] = out.astype(dtype)
@@ -444,13 +474,14 @@ def _backward_kernel(
     value_grad_ref,
     x_grad_ref,
     y_grad_ref,
-    weights_grad_ref,
+    scores_grad_ref,
     hat_x_ref,
     hat_y_ref,
     slope_x_ref,
     sums_ref,
     *,
     sizes: _Sizes,
+    softmax: bool,
 ):
     dtype = value_ref.dtype
     dot = functools.partial(lax.dot_general, preferred_element_type=jnp.float32, precision=_precision(dtype))
@@ -464,7 +495,7 @@ def _backward_kernel(
         _fill_hats(sizes, level, bounds, x, y, weights, hat_x_ref, hat_y_ref, slope_x_ref)
         # Sums over cells of A_grad times hat_y hat_x, hat_y slope_x and slope_y hat_x; 8 partial sums each.
         sums_ref[...] = jnp.zeros(sums_ref.shape, jnp.float32)
-        rows, columns = _grid_of_blocks(sizes.level_shapes[level])
+        rows, columns = grid_of_tiles(sizes.level_shapes[level])
 
         def block(column, row, _):
             matrix = _sampling_matrix(hat_x_ref, hat_y_ref, column, row, dtype)
@@ -495,7 +526,7 @@ def _backward_kernel(
         for p in range(sizes.num_points):
             of_weight, of_x, of_y = (sums_ref[k, p].sum(0, keepdims=True) for k in range(3))
             sample = slice(level * sizes.num_points + p, level * sizes.num_points + p + 1)
-            weights_grad_ref[0, t, 0, sample, :] = of_weight
+            scores_grad_ref[0, t, 0, sample, :] = of_weight
             x_grad_ref[0, t, 0, sample, :] = weights(p) * of_x
             y_grad_ref[0, t, 0, sample, :] = weights(p) * of_y
         return out_grad
@@ -503,4 +534,10 @@ def _backward_kernel(
     def start_tile(t):
         return grad_ref[0, t, 0]
 
-    _for_tiles_and_levels(sizes, bounds_ref, level, start_tile, lambda t, _: None)
+    def end_tile(t, _):
+        weights = weights_ref[0, t, 0]
+        grad = scores_grad_ref[0, t, 0]
+        if softmax:
+            scores_grad_ref[0, t, 0] = weights * (grad - (weights * grad).sum(0, keepdims=True))
+
+    _for_tiles_and_levels(sizes, bounds_ref, level, start_tile, end_tile)
