@@ -74,7 +74,7 @@ def forward(
     return pl.pallas_call(
         kernel,
         out_shape=jax.ShapeDtypeStruct((batch, num_queries, heads, value.shape[-1]), value.dtype),
-        grid=(heads, pl.cdiv(num_queries, block_queries), batch),
+        grid=(heads * pl.cdiv(num_queries, block_queries), batch),
         compiler_params=plt.CompilerParams(num_warps=num_warps, num_stages=1),
         interpret=interpret,
         name="ms_deform_attn_forward",
@@ -113,7 +113,7 @@ def backward(
             jax.ShapeDtypeStruct((batch, num_queries, heads, levels * points * 2), offsets.dtype),
             jax.ShapeDtypeStruct((batch, num_queries, heads, levels * points), scores.dtype),
         ),
-        grid=(heads, pl.cdiv(num_queries, block_queries), batch),
+        grid=(heads * pl.cdiv(num_queries, block_queries), batch),
         # The atomic additions start from these zeros, in place.
         input_output_aliases={len(inputs): 0},
         compiler_params=plt.CompilerParams(num_warps=num_warps, num_stages=1),
@@ -136,7 +136,7 @@ def _flat(value, offsets, scores, reference):
 def _forward_kernel(
     value_ref, offsets_ref, scores_ref, reference_ref, out_ref, *, level_shapes, softmax, block_queries
 ):
-    head, block, image = (pl.program_id(axis) for axis in range(3))
+    head, block, image = _program(value_ref.shape[2])
     query, query_clamped, is_query = _queries(block, block_queries, out_ref.shape[1])
     channel, is_channel = _channels(value_ref.shape[-1], block_queries)
     weights, scale = _softmax(scores_ref, image, query_clamped, head, softmax)
@@ -169,7 +169,7 @@ def _backward_kernel(
     softmax,
     block_queries,
 ):
-    head, block, image = (pl.program_id(axis) for axis in range(3))
+    head, block, image = _program(value_ref.shape[2])
     query, query_clamped, is_query = _queries(block, block_queries, out_grad_ref.shape[1])
     # Also where bfloat16 loads could take eight channels per thread: atomic additions could not, and every corner's
     # update would be exchanged between threads.
@@ -205,6 +205,15 @@ def _backward_kernel(
         if softmax:
             grad = weights[point] * (grad - mean_grad)
         plt.store(scores_grad_ref.at[image, query, head, point], grad.astype(scores_grad_ref.dtype), mask=is_query)
+
+
+def _program(heads: int):
+    """(head, block of queries, image): heads change fastest, for those of one query share cache lines.
+
+    Heads and blocks are one axis of the grid, as only its first may be longer than 65535.
+    """
+    program, heads = pl.program_id(0), jnp.int32(heads)
+    return jax.lax.rem(program, heads), jax.lax.div(program, heads), pl.program_id(1)
 
 
 def _queries(block, block_queries: int, num_queries: int):

@@ -79,7 +79,7 @@ def _caller(kernel, value, offsets, level_shapes, softmax: bool, channels_per_th
         return jax_triton.triton_call(
             *arrays,
             kernel=kernel,
-            grid=(heads, triton.cdiv(num_queries, queries), batch),
+            grid=(heads * triton.cdiv(num_queries, queries), batch),
             num_warps=num_warps,
             num_stages=1,
             **{out_name: out},
@@ -107,8 +107,8 @@ def forward_kernel(
     BLOCK: tl.constexpr,
     PADDED_D: tl.constexpr,
 ):
-    head, image = tl.program_id(0), tl.program_id(2).to(tl.int64)
-    query = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    head, image = tl.program_id(0) % M, tl.program_id(1).to(tl.int64)
+    query = tl.program_id(0) // M * BLOCK + tl.arange(0, BLOCK)
     existing_query = tl.minimum(query, Q - 1)
     row = existing_query * M + head
     channel = tl.arange(0, PADDED_D)[None, :]
@@ -121,7 +121,10 @@ def forward_kernel(
         start = _first_cell(SHAPES, l)
         for p in tl.static_range(P):
             xs, ys = _location(
-                image_offsets + (row * L * P + l * P + p) * 2, reference + (existing_query * L + l) * 2, SHAPES[l]
+                image_offsets + (row * L * P + l * P + p) * 2,
+                reference + (existing_query * L + l) * 2,
+                SHAPES[l][0],
+                SHAPES[l][1],
             )
             for i in tl.static_range(2):
                 for j in tl.static_range(2):
@@ -152,8 +155,8 @@ def backward_kernel(
     BLOCK: tl.constexpr,
     PADDED_D: tl.constexpr,
 ):
-    head, image = tl.program_id(0), tl.program_id(2).to(tl.int64)
-    query = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    head, image = tl.program_id(0) % M, tl.program_id(1).to(tl.int64)
+    query = tl.program_id(0) // M * BLOCK + tl.arange(0, BLOCK)
     is_query = query < Q
     existing_query = tl.minimum(query, Q - 1)
     row = existing_query * M + head
@@ -169,7 +172,7 @@ def backward_kernel(
         start = _first_cell(SHAPES, l)
         for p in tl.static_range(P):
             sample = image_scores * 2 + (row * L * P + l * P + p) * 2
-            xs, ys = _location(offsets + sample, reference + (existing_query * L + l) * 2, SHAPES[l])
+            xs, ys = _location(offsets + sample, reference + (existing_query * L + l) * 2, SHAPES[l][0], SHAPES[l][1])
             weight_grad = tl.zeros((BLOCK,), tl.float32)
             x_grad = weight_grad
             y_grad = weight_grad
@@ -228,11 +231,11 @@ def _weights(scores, row, NUM: tl.constexpr, SOFTMAX: tl.constexpr):
 
 
 @triton.jit
-def _location(offset, reference, SHAPE: tl.constexpr):
+def _location(offset, reference, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
     """Cells around the location that two pointers (to x, followed by y) give: of x, of y; each as `_axis` returns."""
-    x = tl.load(reference) * SHAPE[1] - 0.5 + tl.load(offset).to(tl.float32)
-    y = tl.load(reference + 1) * SHAPE[0] - 0.5 + tl.load(offset + 1).to(tl.float32)
-    return _axis(x, SHAPE[1]), _axis(y, SHAPE[0])
+    x = tl.load(reference) * WIDTH - 0.5 + tl.load(offset).to(tl.float32)
+    y = tl.load(reference + 1) * HEIGHT - 0.5 + tl.load(offset + 1).to(tl.float32)
+    return _axis(x, WIDTH), _axis(y, HEIGHT)
 
 
 @triton.jit

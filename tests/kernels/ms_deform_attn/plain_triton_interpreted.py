@@ -21,7 +21,7 @@ def check(name: str) -> None:
         torch.from_numpy(np.ascontiguousarray(inputs[key])) for key in ("value", "offsets", "scores", "reference")
     ]
     value, offsets, scores, _ = tensors
-    grid = (case.heads, -(-case.num_queries // QUERIES), case.batch)
+    grid = (case.heads * -(-case.num_queries // QUERIES), case.batch)
     constants = plain_triton.kernel_constants(value.shape, offsets.shape, case.level_shapes, case.softmax, QUERIES)
     out_grad = torch.from_numpy(inputs["out_grad"])
     out = torch.full_like(out_grad, torch.nan)

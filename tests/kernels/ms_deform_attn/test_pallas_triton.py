@@ -101,8 +101,8 @@ def kernel_ir(direction: str, dtype: str, batch, heads, head_size, num_points, l
             return pallas_triton.backward(value, offsets, scores, reference, level_shapes, out_grad, softmax=True)
 
     text, warps, grid = triton_tools.triton_ir(function, *shapes)
-    assert (grid[0], grid[2]) == (heads, batch)
-    block_queries = -(-num_cells // grid[1])
+    assert grid[1:] == (batch, 1)
+    block_queries = -(-num_cells * heads // grid[0])
     return text, warps, 2 ** int(np.ceil(np.log2(block_queries))) / warps
 
 

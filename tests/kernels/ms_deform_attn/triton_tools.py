@@ -72,8 +72,11 @@ def _operations(operation) -> Iterator:
                 yield from _operations(op.operation)
 
 
-def compile_for_h200(text: str, num_warps: int) -> MachineCode:
-    """Machine code for compute capability 9.0. Skips the test where the triton package is missing."""
+def compile_for_h200(source, num_warps: int) -> MachineCode:
+    """Machine code, for compute capability 9.0, of Triton IR (text) or of what else `triton.compile` takes.
+
+    Skips the test where the triton package is missing.
+    """
     reason = f"needs triton to compile for a GPU (pip install triton=={TRITON_VERSION})"
     triton = pytest.importorskip("triton", reason=reason)
     from triton.backends.compiler import GPUTarget
@@ -81,10 +84,12 @@ def compile_for_h200(text: str, num_warps: int) -> MachineCode:
     tools = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin"
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as environment:
         environment.setenv("TRITON_CACHE_DIR", folder)
-        source = pathlib.Path(folder, "kernel.ttir")
-        source.write_text(text)
+        if isinstance(source, str):
+            file = pathlib.Path(folder, "kernel.ttir")
+            file.write_text(source)
+            source = str(file)
         kernel = triton.compile(
-            str(source), target=GPUTarget("cuda", 90, 32), options={"num_warps": num_warps, "num_stages": 1}
+            source, target=GPUTarget("cuda", 90, 32), options={"num_warps": num_warps, "num_stages": 1}
         )
         cubin = pathlib.Path(folder, "kernel.cubin")
         cubin.write_bytes(kernel.asm["cubin"])
