@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.attention.limits import ACCELERATOR_LOGIT_BYTES, CPU_LOGIT_BYTES
+from kernels.attention.limits import CPU_LOGIT_BYTES, GPU_LOGIT_BYTES, TPU_LOGIT_BYTES
 from kernels.attention.operator import attend, attend_at_once
 from kernels.attention.rules import InsideMask, Multiset, OnlyKeys, TowardsMask
 from kernels.attention.tokens import Projections, Tokens
@@ -139,7 +139,9 @@ def test_maps_over_a_leading_axis():
         np.testing.assert_allclose(one, expected, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("platform,limit", [("cpu", CPU_LOGIT_BYTES), ("cuda", ACCELERATOR_LOGIT_BYTES)])
+@pytest.mark.parametrize(
+    "platform,limit", [("cpu", CPU_LOGIT_BYTES), ("tpu", TPU_LOGIT_BYTES), ("cuda", GPU_LOGIT_BYTES)]
+)
 @pytest.mark.parametrize("gradient", [False, True])
 def test_no_buffer_holds_the_logits(platform, limit, gradient):
     """Queries and cells of a clip of 12 frames of 448x832 at stride 8: 360 MiB of logits."""
