@@ -22,7 +22,7 @@ def test_interpreted_matches_oracle():
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr[-4000:]
-    assert run.stdout.count("ok ") == 5
+    assert run.stdout.count("ok ") == 3
 
 
 @pytest.mark.gpu
