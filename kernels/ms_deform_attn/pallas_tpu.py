@@ -155,8 +155,7 @@ class _Sizes:
 
     @property
     def steps(self) -> int:
-        """Grid steps of one head."""
-        return math.ceil(self.query_tiles / TILES_PER_STEP)
+        return num_steps(self.query_tiles)
 
     @property
     def tiles_per_step(self) -> int:
@@ -210,6 +209,12 @@ class _Sizes:
         }
 
 
+def num_steps(query_tiles: int) -> int:
+    """Grid steps of one head; a number that divides the tiles evenly if there is one near."""
+    fewest = math.ceil(query_tiles / TILES_PER_STEP)
+    return next((n for n in range(fewest, 2 * fewest + 1) if query_tiles % n == 0), fewest)
+
+
 def _merge_heads(array: jax.Array) -> jax.Array:
     """[B, Q, M, ...] -> [B, Q, C]."""
     return array.reshape(*array.shape[:2], -1)
@@ -233,7 +238,9 @@ def _reference_tiles(reference: jax.Array, sizes: _Sizes) -> jax.Array:
     # The last channel tells queries from padding.
     table = (reference * size_wh - 0.5).reshape(sizes.num_queries, -1)
     table = jnp.concatenate([table, jnp.ones((sizes.num_queries, 1))], axis=1)
-    tiles = pallas_tpu_tiles.to_tiles(_pad_queries(table[None], sizes), sizes.query_shapes, interpret=sizes.interpret)
+    tiles = pallas_tpu_tiles.to_tiles(
+        _pad_queries(table[None], sizes), sizes.query_shapes, name="reference_to_tiles", interpret=sizes.interpret
+    )
     start = jnp.where(tiles[:, :, -1:] == 1, tiles[:, :, :-1], _NOWHERE)
     start = start.reshape(1, -1, sizes.levels, 2, LANES).swapaxes(2, 3)
     return jnp.repeat(start, sizes.num_points, axis=3)

@@ -85,12 +85,15 @@ def levels_of(level_shapes: LevelShapes) -> list[Level]:
     return levels
 
 
-def to_tiles(cells: jax.Array, level_shapes: LevelShapes, *, interpret: bool = False) -> jax.Array:
+def to_tiles(
+    cells: jax.Array, level_shapes: LevelShapes, *, name: str = "to_tiles", interpret: bool = False
+) -> jax.Array:
     """[B, cells of all levels, C] -> [B, tiles, C, 128]; 0 outside the levels.
 
     Args:
       cells: float32 or bfloat16; the levels one after the other, row by row.
       level_shapes: (h, w) per level.
+      name: of the calls, for profiles.
       interpret: run on any platform, slowly.
     """
 
@@ -98,7 +101,7 @@ def to_tiles(cells: jax.Array, level_shapes: LevelShapes, *, interpret: bool = F
         tiles_ref[0, tile] = load(cells_ref, tile).T.astype(tiles_ref.dtype)
 
     out = [((cells.shape[2], LANES), cells.dtype)]
-    return over_tiles(kernel, level_shapes, cells=[cells], out_tiles=out, name="to_tiles", interpret=interpret)[0]
+    return over_tiles(kernel, level_shapes, cells=[cells], out_tiles=out, name=name, interpret=interpret)[0]
 
 
 def from_tiles(tiles: jax.Array, level_shapes: LevelShapes, dtype, *, interpret: bool = False) -> jax.Array:
