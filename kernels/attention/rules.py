@@ -19,7 +19,7 @@ class Rule(Protocol):
 
 
 def _keys(x: jax.Array, start: int | jax.Array, size: int) -> jax.Array:
-    """Keys start to start + size of the last axis but one of [B, S, C]."""
+    """Keys start to start + size of [B, S, ...]."""
     return jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)
 
 
@@ -99,6 +99,7 @@ class Multiset:
 
 
 def _mask_logits(rule: InsideMask | TowardsMask, start: int | jax.Array, size: int) -> jax.Array:
-    """float32 [B, Q, size]."""
+    """float32 (float64 of float64) [B, Q, size]."""
     features = _keys(rule.features, start, size)
-    return jnp.einsum("bqc,bkc->bqk", rule.embeddings, features, preferred_element_type=jnp.float32)
+    dtype = jnp.promote_types(features.dtype, jnp.float32)
+    return jnp.einsum("bqc,bkc->bqk", rule.embeddings, features, preferred_element_type=dtype)

@@ -207,4 +207,5 @@ def resize_to_stride(x: jax.Array, factor: int) -> jax.Array:
     B, T, h, w, C = x.shape
     middle = slice(factor // 2 - 1, factor // 2 + 1)
     blocks = x.reshape(B, T, h // factor, factor, w // factor, factor, C)
-    return blocks[:, :, :, middle, :, middle].mean((3, 5), dtype=jnp.float32).astype(x.dtype)
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    return blocks[:, :, :, middle, :, middle].mean((3, 5), dtype=dtype).astype(x.dtype)

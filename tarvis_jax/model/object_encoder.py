@@ -191,10 +191,10 @@ def sample_points(pyramid: dict[int, jax.Array], points_yx: jax.Array, point_fra
     Returns:
       [B, N, 4, C].
     """
-    batch = jnp.arange(points_yx.shape[0])[:, None]
+    # Mapped over the batch, not indexed by it: a batch that is split over devices stays where it is.
+    take = jax.vmap(lambda features, *index: features[index])
 
     def at(features: jax.Array) -> jax.Array:
-        rows, columns = nearest_cell(points_yx, *features.shape[2:4])
-        return features[batch, point_frames, rows, columns]
+        return take(features, point_frames, *nearest_cell(points_yx, *features.shape[2:4]))
 
     return jnp.stack([at(pyramid[stride]) for stride in POINT_STRIDES], axis=2)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from flax import nnx
 
+from kernels.attention.rules import InsideMask
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.decoder import INVALID_MASK_LOGIT, DecoderLayer, QueryDecoder, resize_to_stride
 from tarvis_jax.model.queries import ObjectQueries, QueryTables
@@ -142,6 +143,23 @@ def test_resizing_is_torch_interpolate(factor):
     )
     ours = resize_to_stride(jnp.asarray(x), factor)
     np.testing.assert_allclose(ours, expected.numpy().transpose(0, 2, 3, 4, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_masks_of_resized_features_are_those_of_resized_logits(factor):
+    """In float64 bit by bit; the reference resizes the logits of every query in every layer."""
+    B, Q, T, h, w, C = 1, 50, 3, 32, 48, 64
+    rng = np.random.default_rng(0)
+    features, embeddings = rng.standard_normal((B, T, h, w, C)), rng.standard_normal((B, Q, C))
+    logits = torch.einsum("bqc,bthwc->bqthw", torch.from_numpy(embeddings), torch.from_numpy(features))
+    size = (T, h // factor, w // factor)
+    expected = torch.nn.functional.interpolate(logits, size, mode="trilinear", align_corners=False).sigmoid() >= 0.5
+    with jax.enable_x64(True):
+        small = resize_to_stride(jnp.asarray(features), factor).reshape(B, -1, C)
+        assert small.dtype == jnp.float64
+        found = InsideMask(jnp.asarray(embeddings), small).bias(0, small.shape[1])[:, 0] == 0
+    np.testing.assert_array_equal(found, expected.reshape(B, Q, -1).numpy())
+    assert 0.4 < found.mean() < 0.6
 
 
 def test_unknown_attention_is_refused():
