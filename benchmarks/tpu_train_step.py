@@ -1,0 +1,111 @@
+"""The training step compiled ahead for a slice of TPUs, without one (needs libtpu): memory and communication.
+
+    python -m benchmarks.tpu_train_step                                   # configs/finetune.py on v5e:4x4, 25 minutes
+    python -m benchmarks.tpu_train_step --config=configs/quickstart.py --topology=v5e:2x4
+
+Prints one JSON object per task (the first bucket of its first dataset) and one for the update: bytes on one chip,
+collectives, and Pallas kernels and gathers in the program.
+"""
+
+import argparse
+import dataclasses
+import json
+import runpy
+import time
+
+from kernels.aot import tpu
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/finetune.py", help="file.py or file.py:argument")
+    parser.add_argument("--topology", default="v5e:4x4")
+    parser.add_argument("--batch_size", type=int, help="of all chips together; the configuration's unless given")
+    parser.add_argument("--samples_at_once", type=int, default=1, help="clips on a chip at once")
+    parser.add_argument("--tasks", help="comma-separated; all of the configuration unless given")
+    options = parser.parse_args()
+    tpu.prepare()
+    file, _, argument = options.config.partition(":")
+    mapping = runpy.run_path(file)["get_config"](argument)
+    for row in measure(mapping, options):
+        print(json.dumps(row), flush=True)
+
+
+def measure(mapping, options):
+    """Yields one row per program."""
+    import jax
+    import jax.numpy as jnp
+
+    from input_pipeline.batches import batch_shapes
+    from tarvis_jax.config import from_mapping
+    from tarvis_jax.parallel.mesh import make_mesh, microbatch_sharding, num_microbatches, replicated
+    from tarvis_jax.train.config import Config
+    from tarvis_jax.train.objectives import make_objective
+    from tarvis_jax.train.optimizer import learning_rate_at, make_optimizer
+    from tarvis_jax.train.state import ModelStructure, new_state
+    from tarvis_jax.train.step import make_gradients, make_update
+
+    config = from_mapping(Config, mapping)
+    if options.batch_size:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=options.batch_size))
+    mesh = make_mesh(tpu.topology_devices(options.topology))
+    whole, split = replicated(mesh), microbatch_sharding(mesh)
+    structure = ModelStructure(config.model)
+    optimizer = make_optimizer(config.optimizer, structure.params)
+    state = jax.eval_shape(
+        lambda key: new_state(*structure.initialize(key), optimizer, config.optimizer.ema_decay > 0), jax.random.key(0)
+    )
+    microbatches = num_microbatches(config.data.batch_size, options.samples_at_once, mesh)
+
+    def compiled(function, shardings, *arguments, **jit_options):
+        start = time.monotonic()
+        with jax.set_mesh(mesh):
+            jitted = jax.jit(function, in_shardings=shardings, out_shardings=whole, **jit_options)
+            report = tpu.report_of(jitted.trace(*arguments).lower(lowering_platforms=("tpu",)).compile())
+        return report, time.monotonic() - start
+
+    def row(report: tpu.Report, seconds: float, **what) -> dict:
+        return what | {
+            "topology": options.topology,
+            "argument_bytes": report.argument_bytes,
+            "output_bytes": report.output_bytes,
+            "temp_bytes": report.temp_bytes,
+            "collectives": report.collectives,
+            "pallas_kernels": report.hlo.count('custom_call_target="tpu_custom_call"'),
+            "gathers": report.count("gather"),
+            "scatters": report.count("scatter"),
+            "compile_s": round(seconds, 1),
+        }
+
+    tasks = options.tasks and options.tasks.split(",")
+    seen = set()
+    for dataset in config.data.datasets:
+        if dataset.task in seen or (tasks and dataset.task not in tasks):
+            continue
+        seen.add(dataset.task)
+        objective = make_objective(
+            dataset.task,
+            dataset.name,
+            config.loss,
+            config.model.decoder_layers + 1,
+            config.train.exemplar_point_probability,
+        )
+        batch = {
+            name: jax.ShapeDtypeStruct((microbatches, shape[0] // microbatches, *shape[1:]), dtype)
+            for name, (shape, dtype) in batch_shapes(config.data, dataset, dataset.buckets[0]).items()
+        }
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        arguments = (state.params, state.frozen, batch, key, state.step)
+        report, seconds = compiled(
+            make_gradients(structure, objective), (whole, whole, split, whole, whole), *arguments
+        )
+        images = [microbatches, *batch["images"].shape[1:]]
+        yield row(report, seconds, program="gradients", task=dataset.task, images=images)
+    update = make_update(optimizer, lambda step: learning_rate_at(config.optimizer, step), config.optimizer.ema_decay)
+    loss = jax.ShapeDtypeStruct((), jnp.float32)
+    report, seconds = compiled(update, whole, state, state.params, loss, donate_argnums=0)
+    yield row(report, seconds, program="update")
+
+
+if __name__ == "__main__":
+    main()
