@@ -27,14 +27,17 @@ def build_emulation(folder: pathlib.Path) -> pathlib.Path:
 
 
 def find_cuobjdump() -> str | None:
-    """CUDA's disassembler: on the PATH, beside nvcc, or in the package nvidia-cuda-cuobjdump (or triton)."""
+    """CUDA's disassembler: on the PATH, beside nvcc, or in the package nvidia-cuda-cuobjdump (or triton).
+
+    It calls nvdisasm, which comes in a package of its own and must lie beside it.
+    """
     nvcc = build.find_nvcc()
     folders = [pathlib.Path(nvcc).resolve().parent] if nvcc else []
     for packages in (*site.getsitepackages(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)):
         folders += [*pathlib.Path(packages).glob("nvidia/*/bin"), pathlib.Path(packages, "triton/backends/nvidia/bin")]
     for path in [None, *map(str, folders)]:
         found = shutil.which("cuobjdump", path=path)
-        if found:
+        if found and shutil.which("nvdisasm", path=path):
             return found
     return None
 
