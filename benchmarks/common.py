@@ -37,31 +37,38 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def seconds_of(function: Callable[[], Any]) -> float:
-    """Wall time of one call, until its arrays are there."""
-    start = time.perf_counter()
+def time_of(function: Callable[[], Any]) -> tuple[float, float]:
+    """(wall time, processor time of all threads) of one call in seconds, until its arrays are there."""
+    wall, processor = time.perf_counter(), time.process_time()
     jax.block_until_ready(function())
-    return time.perf_counter() - start
+    return time.perf_counter() - wall, time.process_time() - processor
 
 
-def alternate(runs: Mapping[str, Callable[[], float]], repetitions: int) -> dict[str, dict[str, Any]]:
+def alternate(runs: Mapping[str, Callable[[], tuple[float, float]]], repetitions: int) -> dict[str, dict[str, Any]]:
     """Calls the runs in turn, so that whatever else the machine does meets all of them alike.
 
     Args:
-      runs: name -> a function that runs once and returns its seconds; warmed up already.
+      runs: name -> a function that runs once and returns what `time_of` does; warmed up already.
       repetitions: of each.
 
     Returns:
-      name -> {"median_s", "min_s", "seconds": all of them}.
+      name -> {"median_s", "min_s", "median_processor_s", "seconds": wall times of all}. On one core and a busy machine,
+      compare processor times; on several, a thread that waits may spin.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(repetitions):
         for name, run in runs.items():
-            seconds[name].append(run())
-    return {
-        name: {"median_s": statistics.median(values), "min_s": min(values), "seconds": [round(v, 6) for v in values]}
-        for name, values in seconds.items()
-    }
+            times[name].append(run())
+    result = {}
+    for name, pairs in times.items():
+        wall, processor = zip(*pairs, strict=True)
+        result[name] = {
+            "median_s": statistics.median(wall),
+            "min_s": min(wall),
+            "median_processor_s": statistics.median(processor),
+            "seconds": [round(seconds, 6) for seconds in wall],
+        }
+    return result
 
 
 def write_json(path: str | None, result: Mapping[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Runs the original TarViS (PyTorch) in a process of its own, for ratios of speed: no weights, no accuracy.
 
 `model.py` starts it as `python reference_worker.py FOLDER ...`; the folder is what `prepare_peers.sh` makes. Protocol:
-one line of JSON when the model is ready; then, for every line read from stdin, a line with the seconds of one clip; and
-after stdin closes one with the peak of memory.
+one line of JSON when the model is ready; then, for every line read from stdin, a line with the wall and the processor
+seconds of one clip; and after stdin closes one with the peak of memory.
 """
 
 import argparse
@@ -117,8 +117,8 @@ def main() -> None:
     images = 255 * torch.rand(1, args.frames, 3, args.height, args.width, device=args.device)
 
     @torch.inference_mode()
-    def run() -> float:
-        start = time.perf_counter()
+    def run() -> tuple[float, float]:
+        wall, processor = time.perf_counter(), time.process_time()
         with (
             torch.autocast(args.device, getattr(torch, args.autocast), enabled=True)
             if args.autocast != "none"
@@ -127,7 +127,7 @@ def main() -> None:
             model(images)
         if args.device == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return time.perf_counter() - wall, time.process_time() - processor
 
     run()
     num_parameters = sum(p.numel() for p in model.parameters())
