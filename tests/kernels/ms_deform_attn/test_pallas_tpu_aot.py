@@ -31,7 +31,7 @@ LIMITS_V5E = {
 
 def schedules(*arguments: str) -> list[dict]:
     command = [sys.executable, "-m", "benchmarks.tpu_schedule", "--json", *arguments]
-    process = subprocess.run(command, cwd=ROOT, env=os.environ.copy(), capture_output=True, text=True, timeout=600)
+    process = subprocess.run(command, cwd=ROOT, env=os.environ.copy(), capture_output=True, text=True, timeout=1800)
     assert process.returncode == 0, process.stderr[-4000:]
     return [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
 
