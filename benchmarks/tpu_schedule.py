@@ -165,7 +165,7 @@ class Case:
         unroll = pallas_tpu.FORWARD_UNROLL if self.direction == "forward" else pallas_tpu.BACKWARD_UNROLL
         levels = []
         for rows, columns in self._blocks_visited():
-            levels += [(columns.mean(), []), (rows.mean(), []), (np.ceil(rows * columns / unroll).mean(), [])]
+            levels += [(np.maximum(rows, columns).mean(), []), (np.ceil(rows * columns / unroll).mean(), [])]
         heads = self.frames * HEADS
         steps = pallas_tpu.num_steps(tiles)
         return kernel.cycles([(heads * steps, [(tiles / steps, levels)])])

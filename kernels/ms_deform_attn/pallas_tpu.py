@@ -422,22 +422,18 @@ def _fill_hats(sizes, level, bounds, x, y, weights, hat_x_ref, hat_y_ref, slope_
     """
     first_column, end_column, first_row, end_row = bounds
 
-    def fill_column(column, _):
+    def fill(i, _):  # one loop for both: short loops cost more than doing a column or row twice
+        column, row = jnp.minimum(first_column + i, end_column - 1), jnp.minimum(first_row + i, end_row)
         for p in range(sizes.num_points):
             distance = x(p) - _steps_of(column, TILE_COLUMNS)
             hat_x_ref[column, p] = _hat(distance)
             if slope_x_ref is not None:
                 slope_x_ref[column, p] = _hat_slope(distance)
-        return 0
-
-    def fill_row(row, _):
-        for p in range(sizes.num_points):
             hat = _hat(y(p) - _steps_of(row, TILE_ROWS))
             hat_y_ref[row, p] = jnp.where(hat > 0, weights(p) * hat, 0.0)  # keeps NaN weights out
         return 0
 
-    lax.fori_loop(first_column, end_column, fill_column, 0)
-    lax.fori_loop(first_row, end_row, fill_row, 0)
+    lax.fori_loop(0, jnp.maximum(end_column - first_column, end_row - first_row), fill, 0)
     hat_y_ref[end_row] = jnp.zeros(hat_y_ref.shape[1:], jnp.float32)  # of the row after the last one: A is 0
 
 

@@ -8,8 +8,10 @@ import pytest
 from kernels.ms_deform_attn import backends, pallas_tpu
 from tests.kernels.ms_deform_attn import cases
 
-FLOAT32_CASES = [name for name in cases.CASES if cases.CASES[name].value_dtype == "float32" and name != "head size 8"]
-BFLOAT16_CASES = [name for name in cases.CASES if cases.CASES[name].value_dtype == "bfloat16"]
+# Each shape compiles for seconds; those left out are between others.
+LEFT_OUT = ("head size 8", "many points", "bfloat16 offsets")
+FLOAT32_CASES = [name for name, case in cases.CASES.items() if case.value_dtype == "float32" and name not in LEFT_OUT]
+BFLOAT16_CASES = [name for name, case in cases.CASES.items() if case.value_dtype == "bfloat16"]
 # Queries that are the cells of the levels, so that they are tiled in two dimensions: several tiles, sizes that fill
 # whole tiles (24 x 32) and sizes that do not.
 SELF_ATTENTION = cases.Case(
