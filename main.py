@@ -30,7 +30,9 @@ _CHECKPOINT = flags.DEFINE_string(
 )
 _INPUT = flags.DEFINE_string("input", None, "infer: a folder of frames or a video file.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for results (infer) or the export; record: the file.")
-_RECORD_STEPS = flags.DEFINE_integer("record_steps", None, "record: how many batches (default: config.train.num_steps).")
+_RECORD_STEPS = flags.DEFINE_integer(
+    "record_steps", None, "record: how many batches (default: config.train.num_steps)."
+)
 _DATASET = flags.DEFINE_string("dataset", None, "infer: whose classes (or, for given targets, whose settings) to use.")
 _TARGETS = flags.DEFINE_string("targets", None, "infer: JSON with masks or points of the targets to follow.")
 _EXPORT_CLIP = flags.DEFINE_list("export_clip", ["12", "448", "832"], "export: frames, height and width of a clip.")

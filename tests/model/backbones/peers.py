@@ -82,7 +82,7 @@ def shortened(name: str, most: int) -> backbones.BackboneConfig:
 
 
 def image_size(name: str) -> tuple[int, int]:
-    """A small size that suits both: the peer shrinks a Swin window that is larger than a map, the reference does not."""
+    """A small size for both: the peer shrinks a Swin window that is larger than a map, the reference does not."""
     if not name.startswith("Swin"):
         return 64, 96
     smallest = 32 * (backbones.backbone_config(name).window + 1)
