@@ -2,6 +2,7 @@
 
     python -m benchmarks.memory                                   # the whole network, this machine's platform
     python -m benchmarks.memory --target=v5e:2x2 --dtype=bfloat16 # for a TPU that is not here (needs libtpu)
+    python -m benchmarks.memory --target=h200 --dtype=bfloat16    # for a GPU that is not here (see kernels/aot/gpu.py)
     python -m benchmarks.memory --part=decoder --gradient
 
 One line per clip size. `temp` is what the program needs besides its arguments (weights and images) and its outputs: the
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kernels.aot import gpu, tpu
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.tarvis import TarViS
 
@@ -63,12 +65,10 @@ def part_and_inputs(part: str, config: ModelConfig, size: tuple[int, int, int]) 
 
 
 def compile_for(function: Callable, args: tuple, target: str) -> jax.stages.Compiled:
-    """Compiles for this machine ("here") or for the first chip of a TPU topology such as "v5e:2x2"."""
+    """Compiles for this machine ("here"), an H200 ("h200") or the first chip of a TPU topology such as "v5e:2x2"."""
     if target != "here":
-        from jax.experimental import topologies
-
-        topology = topologies.get_topology_desc(platform="tpu", topology_name=target)
-        sharding = jax.sharding.SingleDeviceSharding(topology.devices[0])
+        device = gpu.device() if target == "h200" else tpu.topology_devices(target)[0]
+        sharding = jax.sharding.SingleDeviceSharding(device)
         args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), args)
     return jax.jit(function).lower(*args).compile()
 
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="ResNet50")
     parser.add_argument("--cross_attention", default="hard_masked")
     parser.add_argument("--dtype", default="float32", help="of the activations")
-    parser.add_argument("--target", default="here", help='"here" or a TPU topology, "v5e:2x2"')
+    parser.add_argument("--target", default="here", help='"here", "h200" or a TPU topology such as "v5e:2x2"')
     parser.add_argument("--gradient", action="store_true", help="forward and backward, with recomputation (remat)")
     options = parser.parse_args()
 

@@ -4,6 +4,8 @@
 
 The file's name carries a hash of the sources, the compiler, jaxlib (whose headers describe jax.ffi) and the
 architectures: a change of any builds anew, and old files may be deleted at will.
+
+With TARVIS_CUDA_ARCHITECTURES=90 (or 80,90), a machine without a GPU builds too, and can compile programs for one.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import hashlib
 import logging
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -26,6 +29,7 @@ FOLDER = pathlib.Path(__file__).parent
 _COMPILED = ("api.cu", "ffi.cc")
 _INCLUDED = ("api.h", "msda.cuh", "primitives.cuh")
 OLDEST_ARCHITECTURE = 80  # bfloat16
+ENVIRONMENT_VARIABLE = "TARVIS_CUDA_ARCHITECTURES"
 
 FLAGS = ("-std=c++17", "-O3")
 
@@ -67,9 +71,23 @@ def device_architectures() -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
+def target_architectures() -> tuple[int, ...]:
+    """Compute capabilities to build for: those of $TARVIS_CUDA_ARCHITECTURES, else of the GPUs at hand.
+
+    Raises:
+      ValueError: the variable is no list of numbers.
+    """
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    if not named:
+        return device_architectures()
+    if not re.fullmatch(r"\d+(,\d+)*", named):
+        raise ValueError(f"{ENVIRONMENT_VARIABLE}: expected compute capabilities such as 90 or 80,90, found {named!r}")
+    return tuple(sorted({int(number) for number in named.split(",")}))
+
+
 def why_not() -> str | None:
     """A sentence that says why the library cannot be used here, or None."""
-    architectures = device_architectures()
+    architectures = target_architectures()
     if not architectures:
         return "no NVIDIA GPU here"
     if architectures[0] < OLDEST_ARCHITECTURE:
@@ -80,14 +98,14 @@ def why_not() -> str | None:
 
 
 def library_path(architectures: Sequence[int] | None = None) -> pathlib.Path:
-    """Path of the library for these compute capabilities (None: of the GPUs at hand), built if need be.
+    """Path of the library for these compute capabilities (None: `target_architectures`), built if need be.
 
     Processes that ask at once wait for one of them to build.
 
     Raises:
       BuildError: no GPU at hand and none named, no compiler, or what the compiler said.
     """
-    architectures = tuple(sorted(set(device_architectures() if architectures is None else architectures)))
+    architectures = tuple(sorted(set(target_architectures() if architectures is None else architectures)))
     if not architectures:
         raise BuildError("ms_deform_attn for CUDA: no NVIDIA GPU here to build for, and no architecture named")
     nvcc = find_nvcc()
@@ -140,5 +158,5 @@ def _build(nvcc: str, architectures: Sequence[int], path: pathlib.Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Builds multi-scale deformable attention for CUDA; prints the path.")
-    parser.add_argument("--arch", type=int, nargs="+", help="compute capabilities, such as 90 (default: GPUs at hand)")
+    parser.add_argument("--arch", type=int, nargs="+", help="compute capabilities, such as 90")
     print(library_path(parser.parse_args().arch))

@@ -240,6 +240,12 @@ def test_supports_says_why_not(monkeypatch):
     assert "7.5" in why_not()
     monkeypatch.setattr(build, "device_architectures", lambda: ())
     assert "no NVIDIA GPU" in why_not()
+    monkeypatch.setenv(build.ENVIRONMENT_VARIABLE, "90,80")
+    monkeypatch.setattr(build, "find_nvcc", lambda: "nvcc")
+    assert why_not() is None and build.target_architectures() == (80, 90)
+    monkeypatch.setenv(build.ENVIRONMENT_VARIABLE, "sm_90")
+    with pytest.raises(ValueError, match="found 'sm_90'"):
+        build.target_architectures()
 
 
 def test_lowers_for_cuda_without_a_gpu(monkeypatch):
