@@ -1,12 +1,14 @@
-"""Scaled dot-product attention (Vaswani et al., 2017) in bounded memory, in plain XLA for every platform.
+"""Scaled dot-product attention (Vaswani et al., 2017) in bounded memory.
 
 Logits of a few queries are computed all at once. Larger ones, of hundreds of queries on all cells of a clip, never
-exist: `chunked.py` walks over the keys. Both give the same numbers up to rounding.
+exist: `chunked.py` walks over the keys. Where every query looks at everything, in bfloat16 on an NVIDIA GPU, cuDNN does
+it. All give the same numbers up to rounding.
 """
 
 import jax
 import jax.numpy as jnp
 
+from kernels.attention import cudnn
 from kernels.attention.chunked import attend_in_chunks
 from kernels.attention.limits import under_limit
 from kernels.attention.rules import Rule
@@ -43,8 +45,15 @@ def attend(
             return attend_at_once(*args)
         return attend_in_chunks(*args, max_tokens=limit // bytes_per_token)
 
-    num_bytes = num_tokens * bytes_per_token
-    return under_limit(attend_under, query, tokens, projections, rule, num_bytes=num_bytes, max_bytes=max_bytes)
+    def plain(*args) -> jax.Array:
+        return under_limit(attend_under, *args, rule, num_bytes=num_tokens * bytes_per_token, max_bytes=max_bytes)
+
+    def flash(query, tokens, projections) -> jax.Array:
+        return cudnn.attend_by_cudnn(query, *projections(tokens.features, tokens.positions))
+
+    if rule is not None:
+        return plain(query, tokens, projections)
+    return cudnn.where_possible(flash, plain, query, tokens, projections, dtype=query.dtype, head_size=query.shape[-1])
 
 
 def attend_at_once(query: jax.Array, tokens: Tokens, projections: Projections, rule: Rule | None = None) -> jax.Array:

@@ -36,9 +36,20 @@ def supports(value_dtype, head_size: int, *, platform: str, level_shapes: LevelS
 
 def forward(value, offsets, scores, reference, level_shapes: LevelShapes, *, softmax: bool) -> jax.Array:
     """See `backends`."""
+    run = functools.partial(_forward, level_shapes=level_shapes, softmax=softmax)
+
+    def float32_cells(value, *args):
+        return run(value.astype(jnp.float32), *args).astype(value.dtype)
+
+    # XLA's GPU back ends would store every cell that is gathered in bfloat16; a TPU's gathers take as long as their bytes.
+    return jax.lax.platform_dependent(
+        value, offsets, scores, reference, cuda=float32_cells, rocm=float32_cells, default=run
+    )
+
+
+def _forward(value, offsets, scores, reference, *, level_shapes: LevelShapes, softmax: bool) -> jax.Array:
     batch, num_cells, heads, head_size = value.shape
-    # Converted here, not after the gathers: XLA's GPU back end would store every gathered bfloat16 cell.
-    table = value.astype(jnp.float32).reshape(-1, head_size)
+    table = value.reshape(-1, head_size)
     image = jnp.arange(batch, dtype=jnp.int32)[:, None, None]
     head = jnp.arange(heads, dtype=jnp.int32)
     x, y = _locations(offsets, reference, level_shapes)
@@ -53,7 +64,7 @@ def forward(value, offsets, scores, reference, level_shapes: LevelShapes, *, sof
                     column, column_weight, _ = _neighbour(x[at], width, right)
                     cell = image * num_cells + start + row * width + column
                     cells = table.at[cell * heads + head].get(mode="promise_in_bounds")
-                    out += cells * (row_weight * column_weight * weights[at])[..., None]
+                    out += cells.astype(jnp.float32) * (row_weight * column_weight * weights[at])[..., None]
         start += height * width
     return out.astype(value.dtype)
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from kernels.attention import cudnn
 from kernels.attention.limits import under_limit
 from kernels.ms_deform_attn.operator import ms_deform_attn
 from tarvis_jax.model.attention import FeedForward, MultiHeadAttention, layer_norm, linear
@@ -131,25 +132,44 @@ class TemporalLayer(nnx.Module):
     def __call__(self, x: jax.Array, position: jax.Array, level_shapes: LevelShapes) -> jax.Array:
         """Args: x [B, T, S, C], position [T, S, C], static (h, w) per level. Returns [B, T, S, C] of the dtype."""
         num_frames = x.shape[1]
-        windows = to_windows(x.astype(self.dtype), level_shapes, self.window)  # [N, B, K, C]
-        positions = to_windows(position[None].astype(self.dtype), level_shapes, self.window)  # [N, 1, K, C]
-        num_windows, _, num_tokens, _ = windows.shape
-        window_bytes = 4 * self.attention.num_heads * num_tokens**2  # attention logits of a patch
-
-        def all_windows(limit: int, *args: jax.Array) -> jax.Array:
-            if num_windows * window_bytes <= limit:
-                return jax.vmap(self._window)(*args)
-            # In turn over windows, not over clips: the batch may be sharded. Recomputing keeps the backward pass as
-            # small.
-            window = jax.checkpoint(lambda args: self._window(*args))
-            return jax.lax.map(window, args, batch_size=max(1, limit // window_bytes))
-
-        num_bytes = num_windows * window_bytes
-        windows = under_limit(all_windows, windows, positions, num_bytes=num_bytes, max_bytes=self.max_logit_bytes)
+        windows = to_windows(x.astype(self.dtype), level_shapes, self.window)  # [B, N, K, C]
+        positions = to_windows(position[None].astype(self.dtype), level_shapes, self.window)[0]  # [N, K, C]
+        # Flash attention has no logits: all windows at once.
+        windows = cudnn.where_possible(
+            self._all_at_once,
+            self._under_limit,
+            windows,
+            positions,
+            dtype=self.dtype,
+            head_size=windows.shape[-1] // self.attention.num_heads,
+        )
         return from_windows(windows, num_frames, level_shapes, self.window)
 
+    def _all_at_once(self, windows: jax.Array, positions: jax.Array) -> jax.Array:
+        """The layer on all patches of all clips: [B, N, K, C], positions [N, K, C] -> [B, N, K, C]."""
+        merged = windows.reshape(-1, *windows.shape[2:])
+        positions = jnp.broadcast_to(positions, windows.shape).reshape(merged.shape)
+        return self._window(merged, positions).reshape(windows.shape)
+
+    def _under_limit(self, windows: jax.Array, positions: jax.Array) -> jax.Array:
+        """`_all_at_once`, or in turn if that many attention logits may not exist."""
+        num_windows, num_tokens = windows.shape[1:3]
+        window_bytes = 4 * self.attention.num_heads * num_tokens**2
+
+        def under(limit: int, windows: jax.Array, positions: jax.Array) -> jax.Array:
+            if num_windows * window_bytes <= limit:
+                return self._all_at_once(windows, positions)
+            # In turn over windows, not over clips: the batch may be sharded. Recomputing keeps the backward pass as
+            # small.
+            window = jax.checkpoint(lambda args: self._window(args[0], args[1][None]))
+            args = windows.swapaxes(0, 1), positions
+            return jax.lax.map(window, args, batch_size=max(1, limit // window_bytes)).swapaxes(0, 1)
+
+        num_bytes = num_windows * window_bytes
+        return under_limit(under, windows, positions, num_bytes=num_bytes, max_bytes=self.max_logit_bytes)
+
     def _window(self, x: jax.Array, position: jax.Array) -> jax.Array:
-        """The layer on one patch: [B, K, C], position [1, K, C] -> [B, K, C]."""
+        """The layer on patches of one size: [B, K, C], position [B or 1, K, C] -> [B, K, C]."""
         return self.ffn(self.norm(x + self.attention(x + position, x, position)))
 
 
@@ -247,7 +267,7 @@ def to_windows(x: jax.Array, level_shapes: LevelShapes, window: int) -> jax.Arra
       window: side of a patch in cells of the coarsest level.
 
     Returns:
-      [N, B, K, C]: N patches in row order, each of the K tokens of all frames and levels within it.
+      [B, N, K, C]: N patches in row order, each of the K tokens of all frames and levels within it.
     """
     batch, num_frames, _, channels = x.shape
     parts = []
@@ -255,22 +275,22 @@ def to_windows(x: jax.Array, level_shapes: LevelShapes, window: int) -> jax.Arra
         side = window * 2**level
         rows, columns = height // side, width // side
         tokens = tokens.reshape(batch, num_frames, rows, side, columns, side, channels)
-        tokens = tokens.transpose(2, 4, 0, 1, 3, 5, 6)  # [rows, columns, B, T, side, side, C]
-        parts.append(tokens.reshape(rows * columns, batch, num_frames * side * side, channels))
+        tokens = tokens.transpose(0, 2, 4, 1, 3, 5, 6)  # [B, rows, columns, T, side, side, C]
+        parts.append(tokens.reshape(batch, rows * columns, num_frames * side * side, channels))
     return jnp.concatenate(parts, axis=2)
 
 
 def from_windows(x: jax.Array, num_frames: int, level_shapes: LevelShapes, window: int) -> jax.Array:
-    """The inverse of `to_windows`: [N, B, K, C] -> [B, T, S, C]."""
-    _, batch, _, channels = x.shape
+    """The inverse of `to_windows`: [B, N, K, C] -> [B, T, S, C]."""
+    batch, _, _, channels = x.shape
     parts, start = [], 0
     for level, (height, width) in enumerate(level_shapes):
         side = window * 2**level
         rows, columns = height // side, width // side
         tokens = x[:, :, start : start + num_frames * side * side]
         start += num_frames * side * side
-        tokens = tokens.reshape(rows, columns, batch, num_frames, side, side, channels)
-        tokens = tokens.transpose(2, 3, 0, 4, 1, 5, 6)  # [B, T, rows, side, columns, side, C]
+        tokens = tokens.reshape(batch, rows, columns, num_frames, side, side, channels)
+        tokens = tokens.transpose(0, 3, 1, 4, 2, 5, 6)  # [B, T, rows, side, columns, side, C]
         parts.append(tokens.reshape(batch, num_frames, height * width, channels))
     return jnp.concatenate(parts, axis=2)
 

@@ -194,8 +194,8 @@ def test_windows(window):
 
     windows = to_windows(x, level_shapes, window)
     num_windows = 8 // window**2
-    assert windows.shape == (num_windows, 3, 2 * 21 * window**2, 2)
-    np.testing.assert_array_equal(windows[..., 0], np.arange(num_windows)[:, None, None] + 0 * windows[..., 0])
+    assert windows.shape == (3, num_windows, 2 * 21 * window**2, 2)
+    np.testing.assert_array_equal(windows[..., 0], np.arange(num_windows)[:, None] + 0 * windows[..., 0])
     np.testing.assert_array_equal(from_windows(windows, 2, level_shapes, window), x)
 
 

@@ -1,0 +1,43 @@
+"""Flash attention by cuDNN, through JAX, for bfloat16 on NVIDIA GPUs: no logits in memory, forward or backward."""
+
+import functools
+import importlib.util
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+MAX_HEAD_SIZE = 128
+
+
+def attend_by_cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """softmax(query . key / sqrt(D)) . value: query [B, Q, M, D], key and value [B, S, M, D] -> [B, Q, M, D]."""
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+
+
+def where_possible(
+    flash: Callable[..., jax.Array],
+    otherwise: Callable[..., jax.Array],
+    *args: jax.Array,
+    dtype: jnp.dtype,
+    head_size: int,
+) -> jax.Array:
+    """flash(*args) in programs for NVIDIA GPUs (Ampere or newer) if cuDNN takes such heads, else otherwise(*args).
+
+    Args:
+      flash: may call `attend_by_cudnn`.
+      otherwise: computes the same.
+      *args: pytrees of arrays.
+      dtype: of queries, keys and values.
+      head_size: of them.
+    """
+    is_possible = dtype in (jnp.bfloat16, jnp.float16) and head_size % 8 == 0 and head_size <= MAX_HEAD_SIZE
+    if not (is_possible and _has_cuda_plugin()):
+        return otherwise(*args)
+    return jax.lax.platform_dependent(*args, cuda=flash, default=otherwise)
+
+
+@functools.cache
+def _has_cuda_plugin() -> bool:
+    """Whether JAX can compile for NVIDIA GPUs; without its plugin, cuDNN's operator cannot even be traced."""
+    return any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
