@@ -67,7 +67,7 @@ def part_and_inputs(part: str, config: ModelConfig, size: tuple[int, int, int]) 
 def compile_for(function: Callable, args: tuple, target: str) -> jax.stages.Compiled:
     """Compiles for this machine ("here"), an H200 ("h200") or the first chip of a TPU topology such as "v5e:2x2"."""
     if target != "here":
-        device = gpu.device() if target == "h200" else tpu.topology_devices(target)[0]
+        device = (gpu.devices() if target == "h200" else tpu.topology_devices(target))[0]
         sharding = jax.sharding.SingleDeviceSharding(device)
         args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), args)
     return jax.jit(function).lower(*args).compile()
@@ -112,8 +112,10 @@ def main() -> None:
             for n in (figures.temp_size_in_bytes, figures.argument_size_in_bytes, figures.output_size_in_bytes)
         )
         seconds = time.perf_counter() - start
+        kernels = f", {gpu.kernels_started(compiled.as_text())} kernels" if options.target == "h200" else ""
         print(
-            f"{text}: temp {temp}, arguments {arguments}, outputs {outputs} (compiled in {seconds:.0f} s)", flush=True
+            f"{text}: temp {temp}, arguments {arguments}, outputs {outputs}{kernels} (compiled in {seconds:.0f} s)",
+            flush=True,
         )
 
 

@@ -173,7 +173,7 @@ class Report:
 def report_of(compiled, dump_dir: str | os.PathLike | None = None) -> Report:
     """Reads a compiled program, and the dumped schedules of its kernels if there are any."""
     hlo = compiled.as_text()
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}  # none for GPUs that are not here
     entry = hlo[hlo.index("\nENTRY ") :]
     collectives = {name: len(re.findall(rf"\s{name}(?:-start)?\(", hlo)) for name in COLLECTIVES}
     return Report(

@@ -7,10 +7,10 @@ import jax
 MIB = 2**20
 
 # A CPU computes logits that stay in its cache 3 to 4 times as fast as those that do not, and a TPU those that stay in
-# VMEM 1.5 times as fast (docs/benchmarks.md). On a GPU each part costs the start of its kernels: few, large parts.
+# VMEM 1.5 times as fast (docs/benchmarks.md). On a GPU each part starts a dozen kernels: few, large parts.
 CPU_LOGIT_BYTES = 8 * MIB
 TPU_LOGIT_BYTES = 16 * MIB
-GPU_LOGIT_BYTES = 64 * MIB
+GPU_LOGIT_BYTES = 256 * MIB
 
 
 def under_limit(

@@ -41,7 +41,7 @@ def forward(value, offsets, scores, reference, level_shapes: LevelShapes, *, sof
     def float32_cells(value, *args):
         return run(value.astype(jnp.float32), *args).astype(value.dtype)
 
-    # XLA's GPU back ends would store every cell that is gathered in bfloat16; a TPU's gathers take as long as their bytes.
+    # XLA's GPU back ends would store every cell that is gathered in bfloat16; TPUs gather half the bytes twice as fast.
     return jax.lax.platform_dependent(
         value, offsets, scores, reference, cuda=float32_cells, rocm=float32_cells, default=run
     )

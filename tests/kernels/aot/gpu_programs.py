@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from benchmarks.memory import compile_for, part_and_inputs
+from kernels.aot import gpu
 from kernels.ms_deform_attn.operator import ms_deform_attn
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.tarvis import TarViS
@@ -50,7 +51,7 @@ def describe(function, inputs, dump_dir: pathlib.Path) -> dict:
     return {
         "temp_mib": compiled.memory_analysis().temp_size_in_bytes / 2**20,
         "custom_calls": re.findall(r'custom_call_target="([^"]+)"', hlo),
-        "loops": len(re.findall(r" while\(", hlo)),
+        "kernels": gpu.kernels_started(hlo),
         "atomics": re.findall(r"(?:atom|red)\.global[\w.]*\.add[\w.]*|atom[\w.]*\.cas[\w.]*", ptx),
         "fences": re.findall(r"membar[\w.]*|fence[\w.]*", ptx),
     }

@@ -1,25 +1,28 @@
-"""The training step compiled ahead for a slice of TPUs, without one (needs libtpu): memory and communication.
+"""The training step compiled ahead for TPUs or GPUs that are not here: memory and communication.
 
-    python -m benchmarks.tpu_train_step                                   # configs/finetune.py on v5e:4x4, 25 minutes
-    python -m benchmarks.tpu_train_step --config=configs/quickstart.py --topology=v5e:2x4
+    python -m benchmarks.compile_train_step                               # configs/finetune.py on v5e:4x4, 25 minutes
+    python -m benchmarks.compile_train_step --config=configs/quickstart.py --topology=v5e:2x4
+    python -m benchmarks.compile_train_step --topology=h200:8             # eight GPUs of one machine
 
 Prints one JSON object per task (the first bucket of its first dataset) and one for the update: bytes on one chip,
-collectives, and Pallas kernels and gathers in the program.
+collectives, and kernels and gathers in the program. TPUs need libtpu; GPUs need what `kernels/aot/gpu.py` says.
 """
 
 import argparse
+import collections
 import dataclasses
 import json
+import re
 import runpy
 import time
 
-from kernels.aot import tpu
+from kernels.aot import gpu, tpu
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/finetune.py", help="file.py or file.py:argument")
-    parser.add_argument("--topology", default="v5e:4x4")
+    parser.add_argument("--topology", default="v5e:4x4", help='of TPUs, or "h200:N"')
     parser.add_argument("--batch_size", type=int, help="of all chips together; the configuration's unless given")
     parser.add_argument("--samples_at_once", type=int, default=1, help="clips on a chip at once")
     parser.add_argument("--tasks", help="comma-separated; all of the configuration unless given")
@@ -48,7 +51,9 @@ def measure(mapping, options):
     config = from_mapping(Config, mapping)
     if options.batch_size:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=options.batch_size))
-    mesh = make_mesh(tpu.topology_devices(options.topology))
+    name, _, number = options.topology.partition(":")
+    is_gpu = name == "h200"
+    mesh = make_mesh(gpu.devices(int(number or 1)) if is_gpu else tpu.topology_devices(options.topology))
     whole, split = replicated(mesh), microbatch_sharding(mesh)
     structure = ModelStructure(config.model)
     optimizer = make_optimizer(config.optimizer, structure.params)
@@ -61,7 +66,9 @@ def measure(mapping, options):
         start = time.monotonic()
         with jax.set_mesh(mesh):
             jitted = jax.jit(function, in_shardings=shardings, out_shardings=whole, **jit_options)
-            report = tpu.report_of(jitted.trace(*arguments).lower(lowering_platforms=("tpu",)).compile())
+            report = tpu.report_of(
+                jitted.trace(*arguments).lower(lowering_platforms=("cuda" if is_gpu else "tpu",)).compile()
+            )
         return report, time.monotonic() - start
 
     def row(report: tpu.Report, seconds: float, **what) -> dict:
@@ -71,7 +78,7 @@ def measure(mapping, options):
             "output_bytes": report.output_bytes,
             "temp_bytes": report.temp_bytes,
             "collectives": report.collectives,
-            "pallas_kernels": report.hlo.count('custom_call_target="tpu_custom_call"'),
+            "custom_calls": collections.Counter(re.findall(r'custom_call_target="([^"]+)"', report.hlo)),
             "gathers": report.count("gather"),
             "scatters": report.count("scatter"),
             "compile_s": round(seconds, 1),
