@@ -10,7 +10,7 @@ MIB = 2**20
 # VMEM 1.5 times as fast (docs/benchmarks.md). On a GPU each part starts a dozen kernels: few, large parts.
 CPU_LOGIT_BYTES = 8 * MIB
 TPU_LOGIT_BYTES = 16 * MIB
-GPU_LOGIT_BYTES = 256 * MIB
+GPU_LOGIT_BYTES = 128 * MIB
 
 
 def under_limit(

@@ -60,8 +60,8 @@ def test_temporal_attention_of_a_clip_is_cudnns(programs):
     row = programs["clip bfloat16"]
     assert sum("fmha" in name for name in row["custom_calls"]) == 6
     assert row["temp_mib"] < 700
-    # 1013 with the CUDA library. Windows in turn, as with float32, started 7198.
-    assert row["kernels"] < 1100
+    # 1064 with the CUDA library. Windows in turn, as with float32, started 7198.
+    assert row["kernels"] < 1200
 
 
 def test_kernels_of_a_loop_count_as_often_as_they_run():
