@@ -42,7 +42,7 @@ class ExportConfig:
       num_objects: N, object slots of VOS and PET; 0 leaves these tasks out.
       datasets: whose classes to export; () takes all of the model. Datasets with as many classes share a function.
       platforms: to lower for, of "cpu", "cuda" and "tpu"; no such device is needed.
-      backend: of the deformable attention. "xla" runs everywhere with JAX alone; "auto" takes each platform's kernels.
+      backend: of attention. "xla" runs everywhere with JAX alone; "auto" takes each platform's kernels.
     """
 
     clip_length: int = 12
@@ -74,7 +74,9 @@ def export_model(model: Model, folder: str | pathlib.Path, config: ExportConfig)
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     backend = None if config.backend == "auto" else config.backend
-    architecture = dataclasses.replace(model.config, ms_deform_attn_backend=backend)
+    architecture = dataclasses.replace(
+        model.config, ms_deform_attn_backend=backend, attention_backend="xla" if backend == "xla" else None
+    )
     variables = {name: jax.ShapeDtypeStruct(v.shape, v.dtype) for name, v in sorted(model.variables.items())}
     chosen = config.datasets or [name for name, _ in model.config.semantic_classes]
     rows = {name: semantic_rows(model.config.semantic_classes)[name] for name in chosen}

@@ -22,6 +22,7 @@ def attend(
     rule: Rule | None = None,
     *,
     max_bytes: int | None = None,
+    backend: str | None = None,
 ) -> jax.Array:
     """softmax(query . key / sqrt(D) + bias) . value: keys and values made of tokens, the bias given by `rule`.
 
@@ -32,6 +33,7 @@ def attend(
       rule: what each query may look at; None = everything. A query that may look at nothing looks at everything,
         without bias. Rules get no gradient.
       max_bytes: float32 logits of one batch element that may exist at once; None = what suits the platform.
+      backend: "xla" = never cuDNN; None = the environment variable TARVIS_ATTENTION, or else what suits the platform.
 
     Returns:
       [B, Q, M, D] of the dtype of `query`. Logits, softmax and sums are float32.
@@ -53,7 +55,9 @@ def attend(
 
     if rule is not None:
         return plain(query, tokens, projections)
-    return cudnn.where_possible(flash, plain, query, tokens, projections, dtype=query.dtype, head_size=query.shape[-1])
+    return cudnn.where_possible(
+        flash, plain, query, tokens, projections, dtype=query.dtype, head_size=query.shape[-1], backend=backend
+    )
 
 
 def attend_at_once(query: jax.Array, tokens: Tokens, projections: Projections, rule: Rule | None = None) -> jax.Array:

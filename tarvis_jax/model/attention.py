@@ -41,15 +41,17 @@ class MultiHeadAttention(nnx.Module):
         num_heads: int,
         *,
         max_logit_bytes: int | None = None,
+        backend: str | None = None,
         rngs: nnx.Rngs,
         dtype: jnp.dtype = jnp.float32,
     ):
-        """Args: max_logit_bytes: see `attend`; changes memory and speed, not the result."""
+        """Args: max_logit_bytes, backend: see `attend`; they change memory and speed, not the result."""
         if hidden_size % num_heads:
             raise ValueError(f"hidden_size must be a multiple of num_heads, found {hidden_size} and {num_heads}")
         self.hidden_size = hidden_size
         self.num_heads = num_heads
         self.max_logit_bytes = max_logit_bytes
+        self.backend = backend
         self.dtype = dtype
         self.in_proj = linear(hidden_size, 3 * hidden_size, rngs=rngs, dtype=dtype)
         self.out_proj = linear(hidden_size, hidden_size, rngs=rngs, dtype=dtype)
@@ -74,7 +76,7 @@ class MultiHeadAttention(nnx.Module):
         q = q.reshape(*q.shape[:-1], self.num_heads, -1)  # [B, Q, M, D]
         tokens = Tokens(features.astype(self.dtype), positions.astype(self.dtype))
         projections = Projections(kernels[1], biases[1], kernels[2], biases[2], num_heads=self.num_heads)
-        x = attend(q, tokens, projections, rule, max_bytes=self.max_logit_bytes)
+        x = attend(q, tokens, projections, rule, max_bytes=self.max_logit_bytes, backend=self.backend)
         return self.out_proj(x.reshape(query.shape))
 
 

@@ -34,6 +34,8 @@ class ModelConfig:
       ms_deform_attn_backend: what computes the deformable attention, a name in `kernels.ms_deform_attn.backends`; None
         takes the environment variable TARVIS_MS_DEFORM_ATTN or else the default of the platform.
       ms_deform_attn_deterministic: the same bits in every run; slow on GPUs, without cost on TPUs and CPUs.
+      attention_backend: "xla" computes attention in plain XLA on every platform; None takes the environment variable
+        TARVIS_ATTENTION or else cuDNN where it can (bfloat16 on NVIDIA GPUs, whose gradients differ from run to run).
       remat: recompute activations of backbone stages and neck/decoder layers in the backward pass.
       attention_mib: MiB of attention logits (float32, of one clip) that may exist at once; what needs more is computed
         in parts, forward and backward, with the same result. None = what suits the platform (kernels/attention/limits).
@@ -70,6 +72,7 @@ class ModelConfig:
     compute_dtype: str = "float32"
     ms_deform_attn_backend: str | None = None
     ms_deform_attn_deterministic: bool = False
+    attention_backend: str | None = None
     remat: bool = False
     attention_mib: int | None = None
 

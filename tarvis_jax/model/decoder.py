@@ -52,7 +52,12 @@ class DecoderLayer(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.compute_dtype)
         size, heads = config.hidden_size, config.num_heads
-        attention = {"max_logit_bytes": config.max_logit_bytes, "rngs": rngs, "dtype": dtype}
+        attention = {
+            "max_logit_bytes": config.max_logit_bytes,
+            "backend": config.attention_backend,
+            "rngs": rngs,
+            "dtype": dtype,
+        }
         self.is_soft = config.cross_attention == SOFT_MASKED
         self.cross_attention = MultiHeadAttention(size, heads, **attention)
         self.cross_norm = layer_norm(size, rngs=rngs, dtype=dtype)

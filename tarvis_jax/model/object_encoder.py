@@ -20,7 +20,12 @@ class ObjectEncoderLayer(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.compute_dtype)
         size, heads = config.hidden_size, config.num_heads
-        attention = {"max_logit_bytes": config.max_logit_bytes, "rngs": rngs, "dtype": dtype}
+        attention = {
+            "max_logit_bytes": config.max_logit_bytes,
+            "backend": config.attention_backend,
+            "rngs": rngs,
+            "dtype": dtype,
+        }
         self.self_attention = MultiHeadAttention(size, heads, **attention)
         self.self_norm = layer_norm(size, rngs=rngs, dtype=dtype)
         self.cross_attention = MultiHeadAttention(size, heads, **attention)

@@ -124,7 +124,12 @@ class TemporalLayer(nnx.Module):
         self.window = config.temporal_window
         self.max_logit_bytes = config.max_logit_bytes
         self.attention = MultiHeadAttention(
-            size, config.num_heads, max_logit_bytes=config.max_logit_bytes, rngs=rngs, dtype=dtype
+            size,
+            config.num_heads,
+            max_logit_bytes=config.max_logit_bytes,
+            backend=config.attention_backend,
+            rngs=rngs,
+            dtype=dtype,
         )
         self.norm = layer_norm(size, rngs=rngs, dtype=dtype)
         self.ffn = FeedForward(size, config.neck_ffn_size, rngs=rngs, dtype=dtype)
@@ -142,6 +147,7 @@ class TemporalLayer(nnx.Module):
             positions,
             dtype=self.dtype,
             head_size=windows.shape[-1] // self.attention.num_heads,
+            backend=self.attention.backend,
         )
         return from_windows(windows, num_frames, level_shapes, self.window)
 

@@ -29,9 +29,20 @@ def inputs(num_queries: int, num_tokens: int, heads: int = 8, head_size: int = 3
     "dtype,head_size", [(jnp.float32, 32), (jnp.bfloat16, 12), (jnp.bfloat16, 256), (jnp.bfloat16, 32)]
 )
 def test_other_platforms_and_other_heads_take_the_other_form(dtype, head_size):
-    found = cudnn.where_possible(jnp.sin, jnp.cos, jnp.zeros(3), dtype=dtype, head_size=head_size)
+    found = cudnn.where_possible(jnp.sin, jnp.cos, jnp.zeros(3), dtype=dtype, head_size=head_size, backend=None)
     expected = jnp.sin if jax.default_backend() == "gpu" and dtype == jnp.bfloat16 and head_size == 32 else jnp.cos
     np.testing.assert_array_equal(found, expected(jnp.zeros(3)))
+
+
+def test_plain_xla_on_request(monkeypatch):
+    args = (jnp.sin, jnp.cos, jnp.zeros(3))
+    kind = {"dtype": jnp.bfloat16, "head_size": 32}
+    np.testing.assert_array_equal(cudnn.where_possible(*args, **kind, backend="xla"), jnp.ones(3))
+    monkeypatch.setenv(cudnn.ENVIRONMENT_VARIABLE, "xla")
+    np.testing.assert_array_equal(cudnn.where_possible(*args, **kind, backend=None), jnp.ones(3))
+    monkeypatch.setenv(cudnn.ENVIRONMENT_VARIABLE, "flash")
+    with pytest.raises(ValueError, match="found 'flash'"):
+        cudnn.where_possible(*args, **kind, backend=None)
 
 
 @pytest.mark.gpu
