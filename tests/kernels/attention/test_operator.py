@@ -20,7 +20,18 @@ def normal(rng: np.random.Generator, *shape: int) -> jax.Array:
     return jnp.asarray(rng.standard_normal(shape), jnp.float32)
 
 
-@functools.cache
+def kept(make):
+    """Computed once, also if first asked for inside jit."""
+
+    @functools.cache
+    def run(*args):
+        with jax.ensure_compile_time_eval():
+            return make(*args)
+
+    return run
+
+
+@kept
 def inputs(dtype: str = "float32"):
     """(query, tokens, projections): what gets a gradient."""
     rng = np.random.default_rng(0)
@@ -31,7 +42,7 @@ def inputs(dtype: str = "float32"):
     return jax.tree.map(lambda x: x.astype(dtype), (normal(rng, B, Q, M, D), tokens, projections))
 
 
-@functools.cache
+@kept
 def rules():
     """One of each kind, with queries that may look at nothing, and one that may only look at the last token."""
     rng = np.random.default_rng(1)
