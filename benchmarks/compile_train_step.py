@@ -1,11 +1,12 @@
 """The training step compiled ahead for TPUs or GPUs that are not here: memory and communication.
 
-    python -m benchmarks.compile_train_step                               # configs/finetune.py on v5e:4x4, 25 minutes
+    python -m benchmarks.compile_train_step                               # configs/finetune.py on v5e:4x4
     python -m benchmarks.compile_train_step --config=configs/quickstart.py --topology=v5e:2x4
     python -m benchmarks.compile_train_step --topology=h200:8             # eight GPUs of one machine
 
 Prints one JSON object per task (the first bucket of its first dataset) and one for the update: bytes on one chip,
-collectives, and kernels and gathers in the program. TPUs need libtpu; GPUs need what `kernels/aot/gpu.py` says.
+collectives, and kernels and gathers in the program. TPUs need libtpu, and 15 minutes of half a core for each task of
+configs/finetune.py; GPUs need what `kernels/aot/gpu.py` says, and two minutes of a core.
 """
 
 import argparse

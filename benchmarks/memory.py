@@ -64,6 +64,13 @@ def part_and_inputs(part: str, config: ModelConfig, size: tuple[int, int, int]) 
     return lambda model, pyramid, **objects: model.encode_objects(pyramid, **objects).objects, objects
 
 
+def program(part: str, config: ModelConfig, size: tuple[int, int, int]) -> tuple[Callable, tuple[Any, Any]]:
+    """A part of a network as (function of its variables and inputs, abstract variables and inputs); (T, H, W)."""
+    graphdef, variables = nnx.split(nnx.eval_shape(lambda: TarViS(config, rngs=nnx.Rngs(0))))
+    function, inputs = part_and_inputs(part, config, size)
+    return lambda variables, inputs: function(nnx.merge(graphdef, variables), **inputs), (variables, inputs)
+
+
 def compile_for(function: Callable, args: tuple, target: str) -> jax.stages.Compiled:
     """Compiles for this machine ("here"), an H200 ("h200") or the first chip of a TPU topology such as "v5e:2x2"."""
     if target != "here":
@@ -90,13 +97,11 @@ def main() -> None:
         compute_dtype=options.dtype,
         remat=options.gradient,
     )
-    graphdef, variables = nnx.split(nnx.eval_shape(lambda: TarViS(config, rngs=nnx.Rngs(0))))
+    if options.target not in ("here", "h200"):
+        tpu.prepare()
     print(f"{options.part}, {options.dtype}, target {options.target}, jax {jax.__version__}; MiB")
     for text in options.sizes:
-        part, inputs = part_and_inputs(options.part, config, tuple(int(n) for n in text.split("x")))
-
-        def run(variables, inputs, part=part):
-            return part(nnx.merge(graphdef, variables), **inputs)
+        run, arguments = program(options.part, config, tuple(int(n) for n in text.split("x")))
 
         def gradient(variables, inputs, run=run):
             def loss(variables):
@@ -105,16 +110,16 @@ def main() -> None:
             return jax.grad(loss, allow_int=True)(variables)
 
         start = time.perf_counter()
-        compiled = compile_for(gradient if options.gradient else run, (variables, inputs), options.target)
+        compiled = compile_for(gradient if options.gradient else run, arguments, options.target)
         figures = compiled.memory_analysis()
-        temp, arguments, outputs = (
+        temp, given, outputs = (
             round(n / 2**20)
             for n in (figures.temp_size_in_bytes, figures.argument_size_in_bytes, figures.output_size_in_bytes)
         )
         seconds = time.perf_counter() - start
         kernels = f", {gpu.kernels_started(compiled.as_text())} kernels" if options.target == "h200" else ""
         print(
-            f"{text}: temp {temp}, arguments {arguments}, outputs {outputs}{kernels} (compiled in {seconds:.0f} s)",
+            f"{text}: temp {temp}, arguments {given}, outputs {outputs}{kernels} (compiled in {seconds:.0f} s)",
             flush=True,
         )
 

@@ -50,7 +50,7 @@ def devices(number: int = 1, description: str = H200) -> list:
     jax.devices()  # initialises the platforms that are there
     try:
         topology = topologies.get_topology_desc(platform="cuda", target_config=description, topology=f"1x1x{number}")
-    except Exception as error:
+    except NotImplementedError as error:
         raise RuntimeError(f'no CUDA plugin of JAX (pip install "jax[cuda13]"): {error}') from error
     return list(topology.devices)
 

@@ -83,7 +83,7 @@ def topology_devices(topology: str) -> list:
     """
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
-    except Exception as error:
+    except RuntimeError as error:
         raise ValueError(f"libtpu cannot describe the topology {topology!r}: {error}") from error
 
 

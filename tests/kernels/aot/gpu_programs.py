@@ -7,13 +7,11 @@ import sys
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from benchmarks.memory import compile_for, part_and_inputs
+from benchmarks.memory import compile_for, program
 from kernels.aot import gpu
 from kernels.ms_deform_attn.operator import ms_deform_attn
 from tarvis_jax.model.config import ModelConfig
-from tarvis_jax.model.tarvis import TarViS
 
 LEVEL_SHAPES = ((16, 28), (32, 56), (64, 112))  # 512 x 896
 FRAMES, CELLS, HEADS, HEAD_SIZE, POINTS = 3, 9408, 8, 32, 4
@@ -33,14 +31,6 @@ def deformable_attention(backend: str):
         return jax.grad(lambda *inputs: forward(*inputs).astype(jnp.float32).sum(), argnums=(0, 1, 2))(*inputs)
 
     return forward, gradients, inputs
-
-
-def clip(size: str, dtype: str):
-    """(one clip's forward pass, its abstract inputs)."""
-    config = ModelConfig(backbone="ResNet50", compute_dtype=dtype)
-    graphdef, variables = nnx.split(nnx.eval_shape(lambda: TarViS(config, rngs=nnx.Rngs(0))))
-    part, inputs = part_and_inputs("clip", config, tuple(int(n) for n in size.split("x")))
-    return lambda variables, inputs: part(nnx.merge(graphdef, variables), **inputs), (variables, inputs)
 
 
 def describe(function, inputs, dump_dir: pathlib.Path) -> dict:
@@ -64,7 +54,8 @@ def main() -> None:
         forward, gradients, inputs = deformable_attention(backend)
         rows[f"{backend} forward"] = describe(forward, inputs, dump_dir)
         rows[f"{backend} gradients"] = describe(gradients, inputs, dump_dir)
-    rows["clip bfloat16"] = describe(*clip("12x448x832", "bfloat16"), dump_dir)
+    clip = program("clip", ModelConfig(backbone="ResNet50", compute_dtype="bfloat16"), (12, 448, 832))
+    rows["clip bfloat16"] = describe(*clip, dump_dir)
     print(json.dumps(rows))
 
 
