@@ -20,9 +20,9 @@ from tarvis_jax.evaluation.run import evaluate, format_table
 from tarvis_jax.inference.frames import FrameSource
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.inference.session import Session
-from tarvis_jax.inference.targets import Target
 from tarvis_jax.inference.video import segment_video
 from tarvis_jax.model.variables import flatten
+from tarvis_jax.results.target import Target
 from tarvis_jax.results.tracks import VideoResult, write_tracks
 from tarvis_jax.train.checkpoint import Checkpoints
 from tarvis_jax.train.config import Config

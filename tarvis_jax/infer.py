@@ -9,8 +9,8 @@ import numpy as np
 from absl import logging
 
 from tarvis_jax.api import load
-from tarvis_jax.inference.targets import Target
 from tarvis_jax.inference.video import segment_video
+from tarvis_jax.results.target import Target
 from tarvis_jax.results.tracks import decode_mask
 
 

@@ -12,9 +12,9 @@ from tarvis_jax import datasets
 from tarvis_jax.inference.frames import FrameSource, open_frames
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.inference.session import InferenceConfig, Session
-from tarvis_jax.inference.targets import Target
 from tarvis_jax.results.davis import write_davis_pngs
 from tarvis_jax.results.panoptic import thing_tracks, write_panoptic_pngs
+from tarvis_jax.results.target import Target
 from tarvis_jax.results.tracks import VideoResult, write_tracks
 from tarvis_jax.results.youtube_vis import write_youtube_vis
 from tarvis_jax.visualize.overlay import draw_result

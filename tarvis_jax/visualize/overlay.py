@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from tarvis_jax.inference.targets import Target
+from tarvis_jax.results.target import Target
 from tarvis_jax.results.tracks import VideoResult, decode_mask
 
 _GOLDEN = 0.61803398875  # steps of this much of the circle of hues never come close to one another soon

@@ -5,8 +5,8 @@ from PIL import Image
 from tarvis_jax import datasets
 from tarvis_jax.inference.frames import open_frames
 from tarvis_jax.inference.session import InferenceConfig
-from tarvis_jax.inference.targets import Target
 from tarvis_jax.inference.video import segment_video
+from tarvis_jax.results.target import Target
 from tarvis_jax.results.tracks import decode_mask, read_tracks
 from tests.inference.test_session import ColourNetwork, _stripe, _video
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tarvis_jax.inference.targets import Target
+from tarvis_jax.results.target import Target
 from tarvis_jax.results.tracks import Track, VideoResult, encode_mask, encode_semantic
 from tarvis_jax.visualize import video
 from tarvis_jax.visualize.curves import write_curves
