@@ -28,6 +28,7 @@ DATASETS = {  # in the order of their seeds; never reorder
 NUM_INSTANCE_CLASSES = len(THINGS)
 NUM_PANOPTIC_CLASSES = len(STUFFS) + len(THINGS)
 THING_CLASSES = tuple(range(len(STUFFS), NUM_PANOPTIC_CLASSES))  # ids 0..K-1, as in semantic maps
+CLASS_NAMES = {"YOUTUBE_VIS": THINGS, "KITTI_STEP": STUFFS + THINGS}  # of class ids 1, 2, ... K
 VAL_SEED = 10**6
 MANIFEST = "synthetic.json"
 VERSION = 1  # raise it whenever the same arguments give other videos

@@ -267,7 +267,7 @@ def _read(path: str | pathlib.Path) -> tuple[ModelConfig, Mapping[str, Any], dic
 
 def _read_workdir(workdir: pathlib.Path) -> tuple[ModelConfig, Mapping[str, Any], dict[str, DatasetInfo]]:
     from tarvis_jax.config import load_json
-    from tarvis_jax.evaluate import CONFIG_FILE, dataset_spec
+    from tarvis_jax.evaluate import CONFIG_FILE, class_names_of, dataset_spec
     from tarvis_jax.train.checkpoint import Checkpoints
     from tarvis_jax.train.config import Config
 
@@ -277,6 +277,8 @@ def _read_workdir(workdir: pathlib.Path) -> tuple[ModelConfig, Mapping[str, Any]
     checkpoints.close()
     specs = DATASETS | {dataset.name: dataset_spec(dataset) for dataset in config.data.datasets}
     datasets = default_datasets(config.model.semantic_classes, specs, INFERENCE_DEFAULTS | config.inference)
+    for name, info in datasets.items():
+        datasets[name] = dataclasses.replace(info, class_names=tuple(class_names_of(config, name).values()))
     return config.model, params | frozen, datasets
 
 

@@ -4,7 +4,9 @@ Ground truth and given targets come from the datasets' official files; the video
 """
 
 import dataclasses
+import json
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -13,10 +15,13 @@ from absl import logging
 from input_pipeline import datasets as readers
 from input_pipeline.config import DataConfig, DatasetConfig
 from input_pipeline.records import VideoRecord
+from input_pipeline.synthetic import CLASS_NAMES as SYNTHETIC_CLASS_NAMES
 from input_pipeline.synthetic import write_synthetic_workspace
-from tarvis_jax.config import load_json
+from tarvis_jax.config import load_json, to_plain
+from tarvis_jax.dataset_info import default_datasets
 from tarvis_jax.datasets import DATASETS, EXEMPLAR, DatasetSpec
-from tarvis_jax.evaluation.run import evaluate, format_table
+from tarvis_jax.evaluation.pictures import write_comparison
+from tarvis_jax.evaluation.run import evaluate, format_table, scores_json
 from tarvis_jax.inference.frames import FrameSource
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.inference.session import Session
@@ -27,8 +32,10 @@ from tarvis_jax.results.tracks import VideoResult, write_tracks
 from tarvis_jax.train.checkpoint import Checkpoints
 from tarvis_jax.train.config import Config
 from tarvis_jax.train.state import ModelStructure, TrainState
+from tarvis_jax.visualize.run_report import PICTURES_FOLDER, SCORES_FILE, write_evaluation_report
 
 CONFIG_FILE = "config.json"
+_NUM_PICTURED = 2  # videos of each dataset that an evaluation draws
 
 Scores = dict[str, dict[str, float]]
 
@@ -76,18 +83,28 @@ def load_run(workdir: pathlib.Path | str) -> tuple[Config, Predictor]:
 
 
 def evaluate_workdir(workdir: pathlib.Path | str) -> Scores:
-    """Evaluates the newest checkpoint of a run on the held-out videos of its config; prints and writes the table."""
+    """Evaluates the newest checkpoint of a run on the held-out videos of its config.
+
+    Prints the table and writes it to scores.txt; eval/final/ holds all scores, pictures, tracks and report.html.
+    """
     workdir = pathlib.Path(workdir)
     config, predictor = load_run(workdir)
-    scores = evaluate_predictor(config, prepare_data(config, workdir), predictor, workdir / "eval" / "final")
+    folder = workdir / "eval" / "final"
+    scores = evaluate_predictor(config, prepare_data(config, workdir), predictor, folder)
     write_table(scores, workdir / "scores.txt")
+    write_evaluation_report(folder, workdir.absolute().name, to_plain(config), to_plain(Config()))
     return scores
 
 
 def evaluate_predictor(config: Config, data: DataConfig, predictor: Predictor, folder: pathlib.Path) -> Scores:
-    """Scores by dataset on the held-out split; tracks of every video go to `folder`/<dataset>/<video>.json."""
-    scores = {}
+    """Scores by dataset on the held-out split.
+
+    Tracks of every video go to `folder`/<dataset>/<video>.json, all scores and times to `folder`/scores.json, and
+    pictures of the first videos, with their ground truth, to `folder`/pictures/.
+    """
+    scores, everything = {}, {}
     for dataset in data.datasets:
+        start, compiled = time.perf_counter(), predictor.compile_seconds
         spec = dataset_spec(dataset)
         given, truth = held_out_videos(config, data, dataset)
         results: dict[str, VideoResult] = {}
@@ -100,15 +117,34 @@ def evaluate_predictor(config: Config, data: DataConfig, predictor: Predictor, f
             results[str(video.id)] = session.result()
             write_tracks(folder / dataset.name / f"{str(video.id).replace('/', '-')}.json", results[str(video.id)])
         inference = config.inference[dataset.name]
-        scores[dataset.name] = evaluate(
+        found = evaluate(
             results,
             truth,
             spec,
             max_predictions=inference.max_predictions,
             score_threshold=inference.score_threshold,
         )
+        scores[dataset.name] = found.summary
+        names = class_names_of(config, dataset.name)
+        everything[dataset.name] = scores_json(found, names) | {
+            "num_videos": len(truth),
+            "num_frames": sum(video.num_frames for video in truth),
+            "seconds": time.perf_counter() - start,
+            "compile_seconds": predictor.compile_seconds - compiled,
+        }
+        for video, with_truth in list(zip(given, truth, strict=True))[:_NUM_PICTURED]:
+            write_comparison(
+                folder / PICTURES_FOLDER / f"{demo_name(video)}.jpg",
+                with_truth,
+                results[str(video.id)],
+                spec,
+                class_names=names,
+                score_threshold=inference.score_threshold,
+                targets=targets_of(video, spec),
+            )
         main_name, main_score = next(iter(scores[dataset.name].items()))
         logging.info("evaluated %d videos of %s: %s %.1f %%", len(truth), dataset.name, main_name, 100 * main_score)
+    (folder / SCORES_FILE).write_text(json.dumps(everything, indent=1) + "\n")
     return scores
 
 
@@ -131,7 +167,7 @@ def write_demos(config: Config, data: DataConfig, predictor: Predictor, folder: 
 def _write_demo(
     config: Config, predictor: Predictor, spec: DatasetSpec, video: VideoRecord, folder: pathlib.Path
 ) -> None:
-    out = folder / f"{video.dataset}-{str(video.id).replace('/', '-')}"
+    out = folder / demo_name(video)
     _, summary = segment_video(
         predictor,
         video.dataset,
@@ -140,8 +176,23 @@ def _write_demo(
         targets=targets_of(video, spec),
         spec=spec,
         config=config.inference[video.dataset],
+        class_names=class_names_of(config, video.dataset),
     )
     logging.info("%s: %s", out, summary)
+
+
+def demo_name(video: VideoRecord) -> str:
+    """What files about one held-out video are called."""
+    return f"{video.dataset}-{str(video.id).replace('/', '-')}"
+
+
+def class_names_of(config: Config, dataset: str) -> dict[int, str]:
+    """Class id 1..K -> name; empty where the names are not known."""
+    num_classes = dict(config.model.semantic_classes).get(dataset, 0)
+    names = SYNTHETIC_CLASS_NAMES.get(dataset, ()) if config.synthetic.num_train else ()
+    if num_classes and len(names) != num_classes:
+        names = default_datasets(config.model.semantic_classes)[dataset].class_names
+    return dict(enumerate(names, start=1))
 
 
 def write_table(scores: Scores, path: pathlib.Path) -> None:

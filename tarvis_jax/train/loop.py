@@ -23,9 +23,7 @@ from tarvis_jax.train.objectives import make_objective
 from tarvis_jax.train.optimizer import learning_rate_at, make_optimizer
 from tarvis_jax.train.state import ModelStructure, TrainState, abstract_state, initial_state, with_weights
 from tarvis_jax.train.step import TrainStepper
-from tarvis_jax.visualize.curves import write_curves
-
-_CURVES = ("loss", "AP50", "PQ_frame", "J&F-Mean")
+from tarvis_jax.visualize.run_report import write_training_report
 
 
 class NotFiniteError(RuntimeError):
@@ -144,7 +142,7 @@ def train(config: Config, workdir: pathlib.Path | str) -> evaluate.Scores:
                         scores = evaluate.evaluate_predictor(config, data_config, predictor, folder)
                         writer.write(done, evaluate.flatten_scores(scores))
 
-        # The end: scores, curves, demonstration.
+        # The end: scores, demonstration, report.
         checkpoints.wait()
         scores: evaluate.Scores = {}
         if is_main and (settings.final_eval or settings.demo_videos or settings.demo_davis):
@@ -156,16 +154,10 @@ def train(config: Config, workdir: pathlib.Path | str) -> evaluate.Scores:
             if settings.demo_videos or settings.demo_davis:
                 evaluate.write_demos(config, data_config, predictor, workdir / "demo")
     if is_main:
-        entries = read_metrics(workdir)
-        names = sorted({name for entry in entries for name in entry if _is_curve(name)})
-        write_curves(workdir / "curves.png", entries, names)
+        evaluation = workdir / "eval" / "final" if settings.final_eval else None
+        write_training_report(workdir, to_plain(config), to_plain(Config()), read_metrics(workdir), evaluation)
     checkpoints.close()
     return scores
-
-
-def _is_curve(name: str) -> bool:
-    """Whether a metric is worth a panel in the picture; all are in metrics.jsonl."""
-    return name in ("loss", "grad_norm", "learning_rate") or name.split("/")[-1] in _CURVES
 
 
 def _is_due(step: int, every: int) -> bool:
@@ -235,6 +227,8 @@ class _Clock:
             "steps_per_sec": num_steps / busy,
             "data_wait_percent": 100.0 * self.wait_seconds / busy,
             "num_compilations": float(stepper.num_compilations),
+            "train_seconds": busy,
+            "compile_seconds": compiling,
         }
         self.start, self.wait_seconds, self.excluded_seconds = now, 0.0, 0.0
         self.compile_seconds = stepper.compile_seconds
