@@ -12,12 +12,12 @@ from tarvis_jax import datasets
 from tarvis_jax.results.panoptic import thing_tracks
 from tarvis_jax.results.target import Target
 from tarvis_jax.results.tracks import VideoResult
-from tarvis_jax.visualize.overlay import draw_overlay, draw_result
+from tarvis_jax.visualize.overlay import NUM_COLORS, draw_overlay, draw_result
 from tarvis_jax.visualize.sheet import contact_sheet, fit_scale
 
 _NUM_FRAMES = 3
 _MIN_SCORE = 0.3  # VIS: tracks below are not drawn
-_ID_STEP = 1 << 20  # more than any instance id
+_ID_STEP = NUM_COLORS << 16  # more than any instance id; ids of all classes keep their color
 _JPEG_QUALITY = 92
 
 

@@ -14,6 +14,7 @@ from tarvis_jax.results.tracks import TargetId, VideoResult, decode_mask
 # Okabe and Ito's palette (2008): told apart by people with any of the common kinds of color blindness.
 _PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 _SHADES = ((0.0, 0), (0.3, 255), (0.4, 0))  # (share, gray) mixed into the palette: as it is, lighter, darker
+NUM_COLORS = len(_PALETTE) * len(_SHADES)
 _SMALLEST_FONT = 11  # pixels
 _FONT_SHARE = 0.027  # of the image's shorter side
 _STUFF_LABEL_SHARE = 0.02  # of the frame: smaller regions of a stuff class are not named
@@ -27,7 +28,7 @@ def color(identity: TargetId) -> tuple[int, int, int]:
     """RGB 0..255 of an id, the same in every frame and run; ids 1..21 have 21 colors."""
     if isinstance(identity, str):
         identity = zlib.crc32(identity.encode())  # `hash` differs from run to run
-    row, column = divmod((identity - 1) % (len(_PALETTE) * len(_SHADES)), len(_PALETTE))
+    row, column = divmod((identity - 1) % NUM_COLORS, len(_PALETTE))
     share, gray = _SHADES[row]
     return tuple(round((1 - share) * c + share * gray) for c in _PALETTE[column])
 
@@ -167,7 +168,7 @@ def _reduced(frame, masks, semantic, targets, scale: float):
 
 
 def _enlarge(image: np.ndarray, scale: int) -> np.ndarray:
-    return image.repeat(scale, axis=0).repeat(scale, axis=1)
+    return image if scale == 1 else image.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def _outline(image: np.ndarray, mask: np.ndarray, rgb: tuple[int, int, int], thickness: int, scale: int) -> None:
@@ -191,13 +192,13 @@ def _stuff_regions(
     for mask in masks.values():
         free &= ~mask
     regions = []
-    for class_id in np.unique(semantic):
-        region = free & (semantic == class_id)
-        if int(class_id) in names and region.sum() > _STUFF_LABEL_SHARE * region.size:
+    for class_id, pixels in enumerate(np.bincount(semantic[free], minlength=1)):
+        if class_id in names and pixels > _STUFF_LABEL_SHARE * semantic.size:
+            region = free & (semantic == class_id)
             # The padding makes the frame's edge an edge of the region.
             depth = cv2.distanceTransform(np.pad(region, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
             y, x = np.unravel_index(depth.argmax(), depth.shape)
-            regions.append((names[int(class_id)], (int(x), int(y))))
+            regions.append((names[class_id], (int(x), int(y))))
     return regions
 
 
