@@ -132,10 +132,11 @@ def evaluate_predictor(config: Config, data: DataConfig, predictor: Predictor, f
             "seconds": time.perf_counter() - start,
             "compile_seconds": predictor.compile_seconds - compiled,
         }
-        for video, with_truth in list(zip(given, truth, strict=True))[:_NUM_PICTURED]:
+        truth_of = {str(video.id): video for video in truth}
+        for video in given[:_NUM_PICTURED]:
             write_comparison(
                 folder / PICTURES_FOLDER / f"{demo_name(video)}.jpg",
-                with_truth,
+                truth_of[str(video.id)],
                 results[str(video.id)],
                 spec,
                 class_names=names,

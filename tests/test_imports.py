@@ -14,10 +14,11 @@ ONLY = {
     "torch": ("kernels/ms_deform_attn/cuda/torch_op.py",),
     "orbax": ("tarvis_jax/train/checkpoint.py",),
     "clu": ("tarvis_jax/train/metrics.py",),
+    "matplotlib": ("tarvis_jax/visualize/curves.py",),
     "tensorflow": ("input_pipeline/", "tarvis_jax/train/metrics.py"),
 }
 # Heavy libraries that must not be imported when the module is: only inside the functions that use them.
-INSIDE_FUNCTIONS = ("tensorflow", "clu", "wandb")
+INSIDE_FUNCTIONS = ("tensorflow", "clu", "wandb", "matplotlib")
 
 # Our own packages: prefix of the importing file -> prefixes of modules that it must not import.
 NETWORK = ("tarvis_jax.model", "tarvis_jax.tasks", "tarvis_jax.losses", "tarvis_jax.train", "tarvis_jax.inference")
@@ -30,6 +31,7 @@ FORBIDDEN = {
     "tarvis_jax/inference/": ("tarvis_jax.train", "tarvis_jax.tasks", "tarvis_jax.losses", "input_pipeline"),
     "tarvis_jax/results/": (*NETWORK, "input_pipeline"),
     "tarvis_jax/evaluation/": NETWORK,
+    "tarvis_jax/visualize/": (*NETWORK, "tarvis_jax.evaluation", "input_pipeline"),
     "input_pipeline/": NETWORK,
 }
 

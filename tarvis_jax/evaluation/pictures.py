@@ -42,7 +42,7 @@ def write_comparison(
     """
     if spec.task == datasets.PANOPTIC:
         result = dataclasses.replace(result, tracks=thing_tracks(result, spec.thing_classes, score_threshold))
-    annotated = record.annotated_frames
+    annotated = record.annotated_frames or range(record.num_frames)
     chosen = np.unique(np.linspace(0, len(annotated) - 1, _NUM_FRAMES).round().astype(int))
     rows = [], []
     scale = fit_scale(record.width)
