@@ -163,7 +163,9 @@ def _panoptic_scores(pairs, spec: datasets.DatasetSpec, score_threshold: float) 
     for name in ("PQ_tube", "PQ_frame", "VPQ_4"):
         for suffix, classes in (("", None), ("_things", spec.thing_classes), ("_stuff", stuff)):
             scores[name + suffix] = quality[name].scores(classes)
-    columns = {name: each.by_class() for name, each in quality.items()} | {"IoU": tracking.iou_by_class()}
+    columns = {name: quality[name].by_class() for name in ("PQ_tube", "PQ_frame", "VPQ_4")} | {
+        "IoU": tracking.iou_by_class()
+    }
     per_class = {
         c + 1: {name: float(values[c]) for name, values in columns.items()}
         for c in range(spec.num_classes)

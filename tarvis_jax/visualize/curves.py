@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,10 +24,10 @@ Curve = tuple[np.ndarray, np.ndarray]  # steps, values: float64 [N]
 def write_curves(path: str | pathlib.Path, entries: Sequence[Mapping[str, Any]]) -> pathlib.Path | None:
     """Writes a PNG with one panel per kind of quantity; returns its path, or None where no entry has a number.
 
-    Panels: the loss of all datasets and of each; for each dataset the terms of its loss; gradient norm; learning rate;
-    the headline score of each dataset in every evaluation. A panel exists only where there is a finite value, so that
-    none is empty. Curves are running means over a tenth of their values with the values themselves faint behind them;
-    a curve of one value is a marker.
+    Panels: the loss of all datasets and of each; for each dataset the terms of its loss (those of the last prediction,
+    not their sums); gradient norm; learning rate; the headline score of each dataset in every evaluation. A panel
+    exists only where there is a finite value, so that none is empty. Curves are running means over a tenth of their
+    values with the values themselves faint behind them; a curve of one value is a marker.
 
     Args:
       entries: lines of metrics.jsonl (`tarvis_jax.train.metrics.read_metrics`): "step" and numbers by name; None is
@@ -69,12 +70,12 @@ def _curves(entries: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
 def _panels(curves: Mapping[str, Curve]) -> dict[str, dict[str, Curve]]:
     """Title -> label -> curve, in the order in which they are drawn."""
     losses, terms, scores = {}, {}, {}
-    for name, curve in curves.items():
+    for name, curve in sorted(curves.items()):  # so that datasets have their colors whatever came first
         kind, _, rest = name.partition("/")
         dataset, _, quantity = rest.partition("/")
         if kind == "train" and quantity == "loss":
             losses[dataset] = curve
-        elif kind == "train" and quantity and quantity != "grad_norm" and "aux" not in quantity.split("/"):
+        elif kind == "train" and quantity != "grad_norm" and not {"aux", "total"} & set(re.split("[/_]", quantity)):
             terms.setdefault(dataset, {})[quantity] = curve
         elif kind == "eval":
             scores.setdefault(dataset, {})[quantity] = curve
@@ -110,9 +111,9 @@ def _draw_panel(axes: Any, title: str, curves: Mapping[str, Curve]) -> None:
         if is_score or len(values) == 1:
             axes.plot(steps, values, marker="o", markersize=5, linewidth=1.5, **style)
             continue
-        thin_steps, thin_values = _thinned(steps), _thinned(values)
-        axes.plot(thin_steps, thin_values, color=color, linewidth=0.8, alpha=0.25, zorder=2)
-        axes.plot(thin_steps, _thinned(_smoothed(values)), linewidth=1.7, **style)
+        axes.plot(_thinned(steps), _thinned(values), color=color, linewidth=0.8, alpha=0.25, zorder=2)
+        smooth = values if title == "Learning rate" else _smoothed(values)  # that one is not noisy
+        axes.plot(_thinned(steps), _thinned(smooth), linewidth=1.7, **style)
     everything = np.concatenate([values for _, values in curves.values()])
     if is_score:
         axes.set_ylim(min(0.0, everything.min() - 3), max(100.0, everything.max() + 3))

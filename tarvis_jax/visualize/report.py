@@ -103,8 +103,7 @@ def _scores(datasets: Sequence[DatasetSection]) -> str:
     parts = [f"<table><tr><th>dataset</th><th>main score</th><th></th></tr>\n{overview}</table>\n"]
     for dataset in datasets:
         parts.append(f"<h3>{_text(dataset.name)}</h3>\n")
-        parts += map(_table, (Table("all scores", "score", [(n, {"": v}) for n, v in dataset.scores.items()]),))
-        parts += map(_table, dataset.tables)
+        parts += map(_table, (Table("all scores", "", [("all videos", dataset.scores)]), *dataset.tables))
     return "".join(parts)
 
 
@@ -112,7 +111,8 @@ def _table(table: Table) -> str:
     if not table.rows:
         return ""
     columns = list(dict.fromkeys(column for _, scores in table.rows for column in scores))
-    head = "".join(f"<th>{_text(column)}</th>" for column in (table.head, *columns))
+    # Long names may break after an underscore.
+    head = "".join(f'<th class="score">{_text(column).replace("_", "_<wbr>")}</th>' for column in columns)
     rows = "".join(
         f"<tr><th>{_text(name)}</th>{''.join(_score(scores.get(column, _UNDEFINED)) for column in columns)}</tr>\n"
         for name, scores in table.rows[:MAX_ROWS]
@@ -120,13 +120,13 @@ def _table(table: Table) -> str:
     left_out = len(table.rows) - MAX_ROWS
     note = f"<p>{left_out} more rows are left out.</p>\n" if left_out > 0 else ""
     is_open = " open" if len(table.rows) <= _OPEN_ROWS else ""
-    summary = f"{_text(table.title)} ({len(table.rows)})"
-    return f"<details{is_open}><summary>{summary}</summary>\n<table><tr>{head}</tr>\n{rows}</table>\n{note}</details>\n"
+    body = f"<table><tr><th>{_text(table.head)}</th>{head}</tr>\n{rows}</table>\n{note}"
+    return f"<details{is_open}><summary>{_text(table.title)}</summary>\n{body}</details>\n"
 
 
 def _score(value: float) -> str:
     if value == _UNDEFINED or not math.isfinite(value):
-        return "<td>–</td>"
+        return '<td class="score">–</td>'
     return f'<td class="score" style="--share:{100 * min(max(value, 0.0), 1.0):.1f}%">{100 * value:.1f}</td>'
 
 
@@ -202,13 +202,14 @@ def _nested(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
         if inner is None:
             rows.append(f"<tr{mark}><th>{_text(name)}</th><td>{_text(value)}</td></tr>\n")
             continue
-        known = default if isinstance(value, Mapping) and isinstance(default, Mapping) else {}
-        tables = "".join(
-            _nested(each, known) if label is None else f"<h4>{_text(label)}</h4>{_nested(each, each)}"
-            for label, each in inner
-        )
+        if isinstance(value, Mapping) and isinstance(default, Mapping):
+            mark, tables = "", _nested(value, default)  # its rows have their own marks
+        else:
+            tables = "".join(
+                (f"<h4>{_text(label)}</h4>" if label else "") + _nested(each, each) for label, each in inner
+            )
         rows.append(
-            f'<tr{mark}><th colspan="2"><details><summary>{_text(name)}</summary>{tables}</details></th></tr>\n'
+            f'<tr{mark}><td colspan="2"><details><summary>{_text(name)}</summary>{tables}</details></td></tr>\n'
         )
     return f"<table>{''.join(rows)}</table>\n"
 
@@ -252,12 +253,11 @@ h3 { font-size: 1.05em; margin: 1.5em 0 .3em; } h4 { margin: .6em 0 .2em; }
 table { border-collapse: collapse; margin: .4em 0 .8em; }
 th, td { text-align: left; vertical-align: top; padding: .15em .8em .15em .3em; border-bottom: 1px solid var(--line);
   overflow-wrap: anywhere; }
-th { font-weight: 600; }
-td.score { text-align: right; min-width: 4.5em; font-variant-numeric: tabular-nums;
-  background: linear-gradient(90deg, var(--bar) var(--share), transparent 0); }
+th { font-weight: 600; min-width: 7em; }
+th.score, td.score { text-align: right; min-width: 3.6em; font-variant-numeric: tabular-nums; overflow-wrap: normal;
+  background: linear-gradient(90deg, var(--bar) var(--share, 0%), transparent 0); }
 tr.changed > th, tr.changed > td { background: var(--mark); }
-tr.changed details table { background: var(--paper); }
-summary { cursor: pointer; font-weight: 600; }
+details { overflow-x: auto; } summary { cursor: pointer; font-weight: 600; }
 img { max-width: 100%; height: auto; background: #ffffff; border-radius: 4px; }
 figure { margin: 0 0 1.4em; } figcaption { font-size: .9em; }
 """

@@ -45,7 +45,7 @@ def write_training_report(
         datasets=sections,
         times=_training_times(entries) | evaluation_times,
         curves=curves.read_bytes() if curves else None,
-        pictures=pictures + _demos(workdir / "demo", {picture.title for picture in pictures}),
+        pictures=pictures + _demos(workdir / "demo", {picture.title.partition(":")[0] for picture in pictures}),
         settings=config,
         defaults=defaults,
     )
@@ -102,8 +102,9 @@ def _evaluation(folder: pathlib.Path | None) -> tuple[list[DatasetSection], dict
             f"({scores['num_frames'] / max(seconds, 1e-9):.1f} frames/s, scoring included), "
             f"and {_duration(scores['compile_seconds'])} of compilation"
         )
-    for path in sorted((folder / PICTURES_FOLDER).glob("*.jpg")):
-        pictures.append(Picture(path.stem, _read(path)))
+        for path in sorted((folder / PICTURES_FOLDER).glob("*.jpg")):
+            if path.name.startswith(f"{name}-"):
+                pictures.append(Picture(f"{path.stem}: above the ground truth, below what was found", _read(path)))
     return sections, times, pictures
 
 
@@ -120,7 +121,7 @@ def _demos(folder: pathlib.Path, shown: set[str]) -> list[Picture]:
             image = _read(path)
             scale = min(1.0, fit_scale(image.shape[1]))
             row.append(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
-        pictures.append(Picture(each.parent.name, contact_sheet([row])))
+        pictures.append(Picture(f"{each.parent.name}: what was found", contact_sheet([row])))
     return pictures
 
 

@@ -20,6 +20,7 @@ def quickstart_entries() -> list[dict]:
         for name in DATASETS:
             entry |= {f"train/{name}/loss": 30 * 0.999**step, f"train/{name}/grad_norm": 1.0}
             entry |= {f"train/{name}/mask_ce": 2 * 0.999**step, f"train/{name}/aux/mask_ce": 1.0}
+            entry |= {f"train/{name}/instance/total": 5.0, f"train/{name}/panoptic/instance_total": 5.0}
         entries.append(entry)
     scores = {"AP": 0.41, "AP50": 0.65}, {"PQ_tube": 0.62, "STQ": 0.6}, {"J&F-Mean": 0.74}, {"J&F-Mean": 0.72}
     final = {"step": 3000}
@@ -43,7 +44,7 @@ def test_a_finished_quickstart(tmp_path, panels):
     path = write_curves(tmp_path / "a" / "curves.png", quickstart_entries())
     assert [title for title, _ in panels] == [
         "Loss",
-        *(f"Loss terms, {name}" for name in DATASETS),
+        *(f"Loss terms, {name}" for name in sorted(DATASETS)),
         "Gradient norm",
         "Learning rate",
         "Held-out scores (%)",
@@ -55,8 +56,11 @@ def test_a_finished_quickstart(tmp_path, panels):
         assert all(low <= v.min() and v.max() <= high for v in values), f"{title}: the axis is cut"
         assert all(axes.get_xlim()[0] <= line.get_xdata().min() for line in axes.lines)
     labels = [text.get_text() for text in panels[-1][1].get_legend().get_texts()]
-    assert labels[:3] == ["YOUTUBE_VIS AP 41.0", "KITTI_STEP PQ_tube 62.0", "DAVIS J&F-Mean 74.0"]
+    assert labels == ["B$UR$T J&F-Mean 72.0", "DAVIS J&F-Mean 74.0", "KITTI_STEP PQ_tube 62.0", "YOUTUBE_VIS AP 41.0"]
     assert {line.get_marker() for line in panels[-1][1].lines} == {"o"}, "a single value is a marker"
+
+    terms = [text.get_text() for text in panels[1][1].get_legend().get_texts()]
+    assert terms == ["mask_ce"], "neither sums nor means over earlier predictions"
 
     figure = panels[0][1].figure
     renderer = figure.canvas.get_renderer()
