@@ -236,9 +236,10 @@ def _names(mapping: Iterable[str]) -> str:
 
 
 def _text(value: Any) -> str:
-    """Escaped, and cut where it is endless."""
+    """Escaped, without control characters, and cut where it is endless."""
     text = str(value)
-    return html.escape(text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…")
+    text = text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…"
+    return html.escape("".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in text))
 
 
 _STYLE = """

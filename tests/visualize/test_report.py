@@ -80,6 +80,12 @@ def test_page(tmp_path):
     assert picture.shape == (40, 60, 3) and picture[20, 30, 2] > 150 > picture[20, 30, 0], "red"
 
 
+def test_names_that_are_no_text(tmp_path):
+    table = Table("per class", "class", [("a\x00\ud800b", {"AP": 0.5})])
+    path = write_report(tmp_path / "report.html", Report("t", {}, [DatasetSection("D", {}, [table])]))
+    assert "a\ufffd\ufffdb" in Page(path.read_text(encoding="utf-8")).text
+
+
 def test_empty_parts_are_left_out(tmp_path):
     text = write_report(tmp_path / "report.html", Report("t", {"what": "nothing"})).read_text()
     assert "<h2>" not in text
