@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from tarvis_jax.inference.targets import Target
-from tarvis_jax.results.tracks import VideoResult, decode_mask
+from tarvis_jax.masks import rle
+from tarvis_jax.results.target import Target
+from tarvis_jax.results.tracks import VideoResult
 
 _GOLDEN = 0.61803398875  # steps of this much of the circle of hues never come close to one another soon
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -105,7 +106,7 @@ def draw_result(
             labels[track.id] += f" {name} {track.score:.2f}"
     return draw_overlay(
         frame,
-        {track.id: decode_mask(track.segmentations[index]) for track in shown},
+        {track.id: rle.decode(track.segmentations[index]) for track in shown},
         labels=labels,
         semantic=None if result.semantic is None else result.semantic_map(index),
         targets=[target for target in targets if target.frame == index],

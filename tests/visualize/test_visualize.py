@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from tarvis_jax.inference.targets import Target
-from tarvis_jax.results.tracks import Track, VideoResult, encode_mask, encode_semantic
+from tarvis_jax.masks import rle
+from tarvis_jax.results.target import Target
+from tarvis_jax.results.tracks import Track, VideoResult, encode_semantic
 from tarvis_jax.visualize import video
 from tarvis_jax.visualize.curves import write_curves
 from tarvis_jax.visualize.overlay import colour, draw_overlay, draw_result
@@ -81,8 +82,8 @@ def test_draw_result_shows_tracks_and_stuff():
     semantic = np.zeros((64, 96), int)
     semantic[:, 48:] = 1
     tracks = [
-        Track(1, [encode_mask(square(5, 5)), None], [0, 1, 0], 1, 0.9),
-        Track(2, [encode_mask(square(30, 60)), None], [0, 1, 0], 1, 0.2),
+        Track(1, [rle.encode(square(5, 5)), None], [0, 1, 0], 1, 0.9),
+        Track(2, [rle.encode(square(30, 60)), None], [0, 1, 0], 1, 0.2),
     ]
     result = VideoResult("v", "KITTI_STEP", (64, 96), 2, tracks, [encode_semantic(semantic)] * 2)
     frame = np.full((64, 96, 3), 50, np.uint8)
