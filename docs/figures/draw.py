@@ -107,7 +107,7 @@ def draw_network() -> plt.Figure:
     heading(axes, 1, 43.5, "What to segment, different for every task")
     box(axes, 1, 27, 21, 12, "Given targets", "VOS: masks [B,N,T,H,W]\nPET: points [B,N,2]", DATA)
     box(axes, 31, 27, 21, 12, "Object encoder", "4 layers; each query looks\nat its own object's features", NETWORK)
-    box(axes, 1, 6, 21, 14, "Learned tables", "VIS, VPS: instance,\nbackground and\nthe dataset's K classes", NETWORK)
+    box(axes, 1, 7.5, 21, 13, "Learned tables", "VIS, VPS: instance,\nbackground and\nthe dataset's K classes", NETWORK)
     box(
         axes,
         62,
