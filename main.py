@@ -57,14 +57,14 @@ def main(argv: list[str]) -> None:
         _train()
     elif _MODE.value == "eval":
         _require("workdir")
-        from tarvis_jax.evaluate import evaluate_workdir
+        from tarvis_jax.commands.evaluate import evaluate_workdir
 
         evaluate_workdir(_WORKDIR.value)
     elif _MODE.value == "record":
         _require("config", "workdir", "output")
+        from tarvis_jax.commands.record import record
         from tarvis_jax.config import from_mapping
-        from tarvis_jax.train.config import Config
-        from tarvis_jax.train.record import record
+        from tarvis_jax.run_config import Config
 
         config = from_mapping(Config, _CONFIG.value)
         record(config, _WORKDIR.value, _OUTPUT.value, _RECORD_STEPS.value or config.train.num_steps)
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
         _export()
     else:
         _require("checkpoint", "input", "output", "dataset")
-        from tarvis_jax.infer import segment_input
+        from tarvis_jax.commands.infer import segment_input
 
         segment_input(
             checkpoint=_CHECKPOINT.value,
@@ -93,9 +93,9 @@ def _train() -> None:
             raise app.UsageError("--restore_session takes config and workdir of the run it names; give neither")
     else:
         _require("config", "workdir")
+    from tarvis_jax.commands import train as starting_points
     from tarvis_jax.config import from_mapping
-    from tarvis_jax.train import starting_points
-    from tarvis_jax.train.config import Config
+    from tarvis_jax.run_config import Config
     from tarvis_jax.train.loop import train
 
     if _RESTORE_SESSION.value is not None:
@@ -113,7 +113,8 @@ def _export() -> None:
     _require("output")
     if (_CHECKPOINT.value is None) == (_CONFIG.value is None):
         raise app.UsageError("--mode=export needs --checkpoint, or --config for its architecture with random weights")
-    from tarvis_jax import api, export
+    from tarvis_jax import api
+    from tarvis_jax.export import write as export
 
     try:
         length, height, width = map(int, _EXPORT_CLIP.value)
@@ -123,7 +124,7 @@ def _export() -> None:
         model = api.load(_CHECKPOINT.value)
     else:
         from tarvis_jax.config import from_mapping
-        from tarvis_jax.train.config import Config
+        from tarvis_jax.run_config import Config
 
         config = from_mapping(Config, _CONFIG.value)
         model = api.create(config.model, config.train.seed)

@@ -42,11 +42,12 @@ def measure(mapping, options):
 
     from input_pipeline.batches import batch_shapes
     from tarvis_jax.config import from_mapping
+    from tarvis_jax.model.structure import ModelStructure
     from tarvis_jax.parallel.mesh import make_mesh, microbatch_sharding, num_microbatches, replicated
-    from tarvis_jax.train.config import Config
-    from tarvis_jax.train.objectives import make_objective
+    from tarvis_jax.run_config import Config
+    from tarvis_jax.tasks import objectives
     from tarvis_jax.train.optimizer import learning_rate_at, make_optimizer
-    from tarvis_jax.train.state import ModelStructure, new_state
+    from tarvis_jax.train.state import new_state
     from tarvis_jax.train.step import make_gradients, make_update
 
     config = from_mapping(Config, mapping)
@@ -86,18 +87,12 @@ def measure(mapping, options):
         }
 
     tasks = options.tasks and options.tasks.split(",")
-    seen = set()
+    seen, all_objectives = set(), objectives(config)
     for dataset in config.data.datasets:
         if dataset.task in seen or (tasks and dataset.task not in tasks):
             continue
         seen.add(dataset.task)
-        objective = make_objective(
-            dataset.task,
-            dataset.name,
-            config.loss,
-            config.model.decoder_layers + 1,
-            config.train.exemplar_point_probability,
-        )
+        objective = all_objectives[dataset.name]
         batch = {
             name: jax.ShapeDtypeStruct((microbatches, shape[0] // microbatches, *shape[1:]), dtype)
             for name, (shape, dtype) in batch_shapes(config.data, dataset, dataset.buckets[0]).items()

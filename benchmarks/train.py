@@ -22,11 +22,8 @@ from input_pipeline.batches import batch_shapes
 from input_pipeline.config import DataConfig, DatasetConfig
 from tarvis_jax.config import from_mapping
 from tarvis_jax.parallel.mesh import make_mesh, num_microbatches, put_batch
-from tarvis_jax.train.config import Config
-from tarvis_jax.train.objectives import make_objective
-from tarvis_jax.train.optimizer import learning_rate_at, make_optimizer
-from tarvis_jax.train.state import ModelStructure, initial_state
-from tarvis_jax.train.step import TrainStepper
+from tarvis_jax.run_config import Config
+from tarvis_jax.train.step import make_stepper
 
 
 def random_batch(config: DataConfig, dataset: DatasetConfig) -> dict[str, np.ndarray]:
@@ -50,35 +47,17 @@ def random_batch(config: DataConfig, dataset: DatasetConfig) -> dict[str, np.nda
 def benchmark(config: Config, samples_at_once: int, steps: int) -> list[dict]:
     """One row per task: median seconds of a step, clips/s, peak of the device's memory so far."""
     mesh = make_mesh()
-    structure = ModelStructure(config.model)
-    optimizer = make_optimizer(config.optimizer, structure.params)
     datasets = {}
     for dataset in config.data.datasets:
         datasets.setdefault(dataset.task, dataset)
-    stepper = TrainStepper(
-        structure,
-        optimizer,
-        learning_rate=lambda step: learning_rate_at(config.optimizer, step),
-        ema_decay=config.optimizer.ema_decay,
-        objectives={
-            dataset.name: make_objective(
-                dataset.task,
-                dataset.name,
-                config.loss,
-                config.model.decoder_layers + 1,
-                config.train.exemplar_point_probability,
-            )
-            for dataset in datasets.values()
-        },
-        seed=0,
-        mesh=mesh,
-    )
-    state = initial_state(structure, optimizer, 0, config.optimizer.ema_decay > 0, mesh)
+    data = dataclasses.replace(config.data, datasets=tuple(datasets.values()))
+    stepper = make_stepper(dataclasses.replace(config, data=data), mesh)
+    state = stepper.initial_state()
     microbatches = num_microbatches(config.data.batch_size, samples_at_once, mesh)
     rows = []
     for task, dataset in datasets.items():
         batch = put_batch(random_batch(config.data, dataset), microbatches, mesh)
-        compiled_before = stepper.compile_seconds
+        compiled_before = stepper.programs.compile_seconds
         seconds = []
         for _ in range(1 + steps):
             start = time.perf_counter()
@@ -95,7 +74,7 @@ def benchmark(config: Config, samples_at_once: int, steps: int) -> list[dict]:
             "batch_size": config.data.batch_size,
             "samples_at_once": samples_at_once,
             "compute_dtype": config.model.compute_dtype,
-            "compile_s": round(stepper.compile_seconds - compiled_before, 1),
+            "compile_s": round(stepper.programs.compile_seconds - compiled_before, 1),
             "median_s": statistics.median(seconds[1:]),
             "clips_per_s": config.data.batch_size / statistics.median(seconds[1:]),
             "peak_bytes": memory.get("peak_bytes_in_use"),

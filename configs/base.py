@@ -3,7 +3,7 @@
 import ml_collections
 
 from tarvis_jax.config import to_config_dict
-from tarvis_jax.train.config import Config
+from tarvis_jax.run_config import Config
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:

@@ -13,7 +13,7 @@ import ml_collections
 from configs import base, quickstart
 from input_pipeline.config import reference_dataset
 from tarvis_jax.config import to_config_dict, to_plain
-from tarvis_jax.inference.session import InferenceConfig
+from tarvis_jax.inference.config import InferenceConfig
 
 HEIGHT, WIDTH = 192, 352
 

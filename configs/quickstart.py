@@ -14,7 +14,7 @@ from configs import base
 from input_pipeline.config import reference_dataset
 from input_pipeline.synthetic import NUM_INSTANCE_CLASSES, NUM_PANOPTIC_CLASSES, THING_CLASSES
 from tarvis_jax.config import to_config_dict, to_plain
-from tarvis_jax.inference.session import InferenceConfig
+from tarvis_jax.inference.config import InferenceConfig
 
 HEIGHT, WIDTH = 64, 96
 HIDDEN_SIZE = 64

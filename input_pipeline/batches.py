@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from input_pipeline import datasets, mixture, samples
+from input_pipeline import mixture, samples
+from input_pipeline import readers as datasets
 from input_pipeline.config import DataConfig, DatasetConfig
 from input_pipeline.records import VideoRecord
 

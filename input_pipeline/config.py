@@ -129,6 +129,28 @@ class DataConfig:
             raise ValueError(f"data.datasets: each name may occur once, found twice: {sorted(duplicates)}")
 
 
+@dataclasses.dataclass(frozen=True)
+class SyntheticConfig:
+    """Small made-up videos for all tasks (`input_pipeline/synthetic.py`), written before training into workdir/data.
+
+    Attributes:
+      num_train: training videos per dataset; 0: none are written, the data is read from `data.workspace`.
+      num_val: held-out videos per dataset.
+      num_frames: of every video.
+      height, width: of every frame, in pixels.
+      seed: of the first training video.
+      val_seed: of the first held-out video; the ranges of seeds may not meet.
+    """
+
+    num_train: int = 0
+    num_val: int = 16
+    num_frames: int = 10
+    height: int = 64
+    width: int = 96
+    seed: int = 0
+    val_seed: int = 10**6
+
+
 _FILES = {
     "YOUTUBE_VIS": (
         "youtube_vis",

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from input_pipeline import images, rle
+from input_pipeline import images
+from tarvis_jax.masks import rle
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
     python -m input_pipeline.synthetic OUT --num-train 400 --num-val 32
 
-OUT is laid out as $TARVIS_WORKSPACE_DIR, so that the readers of `input_pipeline/datasets` take it for the real data:
+OUT is laid out as $TARVIS_WORKSPACE_DIR, so that the readers of `input_pipeline/readers` take it for the real data:
 YOUTUBE_VIS (video instance segmentation, 4 classes), KITTI_STEP (video panoptic segmentation, 3 stuff + 4 thing
 classes), DAVIS (objects given by mask; also as the official folder OUT/davis) and BURST (objects given by point). What
 the videos show: `synthetic_scenes.py`; the files: `synthetic_writers.py`.
@@ -12,11 +12,13 @@ two ranges must not meet; held-out videos do not depend on `seed`.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import time
 
 from input_pipeline import synthetic_writers
+from input_pipeline.config import DataConfig, SyntheticConfig
 from input_pipeline.synthetic_scenes import STUFFS, THINGS, draw_video
 
 DATASETS = {  # in the order of their seeds; never reorder
@@ -32,6 +34,26 @@ CLASS_NAMES = {"YOUTUBE_VIS": THINGS, "KITTI_STEP": STUFFS + THINGS}  # of class
 VAL_SEED = 10**6
 MANIFEST = "synthetic.json"
 VERSION = 1  # raise it whenever the same arguments give other videos
+
+
+def prepare_data(
+    data: DataConfig, synthetic: SyntheticConfig, workdir: str | pathlib.Path, writes: bool = True
+) -> DataConfig:
+    """Writes the made-up videos to `workdir`/data if the config asks for them.
+
+    Args:
+      data, synthetic: sections of a run's config.
+      workdir: folder of the run.
+      writes: False in all processes but one of a run.
+    Returns:
+      `data`, with the folder of the videos as its workspace.
+    """
+    if not synthetic.num_train:
+        return data
+    root = pathlib.Path(workdir).absolute() / "data"
+    if writes:
+        write_synthetic_workspace(root, **dataclasses.asdict(synthetic))
+    return dataclasses.replace(data, workspace=str(root))
 
 
 def write_synthetic_workspace(

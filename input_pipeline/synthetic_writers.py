@@ -16,7 +16,7 @@ import pycocotools.mask as coco_mask
 from PIL import Image
 
 from input_pipeline.synthetic_scenes import STUFFS, THINGS, SyntheticVideo
-from tarvis_jax.results.davis import palette
+from tarvis_jax.masks.palette import palette
 
 JPEG_QUALITY = 95
 PANOPTIC_NAMES = STUFFS + THINGS  # the KITTI-STEP set's classes 0..6

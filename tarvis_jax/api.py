@@ -9,13 +9,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from tarvis_jax import hub, pretrained
 from tarvis_jax.dataset_info import DatasetInfo, default_datasets
-from tarvis_jax.datasets import DATASETS, EXEMPLAR, INSTANCE, PANOPTIC, DatasetSpec
+from tarvis_jax.datasets import EXEMPLAR, INSTANCE, PANOPTIC, DatasetSpec
+from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.predictor import Predictor
-from tarvis_jax.inference.session import INFERENCE_DEFAULTS, InferenceConfig, Session
+from tarvis_jax.inference.session import Session
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.queries import SEMANTIC_TABLE, semantic_rows
+from tarvis_jax.model.structure import ModelStructure
+from tarvis_jax.weights import folder, hub
+from tarvis_jax.weights.open import open_model
 
 # The tasks by the names of their benchmarks, and the dataset whose settings serve a task without classes.
 TASKS = {"vis": INSTANCE, "vps": PANOPTIC, "vos": EXEMPLAR, "pet": EXEMPLAR}
@@ -174,9 +177,9 @@ class Model:
             raise ValueError(f"copy_from: class ids of {dataset} are 1..{stop - start}, found {class_name}")
         return start + class_name - 1
 
-    def save_pretrained(self, folder: str | pathlib.Path) -> None:
+    def save_pretrained(self, destination: str | pathlib.Path) -> None:
         """Writes `model.safetensors` and `config.json`, which `load` and `from_pretrained` read."""
-        pretrained.save_safetensors(self.variables, self.config, folder, self.datasets)
+        folder.save_safetensors(self.variables, self.config, destination, self.datasets)
 
 
 def load(
@@ -202,7 +205,7 @@ def load(
       ValueError: nothing of that kind there, or its files are broken; says which and why.
     """
     resolved = _resolve_device(device)
-    config, variables, datasets = _read(path)
+    opened = open_model(path)
     changes = {}
     if dtype is not None:
         if dtype not in ("float32", "bfloat16"):
@@ -211,7 +214,7 @@ def load(
     if backend is not None:
         changes["ms_deform_attn_backend"] = backend
     try:
-        return Model(dataclasses.replace(config, **changes), variables, datasets, resolved)
+        return Model(dataclasses.replace(opened.config, **changes), opened.variables, opened.datasets, resolved)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -224,9 +227,9 @@ def from_pretrained(folder_or_hub_id: str | pathlib.Path, **options: Any) -> Mod
     """
     if not pathlib.Path(folder_or_hub_id).exists() and hub.is_hub_id(str(folder_or_hub_id)):
         return load(folder_or_hub_id, **options)
-    if not pretrained.is_pretrained_folder(folder_or_hub_id):
+    if not folder.is_pretrained_folder(folder_or_hub_id):
         raise ValueError(
-            f"{folder_or_hub_id}: expected a folder with {pretrained.WEIGHTS_FILE} and {pretrained.CONFIG_FILE}, "
+            f"{folder_or_hub_id}: expected a folder with {folder.WEIGHTS_FILE} and {folder.CONFIG_FILE}, "
             "or an id on the hub"
         )
     return load(folder_or_hub_id, **options)
@@ -234,52 +237,9 @@ def from_pretrained(folder_or_hub_id: str | pathlib.Path, **options: Any) -> Mod
 
 def create(config: ModelConfig, seed: int = 0, datasets: Mapping[str, DatasetInfo] | None = None) -> Model:
     """A model with weights drawn from a seed, as training begins with."""
-    from tarvis_jax.train.state import ModelStructure
-
     initialize = jax.jit(ModelStructure(config).initialize, compiler_options={"xla_backend_optimization_level": 0})
     params, frozen = initialize(jax.random.key(seed))
     return Model(config, params | frozen, datasets)
-
-
-def _read(path: str | pathlib.Path) -> tuple[ModelConfig, Mapping[str, Any], dict[str, DatasetInfo] | None]:
-    """(architecture, variables, datasets or None where the file says nothing of them)."""
-    local = pathlib.Path(path)
-    if not local.exists():
-        if not hub.is_hub_id(str(path)):
-            raise ValueError(f"{path}: no such file or folder, and not an id on the hub (owner/name)")
-        local = hub.download(str(path))
-    if local.is_dir() and pretrained.is_pretrained_folder(local):
-        content = pretrained.load(local)
-        return content.config, content.variables, content.datasets
-    if local.is_dir() and (local / "checkpoints").is_dir():
-        return _read_workdir(local)
-    checkpoints = sorted(local.glob("*.pth")) if local.is_dir() else [local]
-    if len(checkpoints) != 1 or checkpoints[0].suffix != ".pth":
-        found = ", ".join(file.name for file in checkpoints) or "none of these"
-        raise ValueError(
-            f"{path}: expected one .pth file or its folder, a folder with {pretrained.WEIGHTS_FILE}, or the workdir of "
-            f"a run; found {found}"
-        )
-    from tarvis_jax.convert.checkpoint import load_reference_checkpoint
-
-    return *load_reference_checkpoint(checkpoints[0]), None
-
-
-def _read_workdir(workdir: pathlib.Path) -> tuple[ModelConfig, Mapping[str, Any], dict[str, DatasetInfo]]:
-    from tarvis_jax.config import load_json
-    from tarvis_jax.evaluate import CONFIG_FILE, class_names_of, dataset_spec
-    from tarvis_jax.train.checkpoint import Checkpoints
-    from tarvis_jax.train.config import Config
-
-    config = load_json(Config, workdir / CONFIG_FILE)
-    checkpoints = Checkpoints(workdir)
-    params, frozen = checkpoints.restore_weights()
-    checkpoints.close()
-    specs = DATASETS | {dataset.name: dataset_spec(dataset) for dataset in config.data.datasets}
-    datasets = default_datasets(config.model.semantic_classes, specs, INFERENCE_DEFAULTS | config.inference)
-    for name, info in datasets.items():
-        datasets[name] = dataclasses.replace(info, class_names=tuple(class_names_of(config, name).values()))
-    return config.model, params | frozen, datasets
 
 
 def _resolve_device(device: str | jax.Device | None) -> jax.Device | None:

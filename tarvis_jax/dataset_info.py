@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from tarvis_jax.class_names import CLASS_NAMES
 from tarvis_jax.datasets import DATASETS, EXEMPLAR, DatasetSpec
-from tarvis_jax.inference.session import INFERENCE_DEFAULTS, InferenceConfig
+from tarvis_jax.inference.config import INFERENCE_DEFAULTS, InferenceConfig
 
 
 @dataclasses.dataclass(frozen=True)

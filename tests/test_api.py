@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import tarvis_jax
-from tarvis_jax import pretrained
 from tarvis_jax.model.queries import SEMANTIC_TABLE
+from tarvis_jax.weights import folder as pretrained
 from tests.tiny_model import SIZE, TINY, noise_video, tiny_model, tiny_variables
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -76,7 +76,7 @@ def test_shared_folder(model, folder):
 
 def test_reference_checkpoint(tmp_path):
     torch, yaml = pytest.importorskip("torch"), pytest.importorskip("yaml")
-    from tarvis_jax.convert.checkpoint import reference_config, to_reference_state_dict
+    from tarvis_jax.weights.pytorch.reference import reference_config, to_reference_state_dict
 
     config = dataclasses.replace(pretrained.ModelConfig(), backbone="ResNet50")  # the smallest that the reference has
     variables = {name: np.zeros(v.shape, v.dtype) for name, v in _abstract(config).items()}
@@ -98,10 +98,11 @@ def _abstract(config):
 def test_workdir_of_a_run(model, tmp_path):
     from configs import quickstart
     from tarvis_jax.config import from_mapping, save_json, to_plain
-    from tarvis_jax.train.checkpoint import Checkpoints
-    from tarvis_jax.train.config import Config
+    from tarvis_jax.model.structure import ModelStructure
+    from tarvis_jax.run_config import Config
     from tarvis_jax.train.optimizer import make_optimizer
-    from tarvis_jax.train.state import ModelStructure, new_state
+    from tarvis_jax.train.state import new_state
+    from tarvis_jax.weights.checkpoints import Checkpoints
 
     config = from_mapping(Config, quickstart.get_config())
     small = dataclasses.replace(TINY, semantic_classes=config.model.semantic_classes)
@@ -206,7 +207,7 @@ def test_switching_tasks_compiles_nothing_after_the_first_use():
     # vis: features, decoder, taking masks, pixels. Another number of classes: the decoder alone. vps: the decoder, and
     # the semantic map. vos: the decoder, masks for the next clip, pixels. pet: nothing that vos does not have.
     assert first == [4, 1, 2, 3, 0]
-    assert model.predictor.num_compiles == sum(first)
+    assert model.predictor.programs.num_compilations == sum(first)
     with _count_compilations() as counts:
         for seed, (task, dataset) in enumerate(uses + uses[::-1]):
             _segment(model, task, dataset, noise_video(5, seed))
@@ -281,7 +282,7 @@ def test_add_dataset(folder, tmp_path):
 
 
 def test_training_starts_from_an_added_dataset(folder, tmp_path):
-    from tarvis_jax.train.initialize import load_initial_weights, load_weights
+    from tarvis_jax.weights.start import load_initial_weights, load_weights
 
     model = tarvis_jax.load(folder)
     model.add_dataset("LAB", ["mouse", "hand"])

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from tarvis_jax.config import check_overrides, from_mapping, load_json, save_json, to_config_dict, to_plain
-from tarvis_jax.train.config import Config
+from tarvis_jax.run_config import Config
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 # Libraries that only some files may import: file prefixes (a folder ends in "/").
 ONLY = {
     "torch": ("kernels/ms_deform_attn/cuda/torch_op.py",),
-    "orbax": ("tarvis_jax/train/checkpoint.py",),
+    "orbax": ("tarvis_jax/weights/checkpoints.py",),
     "clu": ("tarvis_jax/train/metrics.py",),
     "matplotlib": ("tarvis_jax/visualize/curves.py",),
     "tensorflow": ("input_pipeline/", "tarvis_jax/train/metrics.py"),
@@ -30,7 +30,8 @@ FORBIDDEN = {
     "tarvis_jax/tasks/": ("tarvis_jax.train", "tarvis_jax.inference", "input_pipeline"),
     "tarvis_jax/inference/": ("tarvis_jax.train", "tarvis_jax.tasks", "tarvis_jax.losses", "input_pipeline"),
     "tarvis_jax/results/": (*NETWORK, "input_pipeline"),
-    "tarvis_jax/evaluation/": NETWORK,
+    "tarvis_jax/evaluation/metrics/": (*NETWORK, "jax", "input_pipeline"),
+    "tarvis_jax/evaluation/scores.py": (*NETWORK, "jax"),
     "tarvis_jax/visualize/": (*NETWORK, "tarvis_jax.evaluation", "input_pipeline"),
     "input_pipeline/": NETWORK,
 }
@@ -74,6 +75,35 @@ def test_imports(path):
                 assert not any(is_in(module, wrong) for wrong in forbidden), f"{name} must not import {module}"
 
 
+def room(module: str) -> str:
+    """The folder (or file of the package's own level) that a module lies in."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if parts[0] == "tarvis_jax" else parts[0]
+
+
+def test_no_folder_imports_one_that_imports_it():
+    """Neither directly nor through others, imports inside functions included."""
+    edges: dict[str, set[str]] = {}
+    for path in FILES:
+        origin = room(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        for module, _ in imports(path):
+            if module.split(".")[0] in PACKAGES and module != "tarvis_jax" and room(module) != origin:
+                edges.setdefault(origin, set()).add(room(module))
+
+    def reached_from(start: str) -> set[str]:
+        found, waiting = set(), [start]
+        while waiting:
+            for target in edges.get(waiting.pop(), ()):
+                if target not in found:
+                    found.add(target)
+                    waiting.append(target)
+        return found
+
+    assert len(edges) > 10  # the scan saw the packages
+    circles = {origin: sorted(t for t in reached_from(origin) if origin in reached_from(t)) for origin in edges}
+    assert not {origin: others for origin, others in circles.items() if others}
+
+
 def test_the_scan_sees_imports():
-    assert ("orbax.checkpoint", True) in imports(ROOT / "tarvis_jax/train/checkpoint.py")
+    assert ("orbax.checkpoint", True) in imports(ROOT / "tarvis_jax/weights/checkpoints.py")
     assert ("tensorflow", False) in imports(ROOT / "tarvis_jax/train/metrics.py")

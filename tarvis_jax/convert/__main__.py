@@ -8,8 +8,8 @@ python -m tarvis_jax.convert check-backbone FILE --backbone=NAME
 import argparse
 import sys
 
-from tarvis_jax.convert.backbones import open_backbone
 from tarvis_jax.convert.commands import to_jax, to_pytorch
+from tarvis_jax.weights.pytorch.backbones import open_backbone
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,18 +3,16 @@
 import dataclasses
 import pathlib
 import shutil
-from typing import Any
 
 import yaml
 
-from tarvis_jax import pretrained
-from tarvis_jax.convert.checkpoint import checkpoint_file, open_reference_checkpoint, reference_config
-from tarvis_jax.convert.report import Report, entry
-from tarvis_jax.convert.rules import model_rules
-from tarvis_jax.convert.torch_files import read_torch_file, write_torch_file
-from tarvis_jax.convert.weights import export_weights
-from tarvis_jax.model.config import ModelConfig
-from tarvis_jax.model.variables import abstract_model, compare, flatten
+from tarvis_jax.weights import folder
+from tarvis_jax.weights.open import open_model
+from tarvis_jax.weights.pytorch.files import read_torch_file, write_torch_file
+from tarvis_jax.weights.pytorch.mapping import export_weights
+from tarvis_jax.weights.pytorch.reference import checkpoint_file, open_reference_checkpoint, reference_config
+from tarvis_jax.weights.pytorch.rules import model_rules
+from tarvis_jax.weights.report import Report, entry
 
 # Beside our own files: the reference's whole config.yaml, for the way back.
 REFERENCE_CONFIG = "reference_config.yaml"
@@ -34,7 +32,7 @@ def to_jax(source: str | pathlib.Path, destination: str | pathlib.Path) -> Repor
     config, variables, report = open_reference_checkpoint(file)
     destination = pathlib.Path(destination)
     try:
-        pretrained.save_safetensors(variables, config, destination)
+        folder.save_safetensors(variables, config, destination)
     except ValueError as error:  # values that are not finite
         raise ValueError(f"{file}: {error}") from None
     shutil.copyfile(file.parent / "config.yaml", destination / REFERENCE_CONFIG)
@@ -57,33 +55,19 @@ def to_pytorch(source: str | pathlib.Path, destination: str | pathlib.Path) -> R
     destination = pathlib.Path(destination)
     if destination.suffix != ".pth":
         raise ValueError(f"{destination}: expected a file name that ends in .pth")
-    config, variables = _load(source)
-    text = yaml.safe_dump(reference_config(config), sort_keys=False)
+    opened = open_model(source)
+    text = yaml.safe_dump(reference_config(opened.config), sort_keys=False)
     kept = pathlib.Path(source) / REFERENCE_CONFIG
     if kept.is_file():
         text = kept.read_text()
     config_file = destination.parent / "config.yaml"
     if config_file.is_file() and config_file.read_text() != text:
         raise ValueError(f"{config_file}: expected none or that of this model, found another: choose another folder")
-    shapes = {name: (tuple(v.shape), str(v.dtype)) for name, v in flatten(abstract_model(config)).items()}
-    problems = compare(shapes, {name: (tuple(v.shape), str(v.dtype)) for name, v in variables.items()})
-    if problems:
-        raise ValueError(f"{source}: The variables do not fit the model:\n  " + "\n  ".join(problems))
-    tensors = export_weights(variables, model_rules(config))
+    tensors = export_weights(opened.variables, model_rules(opened.config))
     destination.parent.mkdir(parents=True, exist_ok=True)
     try:
         write_torch_file(destination, tensors)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
     config_file.write_text(text)
-    return Report(str(source), tuple(entry(name, value) for name, value in variables.items()))
-
-
-def _load(source: str | pathlib.Path) -> tuple[ModelConfig, dict[str, Any]]:
-    if pretrained.is_pretrained_folder(source):
-        loaded = pretrained.load(source)
-        return loaded.config, loaded.variables
-    from tarvis_jax.train.initialize import load_weights
-
-    config, params, frozen = load_weights(source)
-    return config, {**params, **frozen}
+    return Report(str(source), tuple(entry(name, value) for name, value in opened.variables.items()))

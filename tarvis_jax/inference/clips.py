@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import cv2
 import numpy as np
 
+from tarvis_jax.inference.config import check_schedule
+
 PAD_VALUE = 128  # what the reference pads images with, on the right and at the bottom
 
 
@@ -47,14 +49,6 @@ def iterate_clips(frames: Iterable[np.ndarray], length: int, overlap: int, first
     if index < first_frame:
         raise ValueError(f"first clip starts at frame {first_frame}, but the video has only {index + 1} frames")
     yield Clip(start, window, is_last=True)
-
-
-def check_schedule(length: int, overlap: int) -> None:
-    """Raises ValueError unless clips of `length` frames may share `overlap` frames."""
-    if length < 1:
-        raise ValueError(f"clip_length: expected at least 1 frame, found {length}")
-    if not 0 <= overlap < length:
-        raise ValueError(f"overlap: expected 0..{length - 1} (below clip_length {length}), found {overlap}")
 
 
 @dataclasses.dataclass(frozen=True)

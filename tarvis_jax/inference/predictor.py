@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tarvis_jax.inference import forward
+from tarvis_jax.compiled import Programs, shapes_of
+from tarvis_jax.inference import network
 from tarvis_jax.inference.clips import Geometry
 from tarvis_jax.inference.host_memory import reuse_freed_memory
 from tarvis_jax.inference.targets import ExemplarInputs
@@ -43,12 +44,11 @@ class Predictor:
     """Owns the variables and the compiled functions. Everything it takes and gives is of one clip or one frame.
 
     A function is compiled once per combination of shapes: that of the clip (features; shared by all tasks), the number
-    of classes or of objects (rounded up to a power of two), the original frame size. `num_compiles` counts them.
+    of classes or of objects (rounded up to a power of two), the original frame size. `programs` counts them.
 
     Attributes:
       config: the model's.
-      num_compiles: compilations so far.
-      compile_seconds: wall time of compiling.
+      programs: what is compiled; counts and times it.
       model_seconds: wall time of `clip_*`, without compiling.
     """
 
@@ -71,12 +71,11 @@ class Predictor:
         self.set_variables(variables)
         if jax.default_backend() == "cpu":
             reuse_freed_memory()
-        self.num_compiles = 0
-        self.compile_seconds = 0.0
+        self.programs = Programs()
         self.model_seconds = 0.0
-        self._features = self._jit(self._on_model(forward.clip_features))
-        self._classes = self._jit(self._on_model(forward.decode_classes))
-        self._objects = self._jit(self._on_model(forward.decode_objects))
+        self._features = self._jit(self._on_model(network.clip_features))
+        self._classes = self._jit(self._on_model(network.decode_classes))
+        self._objects = self._jit(self._on_model(network.decode_objects))
         self._take = self._jit(lambda logits, indices: logits[indices])
         self._upsample_masks = self._jit(_upsample_masks)
         self._pixel_masks = self._jit(_pixel_masks)
@@ -169,31 +168,27 @@ class Predictor:
         """function(model, ...) as a pure function of the model's variables."""
         return lambda variables, *args: function(nnx.merge(self._graphdef, variables), *args)
 
-    def _clip_features(self, images: np.ndarray) -> forward.Pyramid:
+    def _clip_features(self, images: np.ndarray) -> network.Pyramid:
         return self._features(self._variables, images)
 
     def _jit(self, function: Callable) -> Callable:
         """jax.jit with the compilations counted and timed apart from the runs."""
         jitted = jax.jit(function)
-        compiled: dict[tuple, Callable] = {}
 
         def call(*args):
-            key = tuple((np.shape(x), x.dtype) for x in jax.tree.leaves(args))
-            if key not in compiled:
-                start = time.perf_counter()
+            def lower() -> jax.stages.Lowered:
                 with jax.default_matmul_precision(self._matmul_precision), jax.default_device(self.device):
-                    compiled[key] = jitted.lower(*args).compile()
-                self.num_compiles += 1
-                self.compile_seconds += time.perf_counter() - start
-            return compiled[key](*args)
+                    return jitted.lower(*args)
+
+            return self.programs.get((function, shapes_of(args)), lower)(*args)
 
         return call
 
     def _timed(self, call: Callable[[], Any]) -> Any:
         """Runs the network; the compilation, if there is one, is not counted."""
-        start, compile_seconds = time.perf_counter(), self.compile_seconds
+        start, compile_seconds = time.perf_counter(), self.programs.compile_seconds
         outputs = jax.block_until_ready(call())
-        self.model_seconds += time.perf_counter() - start - (self.compile_seconds - compile_seconds)
+        self.model_seconds += time.perf_counter() - start - (self.programs.compile_seconds - compile_seconds)
         return outputs
 
 

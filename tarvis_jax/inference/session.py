@@ -8,66 +8,20 @@ import numpy as np
 
 from tarvis_jax import datasets
 from tarvis_jax.inference import clips, stitch, targets
+from tarvis_jax.inference.config import INFERENCE_DEFAULTS, InferenceConfig
 from tarvis_jax.inference.frames import FrameSource, open_frames
 from tarvis_jax.inference.predictor import Predictor
+from tarvis_jax.masks import rle
+from tarvis_jax.masks.rle import Rle
+from tarvis_jax.results.target import Target
 from tarvis_jax.results.tracks import (
     FrameObject,
     FrameResult,
-    Rle,
     TargetId,
     Track,
     VideoResult,
-    encode_mask,
     encode_semantic,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class InferenceConfig:
-    """How a video is cut, resized and stitched.
-
-    Attributes:
-      clip_length: frames per clip.
-      overlap: frames that successive clips share, 0..clip_length-1; they carry ids and objects from clip to clip, so
-        with 0 every clip begins anew.
-      min_dim: smaller side after resizing, in pixels; None keeps the size.
-      max_dim: bound on the larger side after resizing, in pixels.
-      max_tracks: VIS and VPS: at most this many tracks per clip.
-      score_threshold: VIS and VPS: least class score of a clip's track; also that of a track in a panoptic map.
-      duplicate_iou: VIS and VPS: of two tracks of a clip with a greater mask IoU than this only the better one stays;
-        1 keeps all, as the reference does.
-      association_iou: VIS and VPS: masks of successive clips are one track if their IoU in the overlap exceeds this.
-      max_predictions: VIS: (track, class) pairs per video in the results file.
-      reference_overlap: do in overlapping frames what the reference does, defects included (see stitch.py,
-        targets.py); for parity with its results.
-    """
-
-    clip_length: int = 12
-    overlap: int = 6
-    min_dim: int | None = None
-    max_dim: int = 1333
-    max_tracks: int = 10
-    score_threshold: float = 0.0
-    duplicate_iou: float = 1.0
-    association_iou: float = 0.5
-    max_predictions: int = 10
-    reference_overlap: bool = False
-
-    def __post_init__(self) -> None:
-        clips.check_schedule(self.clip_length, self.overlap)
-        if self.min_dim is not None and self.min_dim < 1:
-            raise ValueError(f"min_dim: expected at least 1 pixel or None, found {self.min_dim}")
-
-
-INFERENCE_DEFAULTS: dict[str, InferenceConfig] = {
-    "YOUTUBE_VIS": InferenceConfig(min_dim=448),
-    "OVIS": InferenceConfig(min_dim=576, max_predictions=20),
-    "KITTI_STEP": InferenceConfig(clip_length=6, overlap=3, max_tracks=1000, score_threshold=0.5),
-    "CITYSCAPES_VPS": InferenceConfig(clip_length=10, overlap=5, max_dim=2048, max_tracks=1000, score_threshold=0.5),
-    "VIPSEG": InferenceConfig(min_dim=576, max_tracks=1000, score_threshold=0.5),
-    "DAVIS": InferenceConfig(),
-    "BURST": InferenceConfig(clip_length=8, overlap=4, min_dim=512),
-}
 
 
 class Session:
@@ -121,7 +75,7 @@ class Session:
                 f"{dataset}: panoptic inference needs thing and stuff classes, found {len(self._stuff_classes)} stuff "
                 f"classes of {self.spec.num_classes}; give a DatasetSpec with thing_classes"
             )
-        self._targets: dict[TargetId, targets.Target] = {}
+        self._targets: dict[TargetId, Target] = {}
         self._state: _Run | None = None
 
     @property
@@ -177,7 +131,7 @@ class Session:
             point_yx = tuple(float(coordinate) for coordinate in point_yx)
             if len(point_yx) != 2:
                 raise ValueError(f"target {id!r}: expected a point (y, x), found {point_yx}")
-        target = targets.Target(frame_index, id, mask, point_yx)
+        target = Target(frame_index, id, mask, point_yx)
         if self._state is not None:
             if frame_index < self._state.earliest_target_frame:
                 raise ValueError(
@@ -271,7 +225,7 @@ class Session:
             self._check_frame(target, video, num_frames)
 
     @staticmethod
-    def _check_frame(target: targets.Target, video: str, num_frames: int | None) -> None:
+    def _check_frame(target: Target, video: str, num_frames: int | None) -> None:
         if num_frames is not None and target.frame >= num_frames:
             raise ValueError(f"target {target.id!r}: given in frame {target.frame}, but {video} has {num_frames}")
 
@@ -310,7 +264,7 @@ class Session:
                 if is_panoptic:
                     indices = predictor.pixel_classes(semantic.pop(frame), self._state.geometry)
                     class_map = self._stuff_classes[indices].astype(np.uint16)
-                yield self._finish(frame, {i: encode_mask(mask) for i, mask in masks if mask.any()}, class_map, best)
+                yield self._finish(frame, {i: rle.encode(mask) for i, mask in masks if mask.any()}, class_map, best)
 
     def _exemplar_clips(self, schedule: Iterable[clips.Clip]) -> Iterator[FrameResult]:
         config, predictor = self.config, self._predictor
@@ -339,7 +293,7 @@ class Session:
                     for row, object_id in enumerate(ids[: len(frame_logits)], start=1):
                         mask = owner == row
                         if mask.any():
-                            masks[object_id] = encode_mask(mask)
+                            masks[object_id] = rle.encode(mask)
                 yield self._finish(frame, masks, None)
 
     def _final_frames(self, clip: clips.Clip) -> range:
@@ -357,20 +311,20 @@ class Session:
         state = self._state
         state.next_frame = frame + 1
         if self._keep_result:
-            for track_id, rle in masks.items():
-                state.masks.setdefault(track_id, {})[frame] = rle
+            for track_id, encoded in masks.items():
+                state.masks.setdefault(track_id, {})[frame] = encoded
             if class_map is not None:
                 state.semantic.append(encode_semantic(class_map))
         if best is None:
-            objects = [FrameObject(target_id, rle) for target_id, rle in masks.items()]
+            objects = [FrameObject(target_id, encoded) for target_id, encoded in masks.items()]
         else:
-            objects = [self._classified(track_id, rle, *best[track_id]) for track_id, rle in masks.items()]
+            objects = [self._classified(track_id, encoded, *best[track_id]) for track_id, encoded in masks.items()]
         return FrameResult(frame, tuple(objects), class_map)
 
-    def _classified(self, track_id: int, rle: Rle, class_id: int, score: float) -> FrameObject:
+    def _classified(self, track_id: int, encoded: Rle, class_id: int, score: float) -> FrameObject:
         name = self.class_names[class_id - 1] if self.class_names else None
         is_thing = self.spec.task == datasets.INSTANCE or class_id - 1 in self.spec.thing_classes
-        return FrameObject(track_id, rle, class_id, name, score, is_thing)
+        return FrameObject(track_id, encoded, class_id, name, score, is_thing)
 
 
 def _best_class(logits: np.ndarray) -> tuple[int, float]:

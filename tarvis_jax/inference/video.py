@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 
 from tarvis_jax import datasets
+from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.frames import FrameSource, open_frames
 from tarvis_jax.inference.predictor import Predictor
-from tarvis_jax.inference.session import InferenceConfig, Session
+from tarvis_jax.inference.session import Session
 from tarvis_jax.results.davis import write_davis_pngs
 from tarvis_jax.results.panoptic import thing_tracks, write_panoptic_pngs
 from tarvis_jax.results.target import Target
@@ -33,14 +34,14 @@ class Summary:
     model_seconds: float
     segment_seconds: float
     compile_seconds: float
-    num_compiles: int
+    num_compilations: int
 
     def __str__(self) -> str:
         return (
             f"{self.video}: {self.num_frames} frames, {self.num_tracks} tracks; "
             f"network {self.num_frames / self.model_seconds:.2f} frames/s, "
             f"with reading and stitching {self.num_frames / self.segment_seconds:.2f} frames/s "
-            f"(not counted: {self.compile_seconds:.1f} s for {self.num_compiles} compilations)"
+            f"(not counted: {self.compile_seconds:.1f} s for {self.num_compilations} compilations)"
         )
 
 
@@ -86,17 +87,14 @@ def segment_video(
     session = Session(predictor, dataset, spec, config)
     for target in targets:
         session.add_target(target.frame, target.id, target.mask, target.point_yx)
-    before = (predictor.num_compiles, predictor.compile_seconds, predictor.model_seconds)
+    before = _counters(predictor)
     start = time.perf_counter()
     for _ in session.run(frames):
         pass
     seconds = time.perf_counter() - start
     result = session.result()
-    num_compiles, compile_seconds, model_seconds = (
-        after - b
-        for after, b in zip(
-            (predictor.num_compiles, predictor.compile_seconds, predictor.model_seconds), before, strict=True
-        )
+    num_compilations, compile_seconds, model_seconds = (
+        after - b for after, b in zip(_counters(predictor), before, strict=True)
     )
     write_results(out_dir, result, session.spec, session.config, frames.frame_names)
     if overlays:
@@ -108,7 +106,7 @@ def segment_video(
         model_seconds=model_seconds,
         segment_seconds=seconds - compile_seconds,
         compile_seconds=compile_seconds,
-        num_compiles=num_compiles,
+        num_compilations=num_compilations,
     )
     return result, summary
 
@@ -157,6 +155,10 @@ def write_overlays(
             yield image
 
     write_video(out_dir / "overlay.mp4", drawn(), fps=frames.frames_per_second or 10.0)
+
+
+def _counters(predictor: Predictor) -> tuple[int, float, float]:
+    return predictor.programs.num_compilations, predictor.programs.compile_seconds, predictor.model_seconds
 
 
 def _shown(result: VideoResult, session: Session) -> VideoResult:

@@ -6,17 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from tarvis_jax.results.tracks import VideoResult, decode_mask
-
-
-def palette() -> np.ndarray:
-    """The 256 colours of PASCAL VOC and DAVIS, uint8 [256, 3]: an id's bits spread over R, G, B, high bits first."""
-    ids = np.arange(256)
-    colours = np.zeros((256, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (((ids >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
-    return colours
+from tarvis_jax.masks import rle
+from tarvis_jax.masks.palette import palette
+from tarvis_jax.results.tracks import VideoResult
 
 
 def id_map(result: VideoResult, frame: int) -> np.ndarray:
@@ -26,7 +18,7 @@ def id_map(result: VideoResult, frame: int) -> np.ndarray:
         if not 1 <= track.id <= 255:
             raise ValueError(f"{result.video}: object id {track.id} does not fit a palette PNG (1..255)")
         if track.segmentations[frame] is not None:
-            ids[decode_mask(track.segmentations[frame])] = track.id
+            ids[rle.decode(track.segmentations[frame])] = track.id
     return ids
 
 
@@ -34,9 +26,9 @@ def write_davis_pngs(folder: str | pathlib.Path, result: VideoResult, frame_name
     """Writes one palette PNG per frame, named 00000.png ... or by `frame_names`."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    colours = palette().flatten().tolist()
+    colors = palette().flatten().tolist()
     names = frame_names or [f"{frame:05d}" for frame in range(result.num_frames)]
     for frame, name in zip(range(result.num_frames), names, strict=True):
         image = Image.fromarray(id_map(result, frame))
-        image.putpalette(colours)
+        image.putpalette(colors)
         image.save(folder / f"{name}.png")

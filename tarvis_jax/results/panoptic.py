@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from tarvis_jax.results.tracks import Track, VideoResult, decode_mask
+from tarvis_jax.masks import rle
+from tarvis_jax.results.tracks import Track, VideoResult
 
 
 def thing_tracks(result: VideoResult, thing_classes: Sequence[int], score_threshold: float) -> list[Track]:
@@ -33,7 +34,7 @@ def panoptic_frame(result: VideoResult, frame: int, tracks: Sequence[Track]) -> 
     instance_map = np.zeros_like(class_map)
     for track in tracks:
         if track.segmentations[frame] is not None:
-            mask = decode_mask(track.segmentations[frame])
+            mask = rle.decode(track.segmentations[frame])
             class_map[mask] = track.class_id - 1
             instance_map[mask] = track.id
     return class_map, instance_map

@@ -6,25 +6,13 @@ Nothing here knows the network; an evaluator or a viewer can import it alone.
 import dataclasses
 import json
 import pathlib
-from typing import Any
 
 import numpy as np
-import pycocotools.mask as coco_mask
 
-Rle = dict[str, Any]  # {"size": [height, width], "counts": str}
+from tarvis_jax.masks import rle
+from tarvis_jax.masks.rle import Rle
+
 TargetId = int | str  # what the caller calls an object; the network's own tracks are numbered from 1
-
-
-def encode_mask(mask: np.ndarray) -> Rle:
-    """bool [H, W] -> COCO RLE with its counts as text."""
-    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(s) for s in rle["size"]], "counts": rle["counts"].decode("ascii")}
-
-
-def decode_mask(rle: Rle) -> np.ndarray:
-    """COCO RLE -> bool [H, W]."""
-    counts = rle["counts"]
-    return coco_mask.decode({"size": rle["size"], "counts": counts.encode() if isinstance(counts, str) else counts}) > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +38,7 @@ class FrameObject:
     @property
     def mask(self) -> np.ndarray:
         """bool [H, W]."""
-        return decode_mask(self.rle)
+        return rle.decode(self.rle)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,14 +114,14 @@ class VideoResult:
         if self.semantic is None:
             raise ValueError(f"{self.video}: results of {self.dataset} have no semantic maps")
         class_map = np.zeros(self.size, np.int32)
-        for class_id, rle in self.semantic[frame].items():
-            class_map[decode_mask(rle)] = class_id
+        for class_id, encoded in self.semantic[frame].items():
+            class_map[rle.decode(encoded)] = class_id
         return class_map
 
 
 def encode_semantic(class_map: np.ndarray) -> dict[int, Rle]:
     """int [H, W] -> class id -> RLE, for the classes that occur."""
-    return {int(class_id): encode_mask(class_map == class_id) for class_id in np.unique(class_map)}
+    return {int(class_id): rle.encode(class_map == class_id) for class_id in np.unique(class_map)}
 
 
 def write_tracks(path: str | pathlib.Path, result: VideoResult) -> None:
@@ -149,7 +137,7 @@ def read_tracks(path: str | pathlib.Path) -> VideoResult:
         content = json.loads(pathlib.Path(path).read_text())
         semantic = content["semantic"]
         if semantic is not None:
-            semantic = [{int(k): rle for k, rle in frame.items()} for frame in semantic]
+            semantic = [{int(k): encoded for k, encoded in frame.items()} for frame in semantic]
         return VideoResult(
             video=content["video"],
             dataset=content["dataset"],

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tarvis_jax.results.tracks import VideoResult, decode_mask, encode_mask
+from tarvis_jax.masks import rle
+from tarvis_jax.results.tracks import VideoResult
 
 
 def ranked_instances(result: VideoResult, max_predictions: int) -> list[tuple[int, int, float]]:
@@ -39,15 +40,15 @@ def youtube_vis_predictions(result: VideoResult, video_id: int, max_predictions:
     for frame in range(result.num_frames):
         taken: dict[int, np.ndarray] = {}  # class -> pixels of better predictions
         for prediction, (row, class_id, _) in zip(predictions, ranked, strict=True):
-            rle = result.tracks[row].segmentations[frame]
-            if rle is None:
+            encoded = result.tracks[row].segmentations[frame]
+            if encoded is None:
                 continue
-            mask = decode_mask(rle)
+            mask = rle.decode(encoded)
             if class_id in taken:
-                prediction["segmentations"][frame] = encode_mask(mask & ~taken[class_id])
+                prediction["segmentations"][frame] = rle.encode(mask & ~taken[class_id])
                 taken[class_id] |= mask
             else:
-                prediction["segmentations"][frame] = rle
+                prediction["segmentations"][frame] = encoded
                 taken[class_id] = mask
     return predictions
 

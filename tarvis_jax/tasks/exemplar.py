@@ -1,5 +1,6 @@
 """Targets given by example: masks (VOS) or points (PET) in a reference frame (paper section 3.3)."""
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -10,6 +11,23 @@ from tarvis_jax.losses.config import LossConfig
 from tarvis_jax.losses.exemplar import exemplar_loss
 from tarvis_jax.losses.points import PointDraws, draw_points
 from tarvis_jax.model.tarvis import TarViS
+from tarvis_jax.run_config import Config
+from tarvis_jax.tasks.objective import Objective, mean_num_targets
+
+
+def objective(config: Config, dataset: str) -> Objective:
+    """What batches of `dataset` are trained on: the same for all exemplar datasets, since they have no classes."""
+    del dataset
+    return _objective(config.loss, config.model.decoder_layers + 1, config.train.exemplar_point_probability)
+
+
+@functools.cache  # equal objectives are one object and share programs
+def _objective(loss_config: LossConfig, num_predictions: int, point_probability: float) -> Objective:
+    def loss_of_microbatch(model, batch, draw_key, model_key, num_targets):
+        draws = draw(draw_key, num_predictions, batch["valid_instances"].shape[1], point_probability)
+        return loss(model, batch, draws, loss_config, num_targets, model_key)
+
+    return Objective(loss_of_microbatch, mean_num_targets)
 
 
 class Draws(NamedTuple):
@@ -47,7 +65,6 @@ def are_points(valid: jax.Array, num_points: jax.Array) -> jax.Array:
 def loss(
     model: TarViS,
     batch: Mapping[str, jax.Array],
-    dataset: str,
     draws: Draws,
     config: LossConfig,
     num_targets: jax.Array | None = None,
@@ -60,7 +77,6 @@ def loss(
     Args:
       model: the network.
       batch: images, masks, valid_instances, reference_frame, points_yx (see docs/architecture.md).
-      dataset: unused here: exemplar datasets have no classes.
       draws: random numbers, see `draw`.
       config: weights and points.
       num_targets: what sums over targets are divided by; None = the valid targets of this batch.
@@ -68,7 +84,6 @@ def loss(
     Returns:
       (total [], terms: {"exemplar/<term>": [L]}).
     """
-    del dataset
     masks, valid = batch["masks"], batch["valid_instances"]
     pyramid = model.features(batch["images"], rng)
     clips = jnp.arange(valid.shape[0])

@@ -4,160 +4,189 @@ import dataclasses
 import pathlib
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 
-from input_pipeline.batches import train_batches
+from input_pipeline.batches import BatchInfo, train_batches
+from input_pipeline.config import DataConfig
 from input_pipeline.recorded import read_recorded_batches
-from tarvis_jax import evaluate
+from input_pipeline.synthetic import prepare_data
 from tarvis_jax.config import save_json, to_plain
+from tarvis_jax.evaluation import held_out
+from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.parallel.mesh import initialize_distributed, make_mesh, num_microbatches, put_batch
-from tarvis_jax.train.checkpoint import Checkpoints
-from tarvis_jax.train.config import Config
-from tarvis_jax.train.initialize import load_initial_weights
+from tarvis_jax.run_config import CONFIG_FILE, Config
 from tarvis_jax.train.metrics import MetricWriter, read_metrics
-from tarvis_jax.train.objectives import make_objective
-from tarvis_jax.train.optimizer import learning_rate_at, make_optimizer
-from tarvis_jax.train.state import ModelStructure, TrainState, abstract_state, initial_state, with_weights
-from tarvis_jax.train.step import TrainStepper
+from tarvis_jax.train.state import TrainState, from_items, to_items, with_weights
+from tarvis_jax.train.step import TrainStepper, make_stepper
 from tarvis_jax.visualize.run_report import write_training_report
+from tarvis_jax.weights.checkpoints import Checkpoints
+from tarvis_jax.weights.start import load_initial_weights
 
 
 class NotFiniteError(RuntimeError):
     """A tensor became NaN or infinite; the message names it, the step and the dataset."""
 
 
-def train(config: Config, workdir: pathlib.Path | str) -> evaluate.Scores:
+def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
     """Trains, from the newest checkpoint of `workdir` if there is one; returns the final evaluation's scores.
 
     Raises:
-      ValueError: the config, the data or the weights to start from do not fit.
+      ValueError: the config, the data or the weights to start from do not fit; the folder of a run stays as it was.
       NotFiniteError: the loss, a gradient or a parameter is not finite; the last good checkpoint stays.
     """
-    settings = config.train
     workdir = pathlib.Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    if settings.distributed:
+    if config.train.distributed:
         initialize_distributed()
     is_main = jax.process_index() == 0
+    stepper = make_stepper(config, make_mesh())
+    microbatches = num_microbatches(config.data.batch_size, config.train.max_samples_per_device, stepper.mesh)
+    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints, create=True)
+    state = _begin(config, workdir, stepper, checkpoints)
     if is_main:
-        save_json(workdir / evaluate.CONFIG_FILE, config)
-    data_config = evaluate.prepare_data(config, workdir)
-
-    # Model, optimiser, state.
-    mesh = make_mesh()
-    microbatches = num_microbatches(config.data.batch_size, settings.max_samples_per_device, mesh)
-    structure = ModelStructure(config.model)
-    optimizer = make_optimizer(config.optimizer, structure.params)
-    keep_ema = config.optimizer.ema_decay > 0
-    checkpoints = Checkpoints(workdir, settings.keep_checkpoints, create=True)
-    if checkpoints.latest_step is not None:
-        state = checkpoints.restore(abstract_state(structure, optimizer, keep_ema, mesh))
-        logging.info("resumed from step %d of %s", checkpoints.latest_step, workdir)
-    else:
-        state = initial_state(structure, optimizer, settings.seed, keep_ema, mesh)
-        if settings.init_from:
-            params, frozen, report = load_initial_weights(
-                settings.init_from,
-                config.model,
-                state,
-                new=settings.init_new,
-                leave_out=settings.init_leave_out,
-            )
-            logging.info("weights to start from: %s", report)
-            state = with_weights(state, params, frozen)
+        save_json(workdir / CONFIG_FILE, config)
+    data = prepare_data(config.data, config.synthetic, workdir, writes=is_main)
     start_step = int(state.step)
-    stepper = TrainStepper(
-        structure,
-        optimizer,
-        learning_rate=lambda step: learning_rate_at(config.optimizer, step),
-        ema_decay=config.optimizer.ema_decay,
-        objectives={
-            dataset.name: make_objective(
-                dataset.task,
-                dataset.name,
-                config.loss,
-                config.model.decoder_layers + 1,
-                settings.exemplar_point_probability,
-            )
-            for dataset in data_config.datasets
-        },
-        seed=settings.seed,
-        mesh=mesh,
-    )
-    logging.info(
-        "%.1f M parameters, %d device(s), global batch %d in %d microbatch(es)",
-        sum(np.prod(p.shape) for p in structure.params.values()) / 1e6,
-        mesh.size,
-        config.data.batch_size,
-        microbatches,
-    )
-
-    # Steps. The device works on step i while the host fetches the batch of step i + 1.
-    hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    if data_config.recorded:
-        batches = read_recorded_batches(data_config.recorded, config=data_config, start_step=start_step, **hosts)
-    else:
-        batches = train_batches(data_config, start_step=start_step, **hosts)
-    clock = _Clock()
-    predictor = None  # kept from one evaluation to the next
-    pending: list[tuple[str, dict[str, jax.Array]]] = []
-    previous = None  # (dataset, batch, metrics) of the step before, for the guard
+    _log_start(stepper, config, microbatches)
     with MetricWriter(
         workdir,
         to_plain(config),
-        settings.tensorboard,
-        settings.wandb_project,
+        config.train.tensorboard,
+        config.train.wandb_project,
         resume_step=start_step if start_step else None,
     ) as writer:
-        for step in range(start_step, settings.num_steps):
-            with clock.waiting():
-                info, host_batch = next(batches)
-            batch = put_batch(host_batch, microbatches, mesh)
-            state, metrics = stepper(info.dataset, state, batch)
-            pending.append((info.dataset, metrics))
-            if previous is not None:
-                _check_finite(stepper, state, step - 1, *previous)
-            previous = (info.dataset, batch, metrics["is_finite"])
-
-            done = step + 1
-            is_last = done == settings.num_steps
-            if is_last or _is_due(done, settings.checkpoint_steps) or _is_due(done, settings.eval_steps):
-                _check_finite(stepper, state, step, *previous)  # nothing bad is ever saved
-            if _is_due(done, settings.log_steps) or is_last:
-                scalars = _average(pending) | clock.rates(len(pending), stepper)
-                pending.clear()
-                writer.write(done, scalars)
-                logging.info("%s", _progress_line(done, settings.num_steps, scalars))
-            if _is_due(done, settings.checkpoint_steps) or is_last:
-                checkpoints.save(done, state, to_plain(config))
-            if _is_due(done, settings.eval_steps) and not is_last:
-                with clock.paused():
-                    if is_main:
-                        predictor = evaluate.predictor_of_state(config, state, predictor)
-                        folder = workdir / "eval" / str(done)
-                        scores = evaluate.evaluate_predictor(config, data_config, predictor, folder)
-                        writer.write(done, evaluate.flatten_scores(scores))
-
-        # The end: scores, demonstration, report.
-        checkpoints.wait()
-        scores: evaluate.Scores = {}
-        if is_main and (settings.final_eval or settings.demo_videos or settings.demo_davis):
-            predictor = evaluate.predictor_of_state(config, state, predictor)
-            if settings.final_eval:
-                scores = evaluate.evaluate_predictor(config, data_config, predictor, workdir / "eval" / "final")
-                writer.write(settings.num_steps, evaluate.flatten_scores(scores))
-                evaluate.write_table(scores, workdir / "scores.txt")
-            if settings.demo_videos or settings.demo_davis:
-                evaluate.write_demos(config, data_config, predictor, workdir / "demo")
+        evaluator = _Evaluator(config, data, workdir, writer)
+        batches = _batches(data, start_step)
+        state = _run_steps(config, stepper, state, batches, microbatches, checkpoints, writer, evaluator)
+        checkpoints.close()
+        scores = evaluator.finish(state) if is_main else {}
     if is_main:
-        evaluation = workdir / "eval" / "final" if settings.final_eval else None
+        evaluation = workdir / "eval" / "final" if config.train.final_eval else None
         write_training_report(workdir, to_plain(config), to_plain(Config()), read_metrics(workdir), evaluation)
-    checkpoints.close()
     return scores
+
+
+def _begin(config: Config, workdir: pathlib.Path, stepper: TrainStepper, checkpoints: Checkpoints) -> TrainState:
+    """The state to go on from: the newest checkpoint's, else the one the config starts from."""
+    if checkpoints.latest_step is not None:
+        like = stepper.abstract_state()
+        state = from_items(like, *checkpoints.restore(*to_items(like)))
+        logging.info("resumed from step %d of %s", checkpoints.latest_step, workdir)
+        return state
+    state = stepper.initial_state()
+    if config.train.init_from:
+        params, frozen, report = load_initial_weights(
+            config.train.init_from,
+            config.model,
+            state.params,
+            state.frozen,
+            new=config.train.init_new,
+            leave_out=config.train.init_leave_out,
+        )
+        logging.info("weights to start from: %s", report)
+        state = with_weights(state, params, frozen)
+    return state
+
+
+def _batches(data: DataConfig, start_step: int) -> Iterator[tuple[BatchInfo, dict[str, np.ndarray]]]:
+    """This process's share of the batches from `start_step` on."""
+    hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    if data.recorded:
+        return read_recorded_batches(data.recorded, config=data, start_step=start_step, **hosts)
+    return train_batches(data, start_step=start_step, **hosts)
+
+
+def _run_steps(
+    config: Config,
+    stepper: TrainStepper,
+    state: TrainState,
+    batches: Iterator[tuple[BatchInfo, dict[str, np.ndarray]]],
+    microbatches: int,
+    checkpoints: Checkpoints,
+    writer: MetricWriter,
+    evaluator: "_Evaluator",
+) -> TrainState:
+    """All steps that are left. The device works on step i while the host fetches the batch of step i + 1."""
+    settings = config.train
+    clock = _Clock()
+    pending: list[tuple[str, dict[str, jax.Array]]] = []
+    previous = None  # (dataset, batch, metrics) of the step before, for the guard
+    for step in range(int(state.step), settings.num_steps):
+        with clock.waiting():
+            info, host_batch = next(batches)
+        batch = put_batch(host_batch, microbatches, stepper.mesh)
+        state, metrics = stepper(info.dataset, state, batch)
+        pending.append((info.dataset, metrics))
+        if previous is not None:
+            _check_finite(stepper, state, step - 1, *previous)
+        previous = (info.dataset, batch, metrics["is_finite"])
+
+        done = step + 1
+        is_last = done == settings.num_steps
+        saves = is_last or _is_due(done, settings.checkpoint_steps)
+        evaluates = _is_due(done, settings.eval_steps) and not is_last
+        if saves or evaluates:
+            _check_finite(stepper, state, step, *previous)  # nothing bad is ever saved
+        if is_last or _is_due(done, settings.log_steps):
+            scalars = _average(pending) | clock.rates(len(pending), stepper)
+            pending.clear()
+            writer.write(done, scalars)
+            logging.info("%s", _progress_line(done, settings.num_steps, scalars))
+        if saves:
+            checkpoints.save(done, *to_items(state), to_plain(config))
+        if evaluates and jax.process_index() == 0:
+            with clock.paused():
+                evaluator.evaluate(state, done)
+    return state
+
+
+class _Evaluator:
+    """Scores and draws the state of a run; what it compiles serves from one evaluation to the next."""
+
+    def __init__(self, config: Config, data: DataConfig, workdir: pathlib.Path, writer: MetricWriter):
+        self._config, self._data, self._workdir, self._writer = config, data, workdir, writer
+        self._predictor: Predictor | None = None
+
+    def evaluate(self, state: TrainState, step: int, name: str = "") -> held_out.Scores:
+        """Scores on the held-out videos, written as metrics of `step`; tracks go to workdir/eval/<name or step>."""
+        folder = self._workdir / "eval" / (name or str(step))
+        scores = held_out.evaluate_predictor(self._config, self._data, self._predictor_of(state), folder)
+        self._writer.write(step, held_out.flatten_scores(scores))
+        return scores
+
+    def finish(self, state: TrainState) -> held_out.Scores:
+        """The final scores and the demonstration, as far as the config asks for them."""
+        settings = self._config.train
+        scores: held_out.Scores = {}
+        if settings.final_eval:
+            scores = self.evaluate(state, settings.num_steps, "final")
+            held_out.write_table(scores, self._workdir / "scores.txt")
+        if settings.demo_videos or settings.demo_davis:
+            held_out.write_demos(self._config, self._data, self._predictor_of(state), self._workdir / "demo")
+        return scores
+
+    def _predictor_of(self, state: TrainState) -> Predictor:
+        """On the first device, with the moving average of the weights where one is kept."""
+        params, frozen = jax.device_get((state.ema or state.params, state.frozen))
+        if self._predictor is None:
+            self._predictor = Predictor(self._config.model, params | frozen)
+        else:
+            self._predictor.set_variables(params | frozen)
+        return self._predictor
+
+
+def _log_start(stepper: TrainStepper, config: Config, microbatches: int) -> None:
+    logging.info(
+        "%.1f M parameters, %d device(s), global batch %d in %d microbatch(es)",
+        sum(np.prod(p.shape) for p in stepper.structure.params.values()) / 1e6,
+        stepper.mesh.size,
+        config.data.batch_size,
+        microbatches,
+    )
 
 
 def _is_due(step: int, every: int) -> bool:
@@ -221,17 +250,17 @@ class _Clock:
     def rates(self, num_steps: int, stepper: TrainStepper) -> dict[str, float]:
         """Steps per second (without compilation and evaluation) and data wait; starts the next interval."""
         now = time.monotonic()
-        compiling = stepper.compile_seconds - self.compile_seconds
+        compiling = stepper.programs.compile_seconds - self.compile_seconds
         busy = max(now - self.start - self.excluded_seconds - compiling, 1e-9)
         rates = {
             "steps_per_sec": num_steps / busy,
             "data_wait_percent": 100.0 * self.wait_seconds / busy,
-            "num_compilations": float(stepper.num_compilations),
+            "num_compilations": float(stepper.programs.num_compilations),
             "train_seconds": busy,
             "compile_seconds": compiling,
         }
         self.start, self.wait_seconds, self.excluded_seconds = now, 0.0, 0.0
-        self.compile_seconds = stepper.compile_seconds
+        self.compile_seconds = stepper.programs.compile_seconds
         return rates
 
 

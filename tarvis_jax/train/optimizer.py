@@ -4,7 +4,6 @@ Numbers of the published runs (paper, implementation details, and the reference'
 `torch.optim.AdamW` after `torch.nn.utils.clip_grad_norm_`: decay is decoupled and scaled by the learning rate.
 """
 
-import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -14,65 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-SCHEDULES = ("step", "cosine")
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """Optimiser settings; the defaults are those of fine-tuning. Steps are optimiser steps.
-
-    Attributes:
-      learning_rate: of everything but the backbone, after warm-up.
-      weight_decay: of weights and their biases; norms, query tables and learned embeddings have none.
-      backbone_multiplier: the backbone's learning rate over `learning_rate`.
-      clip_norm: largest norm of the gradient of all parameters together; 0 = no clipping.
-      warmup_steps: the learning rate rises linearly from 0 over so many steps; 0 = no warm-up.
-      schedule: "step" (multiply by decay_rates at decay_steps) or "cosine" (half a cosine from the end of warm-up down
-        to 0 at total_steps).
-      decay_steps: "step": ascending steps.
-      decay_rates: "step": a factor for each of them.
-      total_steps: "cosine": where the learning rate reaches 0.
-      beta1: decay of the mean of gradients.
-      beta2: decay of the mean of squared gradients.
-      eps: added to the root of the mean square.
-      ema_decay: of the moving average of the parameters that the training state keeps; 0 = keep none.
-    """
-
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.05
-    backbone_multiplier: float = 0.1
-    clip_norm: float = 0.01
-    warmup_steps: int = 10_000
-    schedule: str = "step"
-    decay_steps: tuple[int, ...] = (50_000, 84_000)
-    decay_rates: tuple[float, ...] = (0.1, 0.1)
-    total_steps: int = 90_000
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    ema_decay: float = 0.0
-
-    def __post_init__(self):
-        problems = []
-        if self.schedule not in SCHEDULES:
-            problems.append(f"schedule is one of {SCHEDULES}, found {self.schedule!r}")
-        if len(self.decay_steps) != len(self.decay_rates):
-            problems.append(
-                f"decay_steps and decay_rates are of equal length, found {self.decay_steps} and {self.decay_rates}"
-            )
-        if list(self.decay_steps) != sorted(set(self.decay_steps)):
-            problems.append(f"decay_steps ascend, found {self.decay_steps}")
-        if self.schedule == "step" and self.decay_steps and self.decay_steps[0] <= self.warmup_steps:
-            problems.append(f"decay_steps lie after warmup_steps = {self.warmup_steps}, found {self.decay_steps}")
-        if self.schedule == "cosine" and self.total_steps <= self.warmup_steps:
-            problems.append(f"total_steps lies after warmup_steps = {self.warmup_steps}, found {self.total_steps}")
-        for name in ("learning_rate", "weight_decay", "backbone_multiplier", "clip_norm", "warmup_steps"):
-            if getattr(self, name) < 0:
-                problems.append(f"{name} is >= 0, found {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1:
-            problems.append(f"ema_decay lies in 0..1 (1 excluded), found {self.ema_decay}")
-        if problems:
-            raise ValueError("OptimizerConfig: " + "; ".join(problems))
+from tarvis_jax.run_config import OptimizerConfig
 
 
 class Rule(NamedTuple):

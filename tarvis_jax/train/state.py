@@ -1,9 +1,4 @@
-"""What training carries from step to step, and how it begins.
-
-Modules are taken apart once (`nnx.split`): the structure is static, the values are plain dicts from a path
-("decoder/layers/0/ffn/kernel") to an array. Compiled functions see only those dicts, which keeps dispatch cheap, names
-every tensor for error messages, and makes a checkpoint readable without the model's code.
-"""
+"""What training carries from step to step, how it begins, and what of it a checkpoint holds."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,15 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from jax.sharding import Mesh
 
-from tarvis_jax.model.config import Frozen, ModelConfig
-from tarvis_jax.model.tarvis import TarViS
-from tarvis_jax.model.variables import abstract_model
+from tarvis_jax.model.structure import Arrays, ModelStructure
 from tarvis_jax.parallel.mesh import replicated
-
-Arrays = dict[str, jax.Array]
 
 
 @jax.tree_util.register_dataclass
@@ -45,44 +35,6 @@ class TrainState:
     ema: Arrays
     step: jax.Array
     is_healthy: jax.Array
-
-
-class ModelStructure:
-    """The model without its values: rebuilds the module from dicts of arrays inside compiled functions.
-
-    Attributes:
-      config: the architecture.
-      params: shapes and dtypes of the trained parameters by path.
-      frozen: those of the frozen variables.
-    """
-
-    def __init__(self, config: ModelConfig):
-        """Traces the constructor once; no array is made."""
-        self.config = config
-        abstract = abstract_model(config)
-        self._graphdef, self._state = nnx.split(abstract)
-        self.params, self.frozen = self._values(abstract)
-
-    def initialize(self, key: jax.Array) -> tuple[Arrays, Arrays]:
-        """(params, frozen) drawn from a random key; pure, so it can be jitted with shardings."""
-        return self._values(TarViS(self.config, rngs=nnx.Rngs(key)))
-
-    def build(self, params: Mapping[str, jax.Array], frozen: Mapping[str, jax.Array]) -> TarViS:
-        """The module with these values, as `initialize` returns them."""
-        leaves = []
-        for path, variable in nnx.to_flat_state(self._state):
-            values = params if isinstance(variable, nnx.Param) else frozen
-            leaves.append((path, variable.replace(values["/".join(map(str, path))])))
-        return nnx.merge(self._graphdef, nnx.from_flat_state(leaves))
-
-    @staticmethod
-    def _values(model: TarViS) -> tuple[Arrays, Arrays]:
-        params, frozen = {}, {}
-        for path, variable in nnx.to_flat_state(nnx.state(model)):
-            assert isinstance(variable, (nnx.Param, Frozen)), f"{path}: a {type(variable)}, not nnx.Param or Frozen"
-            group = params if isinstance(variable, nnx.Param) else frozen
-            group["/".join(map(str, path))] = variable.get_value()
-        return params, frozen
 
 
 def new_state(params: Arrays, frozen: Arrays, optimizer: optax.GradientTransformation, keep_ema: bool) -> TrainState:
@@ -147,4 +99,27 @@ def with_weights(state: TrainState, params: Mapping[str, Any], frozen: Mapping[s
         params=place(params, state.params),
         frozen=place(frozen, state.frozen),
         ema=place(params, state.ema) if state.ema else {},
+    )
+
+
+def to_items(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(weights, progress) as a checkpoint holds them: nested dicts, without the optimizer library's classes.
+
+    `state` may hold ShapeDtypeStructs in place of arrays.
+    """
+    weights = {"params": state.params, "frozen": state.frozen, "ema": state.ema}
+    leaves = jax.tree_util.tree_leaves_with_path(state.opt_state)
+    optimizer = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    return weights, {"optimizer": optimizer, "step": state.step, "is_healthy": state.is_healthy}
+
+
+def from_items(like: TrainState, weights: Mapping[str, Any], progress: Mapping[str, Any]) -> TrainState:
+    """The state of a checkpoint's items; `like` is any state of the same structure."""
+    paths, treedef = jax.tree_util.tree_flatten_with_path(like.opt_state)
+    leaves = [progress["optimizer"][jax.tree_util.keystr(path)] for path, _ in paths]
+    return TrainState(
+        **weights,
+        opt_state=jax.tree_util.tree_unflatten(treedef, leaves),
+        step=progress["step"],
+        is_healthy=progress["is_healthy"],
     )

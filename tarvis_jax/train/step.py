@@ -5,41 +5,28 @@ holds on any number of devices. Sums that the losses divide by (the number of ma
 first: the result does not depend on how the batch was split.
 """
 
-import dataclasses
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from absl import logging
 from jax.sharding import Mesh
 
+from tarvis_jax import tasks
+from tarvis_jax.compiled import Programs, shapes_of
+from tarvis_jax.model.structure import Arrays, ModelStructure
 from tarvis_jax.parallel.mesh import microbatch_sharding, replicated
-from tarvis_jax.train.state import Arrays, ModelStructure, TrainState
+from tarvis_jax.run_config import Config
+from tarvis_jax.tasks.objective import Batch, Objective
+from tarvis_jax.train.optimizer import learning_rate_at, make_optimizer
+from tarvis_jax.train.state import TrainState, abstract_state, initial_state
 
 # What a random draw is for: the last number folded into the key.
 PURPOSE_MODEL = 0  # stochastic depth
 PURPOSE_LOSS = 1  # point sampling, which objects are points
 
-Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
-# (model, microbatch, key of the loss, key of the model, statistics of the whole batch) -> (loss [], terms {name: [L]})
-TaskLoss = Callable[[Any, Batch, jax.Array, jax.Array, Any], tuple[jax.Array, dict[str, jax.Array]]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """What one dataset's batches are trained on.
-
-    Attributes:
-      loss: the task's loss of a microbatch.
-      statistics: what of the whole batch the loss of every microbatch must know; batch [A, B, ...] -> pytree.
-    """
-
-    loss: TaskLoss
-    statistics: Callable[[Batch], Any]
 
 
 def make_update(
@@ -125,7 +112,7 @@ def make_gradients(
     return gradients
 
 
-def summarise(loss: jax.Array, terms: Mapping[str, jax.Array]) -> Metrics:
+def summarize(loss: jax.Array, terms: Mapping[str, jax.Array]) -> Metrics:
     """Scalars of a loss and its terms [L]: the last prediction's by name, the earlier ones' mean as "aux/<name>"."""
     metrics = {"loss": loss}
     for name, values in terms.items():
@@ -141,7 +128,11 @@ class TrainStepper:
 
     One program computes gradients, for each objective and batch shape; another, shared by all, updates the state:
     compiling the update of hundreds of tensors once more for every bucket would cost more than it saves.
-    `num_compilations` counts the programs; once every bucket was seen it must not grow any more.
+
+    Attributes:
+      structure: of the model.
+      mesh: the devices.
+      programs: what is compiled.
     """
 
     def __init__(
@@ -155,34 +146,39 @@ class TrainStepper:
         mesh: Mesh,
     ):
         """`objectives` by dataset name, equal ones share programs; every random draw of the run starts from `seed`."""
+        self.structure, self.mesh = structure, mesh
+        self._optimizer, self._seed, self._keeps_ema = optimizer, seed, ema_decay > 0
         self._objectives = dict(objectives)
         self._gradients = {objective: make_gradients(structure, objective) for objective in objectives.values()}
         self._update = make_update(optimizer, learning_rate, ema_decay)
-        self._mesh = mesh
         self._whole, self._split = replicated(mesh), microbatch_sharding(mesh)
         self._key = jax.device_put(jax.random.key(seed), self._whole)
-        self._compiled: dict[Any, Any] = {}
-        self.num_compilations = 0
-        self.compile_seconds = 0.0
+        self.programs = Programs()
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step, drawn from the seed, on the mesh."""
+        return initial_state(self.structure, self._optimizer, self._seed, self._keeps_ema, self.mesh)
+
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state."""
+        return abstract_state(self.structure, self._optimizer, self._keeps_ema, self.mesh)
 
     def __call__(self, dataset: str, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One step; `state` is donated (its arrays are dead afterwards). Returns without waiting for the device.
 
-        Metrics: those of `make_update`, "loss", and the terms as `summarise` names them.
+        Metrics: those of `make_update`, "loss", and the terms as `summarize` names them.
         """
         objective = self._objectives[dataset]
-        shapes = tuple((name, array.shape, str(array.dtype)) for name, array in sorted(batch.items()))
         whole, split = self._whole, self._split
-        arguments = (state.params, state.frozen, dict(batch), self._key, state.step)
 
         def gradients(*arguments: Any) -> tuple[Arrays, jax.Array, Metrics]:
             grads, loss, terms = self._gradients[objective](*arguments)
-            return grads, loss, summarise(loss, terms)
+            return grads, loss, summarize(loss, terms)
 
         grads, loss, metrics = self._run(
-            (objective, shapes),
+            (objective, shapes_of(dict(batch))),
             lambda: jax.jit(gradients, in_shardings=(whole, whole, split, whole, whole), out_shardings=whole),
-            arguments,
+            (state.params, state.frozen, dict(batch), self._key, state.step),
             f"gradients of {dataset}, images {'x'.join(map(str, batch['images'].shape[:-1]))}",
         )
         state, more = self._run(
@@ -194,16 +190,12 @@ class TrainStepper:
         )
         return state, metrics | more
 
-    def _run(self, name: Any, make: Callable[[], Any], arguments: tuple, description: str) -> Any:
-        if name not in self._compiled:
-            start = time.monotonic()
-            with jax.set_mesh(self._mesh):  # custom kernels split their batch by it
-                self._compiled[name] = make().lower(*arguments).compile()
-            self.num_compilations += 1
-            seconds = time.monotonic() - start
-            self.compile_seconds += seconds
-            logging.info("compiled in %.1f s: %s", seconds, description)
-        return self._compiled[name](*arguments)
+    def _run(self, key: Any, jitted: Callable[[], Any], arguments: tuple, description: str) -> Any:
+        def lower() -> jax.stages.Lowered:
+            with jax.set_mesh(self.mesh):  # custom kernels split their batch by it
+                return jitted().lower(*arguments)
+
+        return self.programs.get(key, lower, description)(*arguments)
 
     def first_bad_tensor(self, dataset: str, state: TrainState, batch: Batch) -> str:
         """Names the first tensor that is not finite when `state` takes a step on `batch`.
@@ -217,7 +209,7 @@ class TrainStepper:
             groups = (state.params, state.frozen, terms, {"of all terms": loss}, grads)
             return [{name: jnp.isfinite(value).all() for name, value in group.items()} for group in groups]
 
-        with jax.set_mesh(self._mesh):
+        with jax.set_mesh(self.mesh):
             flags = jax.device_get(jax.jit(finite_flags)(state, dict(batch), self._key))
         kinds = ("parameter", "frozen variable", "loss term", "sum", "gradient of")
         for kind, group in zip(kinds, flags, strict=True):
@@ -225,3 +217,17 @@ class TrainStepper:
                 if not is_finite:
                     return f"{kind} {name}"
         return "the updated parameters (the update itself overflowed)"
+
+
+def make_stepper(config: Config, mesh: Mesh) -> TrainStepper:
+    """The stepper of a run: model, optimizer and objectives as its config says."""
+    structure = ModelStructure(config.model)
+    return TrainStepper(
+        structure,
+        make_optimizer(config.optimizer, structure.params),
+        learning_rate=lambda step: learning_rate_at(config.optimizer, step),
+        ema_decay=config.optimizer.ema_decay,
+        objectives=tasks.objectives(config),
+        seed=config.train.seed,
+        mesh=mesh,
+    )

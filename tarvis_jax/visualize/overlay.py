@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from tarvis_jax.masks import rle
 from tarvis_jax.results.target import Target
-from tarvis_jax.results.tracks import TargetId, VideoResult, decode_mask
+from tarvis_jax.results.tracks import TargetId, VideoResult
 
 # Okabe and Ito's palette (2008): told apart by people with any of the common kinds of color blindness.
 _PALETTE = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
@@ -125,7 +126,7 @@ def draw_result(
             labels[track.id] = f"{_name(names, track.class_id)} {track.id}{_GAP}{_score_text(track.score)}"
     return draw_overlay(
         frame,
-        {track.id: decode_mask(track.segmentations[index]) for track in shown},
+        {track.id: rle.decode(track.segmentations[index]) for track in shown},
         labels=labels,
         semantic=None if result.semantic is None else result.semantic_map(index),
         semantic_labels={class_id - 1: name for class_id, name in names.items()},

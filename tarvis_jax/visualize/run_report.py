@@ -16,7 +16,7 @@ from tarvis_jax.visualize.report import DatasetSection, Picture, Report, Table, 
 from tarvis_jax.visualize.sheet import contact_sheet, fit_scale
 
 REPORT_FILE = "report.html"
-SCORES_FILE = "scores.json"  # of an evaluation's folder; `tarvis_jax.evaluation.run.write_scores`
+SCORES_FILE = "scores.json"  # of an evaluation's folder; `tarvis_jax.evaluation.scores.scores_json`
 PICTURES_FOLDER = "pictures"  # of an evaluation's folder; `tarvis_jax.evaluation.pictures`
 _DEMO_FRAMES = 3
 

@@ -11,11 +11,12 @@ import pytest
 from configs import base
 from input_pipeline.batches import batch_shapes
 from tarvis_jax.config import from_mapping, load_json, save_json
+from tarvis_jax.model.structure import ModelStructure
 from tarvis_jax.parallel.mesh import make_mesh
-from tarvis_jax.train.config import Config
-from tarvis_jax.train.objectives import make_objective
+from tarvis_jax.run_config import Config
+from tarvis_jax.tasks import objectives
 from tarvis_jax.train.optimizer import learning_rate_at, make_optimizer
-from tarvis_jax.train.state import ModelStructure, abstract_state
+from tarvis_jax.train.state import abstract_state
 from tarvis_jax.train.step import make_gradients, make_update
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -37,19 +38,13 @@ def test_step_traces(name, tmp_path):
         config.model, neck_layers=1, decoder_layers=len(config.model.decoder_strides), object_encoder_layers=1
     )
     structure = ModelStructure(model)
+    all_objectives = objectives(dataclasses.replace(config, model=model))
     optimizer = make_optimizer(config.optimizer, structure.params)
     update = make_update(optimizer, lambda step: learning_rate_at(config.optimizer, step), config.optimizer.ema_decay)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = abstract_state(structure, optimizer, config.optimizer.ema_decay > 0, make_mesh(jax.devices()[:1]))
     one_of_each_task = {dataset.task: dataset for dataset in config.data.datasets}
     for dataset in one_of_each_task.values():
-        objective = make_objective(
-            dataset.task,
-            dataset.name,
-            config.loss,
-            model.decoder_layers + 1,
-            config.train.exemplar_point_probability,
-        )
         shapes = batch_shapes(config.data, dataset, dataset.buckets[0])
         microbatches = config.data.batch_size
         batch = {
@@ -58,7 +53,7 @@ def test_step_traces(name, tmp_path):
         }
         step = jax.ShapeDtypeStruct((), jnp.int32)
         grads, loss, _ = jax.eval_shape(
-            make_gradients(structure, objective), state.params, state.frozen, batch, key, step
+            make_gradients(structure, all_objectives[dataset.name]), state.params, state.frozen, batch, key, step
         )
         assert loss.shape == () and loss.dtype == jnp.float32
         assert {path: (g.shape, g.dtype) for path, g in grads.items()} == {

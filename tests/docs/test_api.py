@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tarvis_jax.results.tracks import encode_mask
+from tarvis_jax.masks import rle
 from tests.docs.snippets import run_page
 from tests.tiny_model import tiny_model
 
@@ -34,7 +34,7 @@ def test_api_page(tmp_path):
         "width": 80,
         "image_paths": [f"first/{t:05d}.png" for t in range(4)],
         "categories": {"1": 1},
-        "segmentations": [{"1": encode_mask(mask)} for mask in masks],
+        "segmentations": [{"1": rle.encode(mask)} for mask in masks],
     }
     (tmp_path / "data/annotations.json").write_text(json.dumps({"sequences": [sequence]}))
     steps = {

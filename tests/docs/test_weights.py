@@ -6,12 +6,13 @@ import re
 import numpy as np
 import yaml
 
-from tarvis_jax.convert import checkpoint, rules
-from tarvis_jax.convert.torch_files import read_torch_file, write_torch_file
-from tarvis_jax.convert.weights import export_weights
 from tarvis_jax.model.backbones import backbone_config
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.variables import abstract_model, flatten
+from tarvis_jax.weights.pytorch import reference as checkpoint
+from tarvis_jax.weights.pytorch import rules
+from tarvis_jax.weights.pytorch.files import read_torch_file, write_torch_file
+from tarvis_jax.weights.pytorch.mapping import export_weights
 from tests.docs.snippets import run_page
 
 

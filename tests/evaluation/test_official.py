@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tarvis_jax.evaluation import jf
-from tarvis_jax.evaluation.ap import evaluate_ap, evaluate_ap_by_category, track_iou
-from tarvis_jax.evaluation.panoptic import PanopticQuality, Segments, frame_overlaps
-from tarvis_jax.evaluation.stq import SegmentationTrackingQuality
+from tarvis_jax.evaluation.metrics import jf
+from tarvis_jax.evaluation.metrics.ap import evaluate_ap, evaluate_ap_by_category, track_iou
+from tarvis_jax.evaluation.metrics.panoptic import PanopticQuality, Segments, frame_overlaps
+from tarvis_jax.evaluation.metrics.stq import SegmentationTrackingQuality
 
 ABSOLUTE = 1e-9  # both sides are float64; only the order of sums differs
 

@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import pytest
 
-from input_pipeline import datasets as readers
+from input_pipeline import readers
 from input_pipeline.config import reference_dataset
 from input_pipeline.synthetic import CLASS_NAMES, write_synthetic_workspace
 from tarvis_jax.evaluation.pictures import write_comparison
 from tarvis_jax.results.target import Target
 from tarvis_jax.visualize import overlay
-from tests.evaluation.test_run import SPECS, perfect
+from tests.evaluation.test_scores import SPECS, perfect
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from tarvis_jax import datasets
-from tarvis_jax.inference import forward
+from tarvis_jax.inference import network as forward
 from tarvis_jax.inference.clips import plan_geometry
+from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.predictor import ClassClip, Predictor, object_bucket
-from tarvis_jax.inference.session import InferenceConfig, Session
+from tarvis_jax.inference.session import Session
 from tarvis_jax.inference.targets import ExemplarInputs
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.variables import abstract_model, fill, flatten
@@ -71,11 +72,11 @@ def test_no_compilation_after_the_first_video(predictor):
     result = classes(0)
     assert len(result.tracks) >= 9 and result.num_frames == 7 and len(result.semantic) == 7
     assert all(3 not in frame for frame in result.semantic)
-    compiled = predictor.num_compiles
+    compiled = predictor.programs.num_compilations
     assert 0 < compiled <= 5
     classes(1)
-    assert predictor.num_compiles == compiled
-    assert predictor.model_seconds > 0 and predictor.compile_seconds > 0
+    assert predictor.programs.num_compilations == compiled
+    assert predictor.model_seconds > 0 and predictor.programs.compile_seconds > 0
 
 
 def test_objects_up_to_the_next_power_of_two_share_a_compilation(predictor):
@@ -88,9 +89,9 @@ def test_objects_up_to_the_next_power_of_two_share_a_compilation(predictor):
         return list(session.run(_video(3, seed)))
 
     exemplar(3, 0)
-    compiled = predictor.num_compiles
+    compiled = predictor.programs.num_compilations
     exemplar(4, 1)
-    assert predictor.num_compiles == compiled
+    assert predictor.programs.num_compilations == compiled
     assert [object_bucket(n) for n in (1, 2, 3, 4, 5, 9)] == [1, 2, 4, 4, 8, 16]
 
 

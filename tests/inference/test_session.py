@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from tarvis_jax import datasets
+from tarvis_jax.compiled import Programs
 from tarvis_jax.inference import predictor
+from tarvis_jax.inference.config import INFERENCE_DEFAULTS, InferenceConfig
 from tarvis_jax.inference.predictor import ClassClip, Predictor
-from tarvis_jax.inference.session import INFERENCE_DEFAULTS, InferenceConfig, Session
+from tarvis_jax.inference.session import Session
+from tarvis_jax.masks import rle
 from tarvis_jax.model.config import ModelConfig
-from tarvis_jax.results.tracks import decode_mask
 
 SIZE = (64, 64)  # a multiple of 64, so that no padding touches the stripes
 
@@ -22,7 +24,7 @@ class ColourNetwork(Predictor):
     def __init__(self):  # no network, only the functions that bring logits to pixels
         self.config, self.device = ModelConfig(), None
         self._matmul_precision = None
-        self.num_compiles, self.compile_seconds = 0, 0.0
+        self.programs = Programs()
         self._take = self._jit(lambda logits, indices: logits[indices])
         for name in ("_upsample_masks", "_pixel_masks", "_pixel_classes", "_pixel_objects"):
             setattr(self, name, self._jit(getattr(predictor, name)))
@@ -84,7 +86,7 @@ def test_instance_tracks_and_scores():
     by_class = {track.class_id: track for track in result.tracks}
     assert sorted(by_class) == [1, 3] and all(track.score > 0.99 for track in result.tracks)
     for class_id, mask in ((1, _stripe(8, 16)), (3, _stripe(40, 56))):
-        assert all(np.array_equal(decode_mask(rle), mask) for rle in by_class[class_id].segmentations)
+        assert all(np.array_equal(rle.decode(each), mask) for each in by_class[class_id].segmentations)
 
 
 def test_panoptic_semantic_is_stuff_only():
@@ -109,8 +111,8 @@ def test_objects_keep_ids_and_begin_where_they_are_given(config):
     assert [sorted(f.masks) for f in frames] == [[]] * 2 + [[7]] * 3 + [[3, 7]] * 6
     result = session.result()
     assert [track.id for track in result.tracks] == [3, 7] and result.num_frames == 11
-    np.testing.assert_array_equal(decode_mask(result.tracks[0].segmentations[10]), _stripe(40, 56))
-    np.testing.assert_array_equal(decode_mask(result.tracks[1].segmentations[10]), _stripe(8, 16))
+    np.testing.assert_array_equal(rle.decode(result.tracks[0].segmentations[10]), _stripe(40, 56))
+    np.testing.assert_array_equal(rle.decode(result.tracks[1].segmentations[10]), _stripe(8, 16))
 
 
 def test_an_object_that_vanishes_is_lost_for_good():
@@ -287,8 +289,8 @@ def test_an_id_is_given_again_after_removal():
 
     assert _run_with(session, 10, {4: correct}) == [["x"]] * 5 + [[]] * 2 + [["x"]] * 3
     (track,) = session.result().tracks
-    np.testing.assert_array_equal(decode_mask(track.segmentations[4]), _stripe(8, 16))
-    np.testing.assert_array_equal(decode_mask(track.segmentations[9]), _stripe(40, 56))
+    np.testing.assert_array_equal(rle.decode(track.segmentations[4]), _stripe(8, 16))
+    np.testing.assert_array_equal(rle.decode(track.segmentations[9]), _stripe(40, 56))
 
 
 def test_all_targets_removed():

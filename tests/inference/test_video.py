@@ -3,11 +3,12 @@ import pytest
 from PIL import Image
 
 from tarvis_jax import datasets
+from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.frames import open_frames
-from tarvis_jax.inference.session import InferenceConfig
 from tarvis_jax.inference.video import segment_video
+from tarvis_jax.masks import rle
 from tarvis_jax.results.target import Target
-from tarvis_jax.results.tracks import decode_mask, read_tracks
+from tarvis_jax.results.tracks import read_tracks
 from tests.inference.test_session import ColourNetwork, _stripe, _video
 
 CONFIG = InferenceConfig(clip_length=4, overlap=2, max_tracks=3)
@@ -48,7 +49,7 @@ def test_panoptic_and_instance_files(tmp_path):
     result, _ = segment_video(TimedNetwork(), "KS", frames, tmp_path / "vps", spec=spec, config=CONFIG)
     image = np.asarray(Image.open(tmp_path / "vps" / "panoptic" / "000004.png"))
     (thing,) = [track for track in result.tracks if track.class_id == 1 and track.score > 0.5]
-    np.testing.assert_array_equal(image[..., 2] == thing.id, decode_mask(thing.segmentations[4]))
+    np.testing.assert_array_equal(image[..., 2] == thing.id, rle.decode(thing.segmentations[4]))
     spec = datasets.DatasetSpec(datasets.INSTANCE, 3)
     segment_video(TimedNetwork(), "YT", frames, tmp_path / "vis", spec=spec, config=CONFIG, overlays=False)
     assert (tmp_path / "vis" / "youtube_vis.json").is_file() and not (tmp_path / "vis" / "overlays").exists()

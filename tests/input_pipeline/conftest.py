@@ -1,15 +1,9 @@
 """Fixtures of the input pipeline's tests."""
 
-import pathlib
-import sys
-
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))  # for the test files' own helper, whatever pytest's import mode
-
-import official_files  # noqa: E402
-
-from input_pipeline.config import DataConfig, DatasetConfig, reference_dataset  # noqa: E402
+from input_pipeline.config import DataConfig, DatasetConfig, reference_dataset
+from tests.input_pipeline import official_files
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,12 @@ import dataclasses
 import itertools
 
 import numpy as np
-import official_files
 import pytest
 
-from input_pipeline import batches, datasets, mixture, samples
+from input_pipeline import batches, mixture, samples
+from input_pipeline import readers as datasets
 from input_pipeline.recorded import read_recorded_batches, record_batches
+from tests.input_pipeline import official_files
 
 STEPS = 12
 

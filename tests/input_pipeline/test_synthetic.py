@@ -10,7 +10,7 @@ import pycocotools.mask as coco_mask
 import pytest
 from PIL import Image
 
-from input_pipeline import datasets
+from input_pipeline import readers as datasets
 from input_pipeline.config import reference_dataset
 from input_pipeline.synthetic import main, write_synthetic_workspace
 from input_pipeline.synthetic_scenes import THINGS, draw_video

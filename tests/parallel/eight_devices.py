@@ -12,10 +12,12 @@ import optax
 
 from tarvis_jax.losses.instance import InstanceDraws
 from tarvis_jax.losses.points import PointDraws
+from tarvis_jax.model.structure import ModelStructure
 from tarvis_jax.parallel.mesh import make_mesh, num_microbatches, put_batch
 from tarvis_jax.tasks import instance
-from tarvis_jax.train.state import ModelStructure, initial_state
-from tarvis_jax.train.step import Objective, TrainStepper
+from tarvis_jax.tasks.objective import Objective
+from tarvis_jax.train.state import initial_state
+from tarvis_jax.train.step import TrainStepper
 from tests.train import tiny
 
 L, B, N, T = 2, 8, 2, 2

@@ -1,7 +1,8 @@
 """What every parity comparison shares: a row of the report, the error measure and the seeded weights.
 
 A kind of case folder (backbone, losses, train_step, e2e) has a module here with
-`run(case_dir: Path, seed: int, backbone: str) -> list[Row]`; `tests/parity_report.py` finds it by the folder's files.
+`run(case_dir: Path, seed: int, backbone: str) -> list[Row]`;
+`tests/tools/parity_report.py` finds it by the folder's files.
 """
 
 import dataclasses

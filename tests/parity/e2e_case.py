@@ -9,11 +9,13 @@ import pathlib
 import cv2
 import numpy as np
 
-from tarvis_jax.convert.checkpoint import from_reference_state_dict
+from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.predictor import Predictor
-from tarvis_jax.inference.session import InferenceConfig, Session
+from tarvis_jax.inference.session import Session
+from tarvis_jax.masks import rle
 from tarvis_jax.model.config import ModelConfig
-from tarvis_jax.results.tracks import VideoResult, decode_mask
+from tarvis_jax.results.tracks import VideoResult
+from tarvis_jax.weights.pytorch.reference import from_reference_state_dict
 from tests.parity.common import OUTPUT_TOLERANCE, Row, compare, load_npz, seeded_state_dict
 
 MASK_TOLERANCE = 1e-3  # 1 - IoU of a track's masks over all frames
@@ -102,7 +104,7 @@ def _compare_masks(name: str, result: VideoResult, golden: list[dict[str, dict]]
         for frame, expected in enumerate(golden):
             a = ours.get(track_id, [None] * len(golden))[frame]
             b = expected.get(str(track_id))
-            a, b = (np.zeros(result.size, bool) if rle is None else decode_mask(rle) for rle in (a, b))
+            a, b = (np.zeros(result.size, bool) if each is None else rle.decode(each) for each in (a, b))
             intersection += np.count_nonzero(a & b)
             union += np.count_nonzero(a | b)
         rows.append(Row(name, f"track {track_id}", 1 - intersection / union if union else 0.0, MASK_TOLERANCE))

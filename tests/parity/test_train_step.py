@@ -6,8 +6,9 @@ import re
 import pytest
 
 from tarvis_jax.model.config import ModelConfig
-from tarvis_jax.train.optimizer import OptimizerConfig, parameter_groups
-from tarvis_jax.train.state import ModelStructure
+from tarvis_jax.model.structure import ModelStructure
+from tarvis_jax.run_config import OptimizerConfig
+from tarvis_jax.train.optimizer import parameter_groups
 from tests.parity import train_step_case
 from tests.parity.common import format_table
 

@@ -15,14 +15,15 @@ import numpy as np
 import optax
 
 from input_pipeline.points import mask_to_point
-from tarvis_jax.convert.checkpoint import from_reference_state_dict
-from tarvis_jax.convert.rules import model_rules
 from tarvis_jax.losses.config import LossConfig
 from tarvis_jax.losses.panoptic import PanopticDraws
 from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.structure import ModelStructure
+from tarvis_jax.run_config import OptimizerConfig
 from tarvis_jax.tasks import exemplar, instance, panoptic
-from tarvis_jax.train.optimizer import OptimizerConfig, make_optimizer, parameter_groups
-from tarvis_jax.train.state import ModelStructure
+from tarvis_jax.train.optimizer import make_optimizer, parameter_groups
+from tarvis_jax.weights.pytorch.reference import from_reference_state_dict
+from tarvis_jax.weights.pytorch.rules import model_rules
 from tests.parity.common import Row, compare, load_npz, seeded_state_dict
 from tests.parity.losses_case import padded_targets, recorded_draws, take_instance, take_points
 
@@ -212,7 +213,7 @@ def _make_step(
     def step(params, opt_state, frozen, batch, draws):
         def loss(params):
             model = structure.build(params, frozen)
-            return module.loss(model, batch, dataset, draws, config)
+            return module.loss(model, batch, *(() if module is exemplar else (dataset,)), draws, config)
 
         (total, terms), gradients = jax.value_and_grad(loss, has_aux=True)(params)
         updates, opt_state = optimizer.update(gradients, opt_state, params)

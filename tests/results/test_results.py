@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tarvis_jax.results.davis import palette, write_davis_pngs
+from tarvis_jax.masks import rle
+from tarvis_jax.masks.palette import palette
+from tarvis_jax.results.davis import write_davis_pngs
 from tarvis_jax.results.panoptic import thing_tracks, write_panoptic_pngs
 from tarvis_jax.results.tracks import (
     Track,
     VideoResult,
-    decode_mask,
-    encode_mask,
     encode_semantic,
     read_tracks,
     write_tracks,
@@ -28,7 +28,7 @@ def _mask(start, stop):
 
 
 def _track(track_id, start, stop, logits=None):
-    track = Track(track_id, [encode_mask(_mask(start, stop)), None])
+    track = Track(track_id, [rle.encode(_mask(start, stop)), None])
     if logits is not None:
         scores = np.exp(logits) / np.exp(logits).sum()
         track.class_logits, track.class_id = list(map(float, logits)), 1 + int(np.argmax(scores[1:]))
@@ -42,9 +42,9 @@ def _result(tracks, semantic=None):
 
 def test_rle_round_trip():
     mask = np.random.default_rng(0).random((7, 5)) > 0.5
-    rle = encode_mask(mask)
-    assert rle["size"] == [7, 5] and isinstance(rle["counts"], str)
-    np.testing.assert_array_equal(decode_mask(rle), mask)
+    encoded = rle.encode(mask)
+    assert encoded["size"] == [7, 5] and isinstance(encoded["counts"], str)
+    np.testing.assert_array_equal(rle.decode(encoded), mask)
 
 
 def test_tracks_file_round_trip(tmp_path):
@@ -70,7 +70,7 @@ def test_youtube_vis_ranks_classes_and_removes_overlap_within_a_class(tmp_path):
     write_youtube_vis(tmp_path / "results.json", {7: result}, 3)
     predictions = json.loads((tmp_path / "results.json").read_text())
     assert [p["category_id"] for p in predictions] == [1, 1, 2] and {p["video_id"] for p in predictions} == {7}
-    masks = [decode_mask(p["segmentations"][0]) for p in predictions]
+    masks = [rle.decode(p["segmentations"][0]) for p in predictions]
     for mask, expected in zip(masks, (_mask(0, 4), _mask(4, 6), _mask(2, 6)), strict=True):
         np.testing.assert_array_equal(mask, expected)
     assert all(p["segmentations"][1] is None for p in predictions)

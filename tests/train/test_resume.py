@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from tarvis_jax.train.checkpoint import Checkpoints
 from tarvis_jax.train.metrics import read_metrics
+from tarvis_jax.weights.checkpoints import Checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NUM_STEPS = 40

@@ -9,8 +9,9 @@ import optax
 import pytest
 
 from tarvis_jax.parallel.mesh import make_mesh, put_batch
+from tarvis_jax.tasks.objective import Objective
 from tarvis_jax.train.state import new_state
-from tarvis_jax.train.step import Objective, TrainStepper
+from tarvis_jax.train.step import TrainStepper
 
 LEARNING_RATE = 0.1
 
@@ -118,9 +119,9 @@ def test_one_program_per_dataset_and_shape():
     state = make_state(optimizer)
     for _ in range(3):
         state, _ = stepper("A", state, batch)
-    assert stepper.num_compilations == 2  # gradients and update
+    assert stepper.programs.num_compilations == 2  # gradients and update
     state, _ = stepper("A", state, {name: array[:, :4] for name, array in batch.items()})
-    assert stepper.num_compilations == 3
+    assert stepper.programs.num_compilations == 3
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 
 from tarvis_jax.losses.config import LossConfig
 from tarvis_jax.model.config import ModelConfig
-from tarvis_jax.train.optimizer import OptimizerConfig
+from tarvis_jax.run_config import OptimizerConfig
 
 MODEL = ModelConfig(
     backbone="ResNetTiny",

@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
+from tarvis_jax.masks import rle
 from tarvis_jax.results.target import Target
-from tarvis_jax.results.tracks import Track, VideoResult, encode_mask, encode_semantic
+from tarvis_jax.results.tracks import Track, VideoResult, encode_semantic
 from tarvis_jax.visualize import overlay
 from tarvis_jax.visualize.overlay import color, draw_overlay, draw_result
 
@@ -157,14 +158,14 @@ def texts(monkeypatch):
 
 def test_labels_carry_class_names(texts):
     tracks = [
-        Track(3, [encode_mask(square(5, 5))], [0, 1, 0], 1, 0.973),
-        Track(4, [encode_mask(square(30, 60))], [0, 1, 0], 11, 1.0),
+        Track(3, [rle.encode(square(5, 5))], [0, 1, 0], 1, 0.973),
+        Track(4, [rle.encode(square(30, 60))], [0, 1, 0], 11, 1.0),
     ]
     semantic = [encode_semantic(np.arange(64)[:, None] // 32 * np.ones((64, 96), int))]
     frame = np.full((64, 96, 3), 50, np.uint8)
     draw_result(frame, VideoResult("v", "D", (64, 96), 1, tracks, semantic), 0, class_names={1: "car", 2: "sky"})
     assert texts == [(["car 3  .97", "class 11 4  1.00"], ["car", "sky"])]
-    given = VideoResult("v", "DAVIS", (64, 96), 1, [Track("dog", [encode_mask(square(5, 5))])])
+    given = VideoResult("v", "DAVIS", (64, 96), 1, [Track("dog", [rle.encode(square(5, 5))])])
     draw_result(frame, given, 0)
     assert texts[1] == (["dog"], [])
 
@@ -173,8 +174,8 @@ def test_draw_result_shows_tracks_and_stuff():
     semantic = np.zeros((64, 96), int)
     semantic[:, 48:] = 1
     tracks = [
-        Track(1, [encode_mask(square(5, 5)), None], [0, 1, 0], 1, 0.9),
-        Track(2, [encode_mask(square(30, 60)), None], [0, 1, 0], 1, 0.2),
+        Track(1, [rle.encode(square(5, 5)), None], [0, 1, 0], 1, 0.9),
+        Track(2, [rle.encode(square(30, 60)), None], [0, 1, 0], 1, 0.2),
     ]
     result = VideoResult("v", "KITTI_STEP", (64, 96), 2, tracks, [encode_semantic(semantic)] * 2)
     frame = np.full((64, 96, 3), 50, np.uint8)

@@ -11,13 +11,13 @@ import torch
 import transformers
 from flax import nnx
 
-from tarvis_jax.convert import rules
-from tarvis_jax.convert.weights import convert_weights
 from tarvis_jax.model import backbones
 from tarvis_jax.model.backbones.convnext import ConvNext
 from tarvis_jax.model.backbones.resnet import ResNet
 from tarvis_jax.model.backbones.swin import Swin
 from tarvis_jax.model.variables import fill, flatten
+from tarvis_jax.weights.pytorch import rules
+from tarvis_jax.weights.pytorch.mapping import convert_weights
 
 _SWIN_BLOCK = r"swin\.encoder\.layers\.(\d)\.blocks\.(\d+)\."
 _STAGE_LAYER = r"encoder\.stages\.(\d)\.layers\.(\d+)\."

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tarvis_jax.convert import rules
-from tarvis_jax.convert.weights import convert_weights
 from tarvis_jax.model import backbones
 from tarvis_jax.model.variables import fill, flatten
+from tarvis_jax.weights.pytorch import rules
+from tarvis_jax.weights.pytorch.mapping import convert_weights
 
 
 class _OnlyBackbone(nnx.Module):

@@ -1,7 +1,7 @@
 """Layer by layer against another library, for the backbones that no golden file of the reference covers.
 
 Real widths, heads and windows, at most two blocks a stage: further blocks are the same code again.
-`tests/backbone_report.py` runs them at full depth.
+`tests/tools/backbone_report.py` runs them at full depth.
 """
 
 import pytest

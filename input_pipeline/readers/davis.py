@@ -1,0 +1,87 @@
+"""DAVIS 2017 (semi-supervised): the generic JSON or the official folders of palette PNGs.
+
+format "davis": training from the generic JSON; evaluation from `<eval_images>/<sequence>/*.jpg`,
+`<eval_annotations>/Annotations/<sequence>/*.png` and `<eval_annotations>/ImageSet_<split>.txt`.
+format "davis_official": both from a DAVIS folder (JPEGImages/480p, Annotations/480p, ImageSets/2017/<split>.txt) that
+`train_images` or `eval_images` names; training takes `train_annotations` as the split's name ("train").
+"""
+
+import pathlib
+
+import numpy as np
+
+from input_pipeline import images, workspace
+from input_pipeline.config import DatasetConfig
+from input_pipeline.readers import generic
+from input_pipeline.records import VideoRecord
+from tarvis_jax.masks import rle
+
+_RESOLUTION = "480p"
+
+
+def training_videos(config: DatasetConfig, root: str) -> list[VideoRecord]:
+    """All sequences of the training JSON, or of the official folder's list."""
+    if config.format == "davis":
+        return generic.training_videos(config, root)
+    folder = workspace.resolve(config.train_images, root, dataset=config.name, key="train_images", kind="folder")
+    return read_official(folder, config.train_annotations or "train", config)
+
+
+def evaluation_videos(config: DatasetConfig, split: str, root: str) -> list[VideoRecord]:
+    """The sequences of `split`; `annotated_frames` are those that have a PNG (test-dev has only the first)."""
+    folder = workspace.resolve(config.eval_images, root, dataset=config.name, key="eval_images", kind="folder")
+    if config.format == "davis_official":
+        return read_official(folder, split, config)
+    truth = workspace.resolve(config.eval_annotations, root, dataset=config.name, key="eval_annotations", kind="folder")
+    return _read(truth / f"ImageSet_{split}.txt", folder, truth / "Annotations", config)
+
+
+def read_official(folder: pathlib.Path, split: str, config: DatasetConfig) -> list[VideoRecord]:
+    """The sequences of a split of a folder in the official layout."""
+    names = folder / "ImageSets" / "2017" / f"{split}.txt"
+    return _read(names, folder / "JPEGImages" / _RESOLUTION, folder / "Annotations" / _RESOLUTION, config)
+
+
+def _read(names: pathlib.Path, frames: pathlib.Path, masks: pathlib.Path, config: DatasetConfig) -> list[VideoRecord]:
+    if not names.is_file():
+        raise ValueError(f"dataset {config.name}: expected a list of sequences at {names}, but it does not exist")
+    sequences = [line.strip() for line in names.read_text().splitlines() if line.strip()]
+    return [
+        _video(workspace.join(frames, name, str(names)), workspace.join(masks, name, str(names)), config)
+        for name in sequences
+    ]
+
+
+def _video(frames: pathlib.Path, masks: pathlib.Path, config: DatasetConfig) -> VideoRecord:
+    for folder in (frames, masks):
+        if not folder.is_dir():
+            raise ValueError(f"dataset {config.name}: expected a folder at {folder}, but it does not exist")
+    paths = sorted(frames.glob("*.jpg"))
+    if not paths:
+        raise ValueError(f"{frames}: the video has no frames (.jpg)")
+    index = {path.stem: t for t, path in enumerate(paths)}
+    maps = sorted(masks.glob("*.png"))
+    stray = [path.name for path in maps if path.stem not in index]
+    if stray or not maps:
+        raise ValueError(f"{masks}: expected masks <frame>.png of the frames in {frames}, found {stray or 'none'}")
+    height, width = images.image_size(paths[0])
+    segmentations: list[dict[int, rle.Rle]] = [{} for _ in paths]
+    for path in maps:
+        ids = images.read_palette(path)
+        if ids.shape != (height, width):
+            raise ValueError(f"{path}: mask has size {list(ids.shape)}, its frame {[height, width]}")
+        found = np.flatnonzero(np.bincount(ids.ravel(), minlength=256))
+        for instance in found[(found > 0) & (found != images.VOID)].tolist():
+            segmentations[index[path.stem]][instance] = rle.encode(ids == instance)
+    instances = sorted({instance for frame in segmentations for instance in frame})
+    return VideoRecord(
+        dataset=config.name,
+        id=frames.name,
+        source=str(masks),
+        frame_paths=tuple(paths),
+        height=height,
+        width=width,
+        instances=dict.fromkeys(instances, 0),
+        segmentations=tuple(segmentations),
+        annotated_frames=tuple(index[path.stem] for path in maps),
+    )

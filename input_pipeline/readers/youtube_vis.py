@@ -1,0 +1,111 @@
+"""YouTube-VIS and OVIS: one JSON with `videos`, `categories` and `annotations` (one entry per object track)."""
+
+import collections
+import pathlib
+
+from input_pipeline import workspace
+from input_pipeline.config import DatasetConfig
+from input_pipeline.records import VideoRecord
+from tarvis_jax.masks import rle
+
+# Official names of the evaluation files ("valid_2021.json") for the split that everyone calls "val".
+_SPLIT_FILES = {"val": "valid"}
+
+
+def training_videos(config: DatasetConfig, root: str) -> list[VideoRecord]:
+    """Videos of the training JSON; each has `annotations`."""
+    folder = workspace.resolve(config.train_images, root, dataset=config.name, key="train_images", kind="folder")
+    file = workspace.resolve(config.train_annotations, root, dataset=config.name, key="train_annotations", kind="file")
+    return read(file, folder, config, needs_annotations=True)
+
+
+def evaluation_videos(config: DatasetConfig, split: str, root: str) -> list[VideoRecord]:
+    """Videos of an evaluation JSON; the public ones have no annotations, then the records have no instances."""
+    name = _SPLIT_FILES.get(split, split)
+    images = config.eval_images.replace("{split}", name)
+    annotations = config.eval_annotations.replace("{split}", name)
+    folder = workspace.resolve(images, root, dataset=config.name, key="eval_images", kind="folder")
+    file = workspace.resolve(annotations, root, dataset=config.name, key="eval_annotations", kind="file")
+    return read(file, folder, config, needs_annotations=False)
+
+
+def read(
+    file: pathlib.Path, folder: pathlib.Path, config: DatasetConfig, *, needs_annotations: bool, check: bool = True
+) -> list[VideoRecord]:
+    """Records of all videos in `file`, frames under `folder`; instance ids are the annotations' official ids.
+
+    With `check` false the frames need not exist (evaluation from annotations alone).
+    """
+    content = workspace.load_json(file)
+    listed = workspace.get(content, "videos", list, str(file))
+    annotations = content.get("annotations")
+    if annotations is None and needs_annotations:
+        raise ValueError(f"{file}: key 'annotations' is missing, expected a list of object tracks")
+    _check_categories(content, config, file)
+
+    tracks = collections.defaultdict(list)
+    video_ids, seen = set(), set()
+    for i, video in enumerate(listed):
+        video_id = workspace.get(video, "id", int, f"{file}, videos[{i}]")
+        if video_id in video_ids:
+            raise ValueError(f"{file}, videos[{i}]: id {video_id} occurs twice")
+        video_ids.add(video_id)
+    for i, track in enumerate(annotations or ()):
+        where = f"{file}, annotations[{i}]"
+        track_id = workspace.get(track, "id", int, where)
+        video_id = workspace.get(track, "video_id", int, where)
+        if video_id not in video_ids:
+            raise ValueError(f"{where}: video_id {video_id} is the id of no video")
+        if track_id in seen:
+            raise ValueError(f"{where}: id {track_id} occurs twice")
+        seen.add(track_id)
+        tracks[video_id].append((where, track))
+    return [
+        _video(video, tracks[video["id"]], folder, file, config, check, f"{file}, videos[{i}]")
+        for i, video in enumerate(listed)
+    ]
+
+
+def _check_categories(content: dict, config: DatasetConfig, file: pathlib.Path) -> None:
+    for i, category in enumerate(workspace.get(content, "categories", list, str(file))):
+        label = workspace.get(category, "id", int, f"{file}, categories[{i}]")
+        if not 1 <= label <= config.num_classes:
+            raise ValueError(f"{file}, categories[{i}]: id {label} is not in 1..{config.num_classes} (num_classes)")
+
+
+def _video(video, tracks, folder, file, config, check, where) -> VideoRecord:
+    names = workspace.get(video, "file_names", list, where)
+    height, width = (workspace.get(video, key, int, where) for key in ("height", "width"))
+    paths = [workspace.join(folder, name, f"{where}.file_names") for name in names]
+    if check:
+        workspace.check_files(paths, f"{where}.file_names")
+    instances, crowd = {}, set()
+    segmentations: list[dict[int, rle.Rle]] = [{} for _ in names]
+    for place, track in tracks:
+        label = workspace.get(track, "category_id", int, place)
+        if not 1 <= label <= config.num_classes:
+            raise ValueError(f"{place}: category_id {label} is not in 1..{config.num_classes} (num_classes)")
+        segments = workspace.get(track, "segmentations", list, place)
+        if len(segments) != len(names):
+            raise ValueError(f"{place}: {len(segments)} segmentations for the {len(names)} frames of its video")
+        instances[track["id"]] = label
+        if track.get("iscrowd"):
+            crowd.add(track["id"])
+        for t, segment in enumerate(segments):
+            if not segment:  # null: absent from this frame
+                continue
+            encoded = rle.to_rle(segment, height, width, f"{place}.segmentations[{t}]")
+            if rle.area(encoded):
+                segmentations[t][track["id"]] = encoded
+    return VideoRecord(
+        dataset=config.name,
+        id=video["id"],
+        source=str(file),
+        frame_paths=tuple(paths),
+        height=height,
+        width=width,
+        instances=instances,
+        segmentations=tuple(segmentations),
+        annotated_frames=tuple(range(len(names))),
+        crowd=frozenset(crowd),
+    )

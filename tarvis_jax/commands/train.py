@@ -1,0 +1,112 @@
+"""Where a run starts if not from nothing: `--finetune_from`, `--restore_weights` and `--restore_session` of main.py.
+
+The three are options of the reference's training script; docs/migrating.md has its commands beside ours.
+"""
+
+import dataclasses
+import pathlib
+import re
+
+from tarvis_jax.config import load_json
+from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.run_config import CONFIG_FILE, Config
+from tarvis_jax.weights.checkpoints import Checkpoints
+from tarvis_jax.weights.open import open_model
+
+# Fields of ModelConfig that say how a run computes or what it trains on; they are never taken from another run.
+_OF_THIS_RUN = ("semantic_classes", "exemplar_gradient", "drop_path", "compute_dtype", "remat")
+_ARCHITECTURE = tuple(
+    field.name
+    for field in dataclasses.fields(ModelConfig)
+    if field.name not in _OF_THIS_RUN and not field.name.startswith("ms_deform_attn")
+)
+
+
+def finetuning(config: Config, source: pathlib.Path | str) -> Config:
+    """`config`, to start from the newest checkpoint of a pretraining run and with its architecture.
+
+    Every architectural setting that `config` leaves at its default takes the pretraining run's value. Datasets, losses,
+    optimiser and number format are those of `config`. Class queries carry over as `initialize` describes.
+
+    Args:
+      config: of the run to start.
+      source: workdir of the pretraining run, or a folder of the reference with its .pth files and config.yaml.
+
+    Raises:
+      ValueError: no checkpoint there, a backbone other than the config's, or `config` starts from weights already.
+    """
+    source = newest_checkpoint(source)
+    pretrained = open_model(source).config
+    ours, default = config.model, ModelConfig()
+    if ours.backbone != pretrained.backbone:
+        # Not inherited: config files choose other settings by backbone, as configs/finetune.py does for Swin-L.
+        raise ValueError(
+            f"--finetune_from={source}: its backbone is {pretrained.backbone}, that of the config is {ours.backbone}; "
+            f"give the config file the same, as in configs/finetune.py:backbone={pretrained.backbone}"
+        )
+    inherited = {
+        name: getattr(pretrained, name) for name in _ARCHITECTURE if getattr(ours, name) == getattr(default, name)
+    }
+    return _starting_from(dataclasses.replace(config, model=dataclasses.replace(ours, **inherited)), source)
+
+
+def with_weights(config: Config, source: pathlib.Path | str) -> Config:
+    """`config`, to start from the weights of another run (workdir or .pth file) of the very same architecture.
+
+    Raises:
+      ValueError: the architectures or their classes differ, or `config` starts from weights already.
+    """
+    theirs = open_model(source).config
+    names = (*_ARCHITECTURE, "semantic_classes")
+    different = [
+        f"{name}: {getattr(theirs, name)} there, {getattr(config.model, name)} here"
+        for name in names
+        if getattr(theirs, name) != getattr(config.model, name)
+    ]
+    if different:
+        raise ValueError(
+            f"--restore_weights={source}: another architecture or other classes ({'; '.join(different)}); "
+            f"--finetune_from carries over what fits"
+        )
+    return _starting_from(config, source)
+
+
+def saved_session(workdir: pathlib.Path | str) -> Config:
+    """The config of a run that was interrupted; training with it in the same workdir goes on where it stopped.
+
+    Raises:
+      ValueError: there is no run in `workdir`, or it has not saved a checkpoint.
+    """
+    workdir = pathlib.Path(workdir)
+    config = load_json(Config, workdir / CONFIG_FILE)
+    checkpoints = Checkpoints(workdir)
+    step = checkpoints.latest_step
+    checkpoints.close()
+    if step is None:
+        raise ValueError(f"--restore_session={workdir}: expected a run with a checkpoint to go on from, found none")
+    return config
+
+
+def newest_checkpoint(source: pathlib.Path | str) -> pathlib.Path:
+    """A run's workdir as it is (its newest checkpoint is used); of a folder of .pth files, the one of the last step.
+
+    Raises:
+      ValueError: `source` is no folder, or neither kind of folder.
+    """
+    source = pathlib.Path(source)
+    if not source.is_dir():
+        raise ValueError(f"--finetune_from={source}: expected the folder of a pretraining run, found no such folder")
+    if (source / "checkpoints").is_dir():
+        return source
+    files = list(source.glob("*.pth"))
+    if not files:
+        raise ValueError(f"--finetune_from={source}: expected checkpoints of a run or .pth files, found neither")
+    return max(files, key=lambda file: ([int(number) for number in re.findall(r"\d+", file.stem)], file.name))
+
+
+def _starting_from(config: Config, source: pathlib.Path | str) -> Config:
+    if config.train.init_from:
+        raise ValueError(
+            f"weights to start from are given twice: {source} and train.init_from={config.train.init_from}"
+        )
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, init_from=str(source)))

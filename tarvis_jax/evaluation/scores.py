@@ -1,0 +1,222 @@
+"""Scores of a dataset: video results against the records of its files, by the metric of the dataset's task."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from input_pipeline.records import VideoRecord
+from tarvis_jax import datasets
+from tarvis_jax.evaluation.metrics import jf
+from tarvis_jax.evaluation.metrics.ap import evaluate_ap_by_category
+from tarvis_jax.evaluation.metrics.panoptic import WHOLE_VIDEO, PanopticQuality, frame_overlaps, segments_from_maps
+from tarvis_jax.evaluation.metrics.stq import SegmentationTrackingQuality
+from tarvis_jax.masks import rle
+from tarvis_jax.results.panoptic import panoptic_frame, thing_tracks
+from tarvis_jax.results.tracks import Track, VideoResult
+from tarvis_jax.results.youtube_vis import youtube_vis_predictions
+
+PANOPTIC_WINDOWS = {"PQ_frame": 1, "VPQ_4": 4, "PQ_tube": WHOLE_VIDEO}
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetScores:
+    """Scores of one dataset as fractions (0..1; -1 = undefined).
+
+    Attributes:
+      summary: the published numbers by name, the main one first.
+      per_class: class id 1..K -> scores by name; empty for datasets without classes.
+      per_video: video -> scores by name; only where the metric is a mean over objects (exemplar datasets).
+    """
+
+    summary: dict[str, float]
+    per_class: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
+    per_video: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+
+
+def evaluate(
+    results: Mapping[str, VideoResult],
+    ground_truth: Iterable[VideoRecord],
+    spec: datasets.DatasetSpec,
+    *,
+    max_predictions: int = 10,
+    score_threshold: float = 0.5,
+) -> DatasetScores:
+    """Scores of all videos, and by class or by video.
+
+    - instance: AP, AP50, AP75, AR1, ... (`ap.py`), most of them also per class;
+    - panoptic: PQ_tube, PQ_frame, VPQ_4, each also with `_things` and `_stuff` (`panoptic.py`); STQ, AQ, SQ (`stq.py`);
+      per class the three kinds of PQ and the IoU over all pixels;
+    - exemplar: J&F-Mean, J-..., F-..., for objects given by mask or by point (`jf.py`); the means also per video.
+
+    Args:
+      results: by `str(record.id)`; masks are decoded one frame at a time.
+      ground_truth: every record needs its result; further results are an error.
+      spec: task, number of classes, thing classes, and what exemplars are given.
+      max_predictions: instance: (track, class) pairs per video that count, best first.
+      score_threshold: panoptic: tracks below it are left out.
+    Raises:
+      ValueError: a video without result or the reverse, or sizes or numbers of frames that differ.
+    """
+    pairs = list(_pairs(results, ground_truth))
+    if spec.task == datasets.INSTANCE:
+        return _instance_scores(pairs, spec.num_classes, max_predictions)
+    if spec.task == datasets.PANOPTIC:
+        return _panoptic_scores(pairs, spec, score_threshold)
+    if spec.task == datasets.EXEMPLAR:
+        return _exemplar_scores(pairs, jf.POINT if spec.exemplar == "point" else jf.DAVIS)
+    raise ValueError(f"task should be one of {datasets.TASKS}, found {spec.task!r}")
+
+
+def format_table(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """Dataset -> scores, as lines of text in percent; "-" where undefined."""
+    lines = []
+    for dataset, values in scores.items():
+        width = max(len(name) for name in values)
+        lines.append(dataset)
+        for name, value in values.items():
+            lines.append(f"  {name:<{width}}  " + (f"{100 * value:6.2f}" if value != -1 else f"{'-':>6}"))
+    return "\n".join(lines)
+
+
+def scores_json(scores: DatasetScores, class_names: Mapping[int, str]) -> dict[str, Any]:
+    """The scores as JSON knows them: "summary", and "per_class" and "per_video" as lists of rows with their names."""
+    return {
+        "summary": scores.summary,
+        "per_class": [
+            {"id": class_id, "name": class_names.get(class_id, f"class {class_id}")} | row
+            for class_id, row in scores.per_class.items()
+        ],
+        "per_video": [{"video": video} | row for video, row in scores.per_video.items()],
+    }
+
+
+def ground_truth_json(records: Iterable[VideoRecord], num_classes: int) -> dict[str, Any]:
+    """Records of an instance dataset as the content of a YouTube-VIS file (areas counted; videos numbered from 1)."""
+    videos, annotations = [], []
+    for video_id, record in enumerate(records, start=1):
+        size = {"height": record.height, "width": record.width}
+        names = [path.name for path in record.frame_paths]
+        videos.append({"id": video_id, **size, "file_names": names})
+        for instance, category in record.instances.items():
+            track = [frame.get(instance) for frame in record.segmentations]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "video_id": video_id,
+                    "category_id": category,
+                    "iscrowd": int(instance in record.crowd),
+                    "segmentations": track,
+                    "areas": [each and rle.area(each) for each in track],
+                }
+            )
+    categories = [{"id": c} for c in range(1, num_classes + 1)]
+    return {"videos": videos, "categories": categories, "annotations": annotations}
+
+
+def _pairs(results, ground_truth) -> Iterator[tuple[VideoRecord, VideoResult]]:
+    records = {str(record.id): record for record in ground_truth}
+    missing, surplus = sorted(records.keys() - results.keys()), sorted(results.keys() - records.keys())
+    if missing or surplus or not records:
+        raise ValueError(
+            f"evaluation: expected one result for each of {len(records)} videos; without result: {missing[:5]}, "
+            f"results of unknown videos: {surplus[:5]}"
+        )
+    for name, record in records.items():
+        result = results[name]
+        expected, found = (record.num_frames, record.height, record.width), (result.num_frames, *result.size)
+        if expected != found:
+            raise ValueError(f"{record.where}: frames, height and width are {expected}, in its result {found}")
+        yield record, result
+
+
+def _instance_scores(pairs, num_classes: int, max_predictions: int) -> DatasetScores:
+    truth = ground_truth_json((record for record, _ in pairs), num_classes)
+    predictions = []
+    for video_id, (_, result) in enumerate(pairs, start=1):
+        predictions += youtube_vis_predictions(result, video_id, max_predictions)
+    return DatasetScores(*evaluate_ap_by_category(truth, predictions))
+
+
+def _panoptic_scores(pairs, spec: datasets.DatasetSpec, score_threshold: float) -> DatasetScores:
+    quality = {name: PanopticQuality(spec.num_classes, window) for name, window in PANOPTIC_WINDOWS.items()}
+    tracking = SegmentationTrackingQuality(spec.num_classes, spec.thing_classes)
+    for record, result in pairs:
+        tracks = thing_tracks(result, spec.thing_classes, score_threshold)
+        overlaps = []
+        for frame in range(record.num_frames):
+            truth = record.panoptic_map(frame)
+            prediction = panoptic_frame(result, frame, tracks)
+            tracking.add_frame(*truth, *prediction)
+            overlaps.append(
+                frame_overlaps(
+                    segments_from_maps(*truth, spec.thing_classes, is_truth=True),
+                    segments_from_maps(*prediction, spec.thing_classes, is_truth=False),
+                )
+            )
+        tracking.end_video()
+        for each in quality.values():
+            each.add_overlaps(overlaps)
+    stuff = [c for c in range(spec.num_classes) if c not in spec.thing_classes]
+    scores = {}
+    for name in ("PQ_tube", "PQ_frame", "VPQ_4"):
+        for suffix, classes in (("", None), ("_things", spec.thing_classes), ("_stuff", stuff)):
+            scores[name + suffix] = quality[name].scores(classes)
+    columns = {name: quality[name].by_class() for name in ("PQ_tube", "PQ_frame", "VPQ_4")} | {
+        "IoU": tracking.iou_by_class()
+    }
+    per_class = {
+        c + 1: {name: float(values[c]) for name, values in columns.items()}
+        for c in range(spec.num_classes)
+        if any(values[c] >= 0 for values in columns.values())
+    }
+    return DatasetScores(scores | tracking.scores(), per_class)
+
+
+def _exemplar_scores(pairs, protocol: str) -> DatasetScores:
+    objects = []
+    for record, result in pairs:
+        tracks = {track.id: track for track in result.tracks}
+        evaluated = _davis_objects(record) if protocol == jf.DAVIS else _point_objects(record)
+        # As the official evaluation: an object that was not given is a mistake of the caller, not a wrong guess.
+        unknown = sorted(tracks.keys() - record.instances.keys())
+        if unknown:
+            raise ValueError(f"{record.where}: the result has objects {unknown}, known are {sorted(record.instances)}")
+        for instance, frames in evaluated.items():
+            masks = ((_truth(record, t, instance), _prediction(tracks.get(instance), t, result.size)) for t in frames)
+            objects.append(jf.score_object(str(record.id), instance, masks))
+    per_video = {}
+    for video in dict.fromkeys(each.video for each in objects):
+        means = jf.summarize([each for each in objects if each.video == video])
+        per_video[video] = {name: means[name] for name in ("J&F-Mean", "J-Mean", "F-Mean")}
+    return DatasetScores(jf.summarize(objects), per_video=per_video)
+
+
+def _davis_objects(record: VideoRecord) -> dict[int, list[int]]:
+    frames = jf.davis_frames(record.num_frames)
+    if not set(frames) <= set(record.annotated_frames):
+        raise ValueError(f"{record.where}: J&F by DAVIS's rules needs every frame annotated but the first and last")
+    first = record.visible_ids(0)
+    if not first:
+        raise ValueError(f"{record.where}: the ground truth of frame 0 has no object")
+    return {instance: list(frames) for instance in range(1, max(first) + 1)}
+
+
+def _point_objects(record: VideoRecord) -> dict[int, list[int]]:
+    return {
+        instance: [t for t in record.annotated_frames if t >= start]
+        for instance, start in record.first_frames().items()
+    }
+
+
+def _truth(record: VideoRecord, frame: int, instance: int) -> np.ndarray:
+    if instance in record.instances:
+        return record.instance_mask(frame, instance)
+    return np.zeros((record.height, record.width), bool)
+
+
+def _prediction(track: Track | None, frame: int, size: tuple[int, int]) -> np.ndarray:
+    if track is None or track.segmentations[frame] is None:
+        return np.zeros(size, bool)
+    return rle.decode(track.segmentations[frame])

@@ -1,0 +1,97 @@
+"""Run-length encoded masks (COCO), with the checks that pycocotools does not make.
+
+An encoded mask here is always `{"size": [height, width], "counts": text}`: compressed, column-major, first run zeros,
+and ready for JSON.
+"""
+
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+Rle = dict[str, Any]  # {"size": [height, width], "counts": str}
+
+
+def encode(mask: np.ndarray) -> Rle:
+    """A mask [H, W] (nonzero = inside) as RLE."""
+    if mask.ndim != 2:
+        raise ValueError(f"mask to encode: expected shape [H, W], found {mask.shape}")
+    return _with_text(coco_mask.encode(np.asfortranarray(mask != 0, dtype=np.uint8)))
+
+
+def decode(rle: Rle) -> np.ndarray:
+    """An RLE as a bool mask [H, W]."""
+    return coco_mask.decode(rle).astype(bool)
+
+
+def area(rle: Rle) -> int:
+    """Number of pixels inside."""
+    return int(coco_mask.area(rle))
+
+
+def run_lengths(counts: bytes | str, where: str) -> np.ndarray:
+    """The runs of a compressed RLE as int64, without decoding it.
+
+    Each number is written in groups of five bits, lowest first, one printable character (48 + group + 32 if more
+    follow) each; from the fourth run on it is the difference to the run two places before.
+    """
+    raw = counts.encode("utf-8", "replace") if isinstance(counts, str) else counts
+    chars = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
+    if chars.size == 0 or chars.min() < 0 or chars.max() > 63 or chars[-1] & 32:
+        raise ValueError(f"{where}: corrupt RLE (empty, cut off, or with characters that no RLE has)")
+    last = (chars & 32) == 0
+    starts = np.concatenate(([0], np.flatnonzero(last)[:-1] + 1))
+    place = np.arange(chars.size) - np.repeat(starts, np.diff(np.append(starts, chars.size)))
+    if place.max() > 11:
+        raise ValueError(f"{where}: corrupt RLE (a run longer than 60 bits)")
+    values = np.add.reduceat((chars & 31) << (5 * place), starts)
+    ends = np.flatnonzero(last)
+    negative = (chars[ends] & 16) != 0
+    values -= np.where(negative, np.int64(1) << (5 * (place[ends] + 1)), 0)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:
+    """What annotation files hold for a mask, as a checked RLE of the image's size.
+
+    Args:
+      segmentation: compressed counts (text); runs (list of ints); polygons (list of lists x0, y0, x1, y1, ...); or
+        {"size": [height, width], "counts": text or runs}.
+      height, width: of the image, in pixels.
+      where: file and place in it, for errors.
+    Raises:
+      ValueError: another size than the image's, runs that do not add up to it, or another type.
+    """
+    counts = segmentation
+    if isinstance(segmentation, dict):
+        if "counts" not in segmentation:
+            raise ValueError(f"{where}: RLE without key 'counts'")
+        counts = segmentation["counts"]
+        size = segmentation.get("size")
+        if list(size or ()) != [height, width]:
+            raise ValueError(f"{where}: RLE has size {size}, but the image is [height, width] = {[height, width]}")
+    if isinstance(counts, list) and counts and all(isinstance(polygon, list) for polygon in counts):
+        if any(len(polygon) < 6 or len(polygon) % 2 for polygon in counts):
+            raise ValueError(f"{where}: a polygon needs an even number of coordinates, at least 6")
+        return _with_text(coco_mask.merge(coco_mask.frPyObjects(counts, height, width)))
+    if isinstance(counts, list) and counts and all(isinstance(run, int) for run in counts):
+        runs = np.asarray(counts, np.int64)
+        result = None
+    elif isinstance(counts, (str, bytes)):
+        runs = run_lengths(counts, where)
+        result = {"size": [height, width], "counts": counts if isinstance(counts, str) else counts.decode("ascii")}
+    else:
+        raise ValueError(f"{where}: expected an RLE or polygons, found {type(counts).__name__} {counts!r:.80}")
+    if runs.min() < 0 or runs.sum() != height * width:
+        raise ValueError(
+            f"{where}: the runs of the RLE add up to {int(runs.sum())} pixels, but the image has "
+            f"{height} x {width} = {height * width}"
+        )
+    return result or _with_text(coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width))
+
+
+def _with_text(encoded: Rle) -> Rle:
+    """pycocotools' RLE, whose counts are bytes, as ours."""
+    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}

@@ -1,0 +1,122 @@
+"""Checkpoints on disk: written in the background, renamed into place when complete, the newest few kept.
+
+The only importer of orbax. A checkpoint is a folder named for its step with three items: `weights` (all that inference
+needs), `progress` (the optimiser's state and the step) and `config` (the resolved config).
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from tarvis_jax.model.structure import Arrays
+
+FOLDER = "checkpoints"
+
+
+class Checkpoints:
+    """The checkpoints of one workdir."""
+
+    def __init__(self, workdir: pathlib.Path | str, keep: int = 2, create: bool = False):
+        """Opens `workdir`/checkpoints.
+
+        Args:
+          workdir: folder of the run.
+          keep: how many of the newest stay when another is saved.
+          create: start the folder where there is none.
+        Raises:
+          ValueError: there is no such folder, and `create` is False.
+        """
+        self._folder = pathlib.Path(workdir).absolute() / FOLDER
+        if not create and not self._folder.is_dir():
+            raise ValueError(f"{self._folder}: no such folder, expected the workdir of a run with checkpoints")
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=create, enable_async_checkpointing=True),
+            item_handlers={
+                "weights": ocp.StandardCheckpointHandler(),
+                "progress": ocp.StandardCheckpointHandler(),
+                "config": ocp.JsonCheckpointHandler(),
+            },
+        )
+
+    @property
+    def latest_step(self) -> int | None:
+        """Step of the newest complete checkpoint, None if there is none."""
+        return self._manager.latest_step()
+
+    def save(
+        self, step: int, weights: Mapping[str, Any], progress: Mapping[str, Any], config: Mapping[str, Any]
+    ) -> None:
+        """Starts writing; returns once the arrays are copied off the devices. A step that is there is left as it is.
+
+        Args:
+          step: optimizer steps done; names the checkpoint.
+          weights, progress: nested dicts of arrays (`train.state.to_items`).
+          config: the run's config as JSON knows it.
+        """
+        if step in self._manager.all_steps():
+            return
+        items = ocp.args.Composite(
+            weights=ocp.args.StandardSave(weights),
+            progress=ocp.args.StandardSave(progress),
+            config=ocp.args.JsonSave(config),
+        )
+        self._manager.save(step, args=items)
+
+    def restore(
+        self, weights: Mapping[str, Any], progress: Mapping[str, Any], step: int | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Reads the items of a checkpoint back.
+
+        Args:
+          weights, progress: arrays or ShapeDtypeStructs with shardings, of the wanted structure, shapes and placement.
+          step: which checkpoint; None: the newest.
+        Raises:
+          ValueError: there is none, or its tensors are others.
+        """
+        step = self._step(step)
+        wanted = [jax.tree.map(ocp.utils.to_shape_dtype_struct, dict(item)) for item in (weights, progress)]
+        items = ocp.args.Composite(
+            weights=ocp.args.StandardRestore(wanted[0]), progress=ocp.args.StandardRestore(wanted[1])
+        )
+        try:
+            saved = self._manager.restore(step, args=items)
+        except (ValueError, KeyError, TypeError) as error:
+            message = "the checkpoint does not fit this config; was its section model or optimizer changed?"
+            raise ValueError(f"{self._folder}/{step}: {message} {error}") from error
+        return saved["weights"], saved["progress"]
+
+    def restore_weights(self, step: int | None = None) -> tuple[Arrays, Arrays]:
+        """(parameters, frozen variables) for inference, on the first device: the moving average where one was kept."""
+        step = self._step(step)
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        wanted = jax.tree.map(
+            lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
+            dict(self._manager.item_metadata(step)["weights"]),
+        )
+        items = ocp.args.Composite(weights=ocp.args.StandardRestore(wanted))
+        saved = self._manager.restore(step, args=items)["weights"]
+        return saved["ema"] or saved["params"], saved["frozen"]
+
+    def restore_config(self, step: int | None = None) -> dict[str, Any]:
+        """The resolved config that the checkpoint was trained with."""
+        items = ocp.args.Composite(config=ocp.args.JsonRestore())
+        return self._manager.restore(self._step(step), args=items)["config"]
+
+    def wait(self) -> None:
+        """Returns when the last save is complete on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Completes what is being written and frees the threads."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def _step(self, step: int | None) -> int:
+        step = self._manager.latest_step() if step is None else step
+        if step is None:
+            raise ValueError(f"{self._folder}: no checkpoint here, expected a folder named for its step")
+        return step

@@ -1,0 +1,106 @@
+"""The folder that models are shared in: `model.safetensors` (the variables) and `config.json` (what they mean).
+
+The tensors are our variables under their flat names ("decoder/layers/0/ffn/linear1/kernel"); config.json has the
+architecture (ModelConfig) and a table of the datasets whose classes the model knows (DatasetInfo by name).
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tarvis_jax.config import from_mapping, to_plain
+from tarvis_jax.dataset_info import DatasetInfo, default_datasets
+from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.weights import safetensors as safetensors_file
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+FORMAT = "tarvis_jax"
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """What such a folder holds.
+
+    Attributes:
+      config: the architecture.
+      datasets: by name.
+      variables: flat dict, read-only views of the mapped file; not yet compared with the architecture
+        (`model.variables.fill` does that).
+    """
+
+    config: ModelConfig
+    datasets: dict[str, DatasetInfo]
+    variables: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class _ConfigFile:
+    """Content of config.json."""
+
+    format: str
+    format_version: int
+    model: ModelConfig
+    datasets: dict[str, DatasetInfo]
+
+
+def save_safetensors(
+    variables: Mapping[str, Any],
+    config: ModelConfig,
+    folder: str | pathlib.Path,
+    datasets: Mapping[str, DatasetInfo] | None = None,
+) -> int:
+    """Writes a model to `folder` (made if absent), one tensor at a time.
+
+    Args:
+      variables: flat name -> array (numpy, jax, or anything with shape and dtype that `np.asarray` reads when asked).
+      config: the architecture.
+      folder: where to; files of a model that is there are replaced.
+      datasets: what to say of the datasets; None takes what is known of those in `config.semantic_classes`.
+
+    Returns:
+      Size of the weights in bytes.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if datasets is None:
+        datasets = default_datasets(config.semantic_classes)
+    content = _ConfigFile(FORMAT, FORMAT_VERSION, config, dict(datasets))
+    size = safetensors_file.write(folder / WEIGHTS_FILE, variables, {"format": FORMAT})
+    (folder / CONFIG_FILE).write_text(json.dumps(to_plain(content), indent=2) + "\n")
+    return size
+
+
+def load(folder: str | pathlib.Path) -> Pretrained:
+    """Reads what `save_safetensors` wrote; the weights are mapped, not read.
+
+    Raises:
+      ValueError: a file is absent or is not what it should be; names the file and the key or tensor.
+    """
+    folder = pathlib.Path(folder)
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(f"{path}: expected the config of a shared model, found no such file")
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f'{path}: expected the config of a shared model ("format": "{FORMAT}"), found another file')
+    if content.get("format_version") != FORMAT_VERSION:
+        raise ValueError(f"{path}: expected format_version {FORMAT_VERSION}, found {content.get('format_version')!r}")
+    config = from_mapping(_ConfigFile, content, str(path))
+    for name, num_classes in config.model.semantic_classes:
+        if name not in config.datasets or config.datasets[name].spec.num_classes != num_classes:
+            raise ValueError(f"{path}: datasets.{name}: expected {num_classes} classes as in model.semantic_classes")
+    return Pretrained(config.model, config.datasets, safetensors_file.read(folder / WEIGHTS_FILE))
+
+
+def is_pretrained_folder(path: str | pathlib.Path) -> bool:
+    """Whether a path is a folder of this kind (a run's workdir has no `model.safetensors`)."""
+    return (pathlib.Path(path) / WEIGHTS_FILE).is_file()

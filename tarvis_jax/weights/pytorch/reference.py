@@ -1,0 +1,234 @@
+"""Checkpoints of the PyTorch reference: read, converted strictly, and written back."""
+
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tarvis_jax.datasets import DATASETS
+from tarvis_jax.model.backbones import BACKBONES, ConvNextConfig, ResNetConfig, SwinConfig
+from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.variables import abstract_model, flatten
+from tarvis_jax.weights.pytorch.files import StoredTensor, read_torch_file
+from tarvis_jax.weights.pytorch.mapping import Deferred, convert_weights, export_weights, plan_weights
+from tarvis_jax.weights.pytorch.rules import model_rules
+from tarvis_jax.weights.report import Report
+
+
+def read_torch_checkpoint(path: str | pathlib.Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
+    """Opens a checkpoint of the reference and the `config.yaml` beside it, without PyTorch and without running code.
+
+    Args:
+      path: the `.pth` file, {"model": state dict, ...}, or the folder of a release that has one such file.
+
+    Returns:
+      The state dict, whose tensors are read when asked for, and the parsed configuration.
+
+    Raises:
+      ValueError: the file is not such a checkpoint.
+      FileNotFoundError: the checkpoint or its config.yaml is absent.
+    """
+    path = checkpoint_file(path)
+    config_path = path.parent / "config.yaml"
+    for file in (path, config_path):
+        if not file.exists():
+            raise FileNotFoundError(f"{file}: expected a checkpoint of the reference with its config.yaml beside it")
+    content = read_torch_file(path)
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        found = sorted(map(str, content))[:10] if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{path}: expected a dict with the state dict under 'model', found {found}")
+    state_dict = content["model"]
+    check_state_dict(state_dict, path)
+    try:
+        config = yaml.safe_load(config_path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{config_path}: cannot be read as YAML: {error}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{config_path}: expected a mapping, found {type(config).__name__}")
+    return state_dict, config
+
+
+def checkpoint_file(path: str | pathlib.Path) -> pathlib.Path:
+    """The `.pth` file at `path`: itself, or the only one of a release's folder.
+
+    Raises:
+      ValueError: the folder has none or several.
+    """
+    path = pathlib.Path(path)
+    if not path.is_dir():
+        return path
+    files = sorted(path.glob("*.pth"))
+    if len(files) != 1:
+        raise ValueError(f"{path}: expected a folder with one .pth file, found {[file.name for file in files]}")
+    return files[0]
+
+
+def check_state_dict(state_dict: Mapping[Any, Any], path: str | pathlib.Path) -> None:
+    """ValueError if anything but named tensors is in it; lists what."""
+    odd = [
+        f"{name!r:.100}: {type(value).__name__}"
+        for name, value in state_dict.items()
+        if not isinstance(value, StoredTensor) or not isinstance(name, str)
+    ]
+    if odd:
+        raise ValueError(f"{path}: expected a state dict of named tensors, found something else: {', '.join(odd[:10])}")
+
+
+def identify_backbone(state_dict: Mapping[str, Any]) -> str | None:
+    """Which backbone a state dict of the reference holds, by the depths and widths of its stages; None if unknown."""
+
+    def depths(pattern: str) -> tuple[int, ...]:
+        blocks = {match.groups() for name in state_dict if (match := re.match(pattern, name))}
+        stages = sorted({stage for stage, _ in blocks})
+        return tuple(sum(stage == s for s, _ in blocks) for stage in stages)
+
+    def width(name: str) -> int | None:
+        return state_dict[name].shape[0] if name in state_dict else None
+
+    resnet = depths(r"backbone\.backbone\.res(\d)\.(\d+)\.")
+    swin = depths(r"backbone\.backbone\.layers\.(\d)\.blocks\.(\d+)\.")
+    convnext = depths(r"backbone\.backbone\.stages\.(\d)\.(\d+)\.")
+    for name, config in BACKBONES.items():
+        match config:
+            case ResNetConfig(block="bottleneck"):
+                fits = config.depths == resnet
+            case SwinConfig():
+                embed = width("backbone.backbone.patch_embed.proj.weight")
+                fits = config.depths == swin and config.channels == embed
+            case ConvNextConfig():
+                fits = config.depths == convnext and config.channels[0] == width(
+                    "backbone.backbone.downsample_layers.0.0.weight"
+                )
+            case _:
+                fits = False
+        if fits:
+            return name
+    return None
+
+
+def model_config_from_reference(config: Mapping[str, Any], state_dict: Mapping[str, Any]) -> ModelConfig:
+    """The architecture of a checkpoint of the reference.
+
+    Args:
+      config: the reference's config.yaml: MODEL.* and TRAINING.DATASET_LIST (the datasets whose classes have queries).
+      state_dict: its weights; checked to be of the configured backbone and number of classes.
+
+    Raises:
+      ValueError: a key is missing, a dataset or backbone is unknown, or the weights contradict the configuration.
+    """
+
+    def get(section: str, key: str):
+        if key not in config.get(section, {}):
+            raise ValueError(f"config.yaml of the reference: expected {section}.{key}, found {sorted(config)}")
+        return config[section][key]
+
+    backbone = get("MODEL", "BACKBONE")
+    if backbone not in BACKBONES:
+        raise ValueError(f"config.yaml: MODEL.BACKBONE: expected one of {sorted(BACKBONES)}, found {backbone!r}")
+    check_backbone(backbone, state_dict)
+    names = get("TRAINING", "DATASET_LIST")
+    unknown = sorted(set(names) - set(DATASETS))
+    if unknown:
+        raise ValueError(f"config.yaml: TRAINING.DATASET_LIST: expected names of {sorted(DATASETS)}, found {unknown}")
+    classes = tuple((name, DATASETS[name].num_classes) for name in sorted(names) if DATASETS[name].num_classes)
+    table = state_dict.get("embedding_container._semantic_queries")
+    num_rows = 1 + sum(k for _, k in classes)
+    if table is not None and table.shape[0] != num_rows:
+        raise ValueError(
+            f"embedding_container._semantic_queries: expected {num_rows} rows for 1 embedding and the classes of "
+            f"TRAINING.DATASET_LIST {dict(classes)}, found {table.shape[0]}"
+        )
+    return ModelConfig(
+        backbone=backbone,
+        cross_attention=get("MODEL", "CROSS_ATTENTION_TYPE"),
+        num_instance_queries=get("MODEL", "NUM_OBJECT_QUERIES"),
+        num_background_queries=get("MODEL", "NUM_BACKGROUND_QUERIES"),
+        num_queries_per_object=get("MODEL", "NUM_VOS_QUERIES_PER_OBJECT"),
+        semantic_classes=classes,
+    )
+
+
+def check_backbone(asked_for: str, state_dict: Mapping[str, Any]) -> None:
+    """ValueError if the weights are those of another backbone than `asked_for`."""
+    found = identify_backbone(state_dict)
+    if found is not None and found != asked_for:
+        raise ValueError(
+            f"the checkpoint holds the weights of another backbone: expected {asked_for}, but it looks like {found}"
+        )
+
+
+def open_reference_checkpoint(path: str | pathlib.Path) -> tuple[ModelConfig, dict[str, Deferred], Report]:
+    """Checks a checkpoint of the reference and gives its variables to be read one at a time.
+
+    Strict: every tensor is used exactly once and every variable is filled exactly once.
+
+    Args:
+      path: the `.pth` file, with its config.yaml beside it, or the folder of both.
+
+    Returns:
+      The architecture; {path: array that `np.asarray` reads}; the report.
+
+    Raises:
+      ValueError: all tensors that do not fit, in one message.
+    """
+    state_dict, config = read_torch_checkpoint(path)
+    try:
+        model_config = model_config_from_reference(config, state_dict)
+        variables, report = plan_weights(
+            state_dict, flatten(abstract_model(model_config)), model_rules(model_config), source=str(path)
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return model_config, variables, report
+
+
+def load_reference_checkpoint(path: str | pathlib.Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
+    """`open_reference_checkpoint` with the values read; `variables.fill` makes the model."""
+    model_config, variables, _ = open_reference_checkpoint(path)
+    try:
+        return model_config, {name: np.asarray(value) for name, value in variables.items()}
+    except ValueError as error:  # values that are not finite
+        raise ValueError(f"{path}: {error}") from None
+
+
+def from_reference_state_dict(state_dict: Mapping[str, Any], config: ModelConfig) -> dict[str, np.ndarray]:
+    """Variables of `TarViS(config)` (flat dict) from a state dict; one ValueError lists all that is wrong."""
+    check_backbone(config.backbone, state_dict)
+    return convert_weights(state_dict, flatten(abstract_model(config)), model_rules(config))
+
+
+def to_reference_state_dict(variables: Mapping[str, Any], config: ModelConfig) -> dict[str, np.ndarray]:
+    """The inverse of `from_reference_state_dict`, bit for bit: a state dict that the reference loads strictly."""
+    return {name: np.asarray(value) for name, value in export_weights(variables, model_rules(config)).items()}
+
+
+def reference_config(config: ModelConfig) -> dict[str, Any]:
+    """What the reference's config.yaml says of this architecture: the keys that decide it (its others have defaults).
+
+    Raises:
+      ValueError: the architecture is not one of the reference's.
+    """
+    default = ModelConfig()
+    fixed = ("hidden_size", "num_heads", "neck_layers", "neck_points", "temporal_window", "decoder_layers")
+    different = [name for name in fixed if getattr(config, name) != getattr(default, name)]
+    unknown = [
+        name for name, number in config.semantic_classes if name not in DATASETS or DATASETS[name].num_classes != number
+    ]
+    if different or unknown:
+        raise ValueError(
+            f"the reference has no such model: expected its defaults for {different} and its datasets with their own "
+            f"numbers of classes, found others for {unknown}"
+        )
+    return {
+        "MODEL": {
+            "BACKBONE": config.backbone,
+            "CROSS_ATTENTION_TYPE": config.cross_attention,
+            "NUM_OBJECT_QUERIES": config.num_instance_queries,
+            "NUM_BACKGROUND_QUERIES": config.num_background_queries,
+            "NUM_VOS_QUERIES_PER_OBJECT": config.num_queries_per_object,
+        },
+        "TRAINING": {"DATASET_LIST": [name for name, _ in config.semantic_classes]},
+    }

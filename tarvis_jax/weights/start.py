@@ -1,0 +1,146 @@
+"""Weights to start training from: another run, a checkpoint of the reference, or a backbone of another project."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.queries import SEMANTIC_TABLE, semantic_rows
+from tarvis_jax.weights.open import open_model
+from tarvis_jax.weights.pytorch.backbones import is_backbone_file, open_backbone
+from tarvis_jax.weights.report import Report, entry, fits
+
+# The 19 classes of KITTI-STEP and Cityscapes-VPS among the 34 of Cityscapes (their official ids).
+CITYSCAPES_EVALUATED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+STARTS_FROM_CITYSCAPES = ("CITYSCAPES_VPS", "KITTI_STEP")
+
+Weights = dict[str, np.ndarray]
+
+
+def load_initial_weights(
+    source: pathlib.Path | str,
+    model_config: ModelConfig,
+    params: Mapping[str, Any],
+    frozen: Mapping[str, Any],
+    *,
+    new: Sequence[str] = (),
+    leave_out: Sequence[str] = (),
+) -> tuple[Weights, Weights, Report]:
+    """(params, frozen, report) for a model of `model_config`, whose datasets may differ from those of the source.
+
+    Class queries: kept for datasets that both have; taken from Cityscapes for the two driving datasets (its classes
+    contain theirs); drawn from the seed (those of `params`) for all others.
+
+    Args:
+      source: what `open_model` takes, or a backbone of another project (`convert.backbones`): a .pkl file, or a .pth
+        file that is no checkpoint of the reference. With it, all but the backbone starts from the seed.
+      model_config: of the model to start.
+      params, frozen: its values as drawn from the seed.
+      new: shell patterns (`*`) of our variables that may start from the seed although the source is a whole model, or
+        that a backbone file may lack. One of another shape in the source starts from the seed, too.
+      leave_out: shell patterns of the source's tensors that are not used: names in the file for a backbone of another
+        project, else ours.
+
+    Raises:
+      ValueError: the source cannot be read; or tensors do not fit and no pattern names them (all in one message).
+    """
+    initial = {**params, **frozen}
+    if str(source).endswith(".pkl") or (str(source).endswith(".pth") and is_backbone_file(source)):
+        deferred, report = open_backbone(source, model_config.backbone, new=new, leave_out=leave_out)
+        try:
+            found = {name: np.asarray(value) for name, value in deferred.items()}
+        except ValueError as error:  # values that are not finite
+            raise ValueError(f"{source}: {error}") from None
+        others = tuple(entry(name, v) for name, v in initial.items() if not name.startswith("backbone/"))
+        report = dataclasses.replace(report, new=(*report.new, *others))
+        variables = {**initial, **found}
+    else:
+        variables, report = _whole_model(source, model_config, initial, new, leave_out)
+    return {name: variables[name] for name in params}, {name: variables[name] for name in frozen}, report
+
+
+def _whole_model(
+    source: pathlib.Path | str,
+    model_config: ModelConfig,
+    initial: Mapping[str, Any],
+    new: Sequence[str],
+    leave_out: Sequence[str],
+) -> tuple[dict[str, Any], Report]:
+    """The variables, from a source that is a whole model, and what became of each."""
+    opened = open_model(source)
+    source_config, found = opened.config, dict(opened.variables)
+    notes = ()
+    if source_config.semantic_classes != model_config.semantic_classes and not fits(SEMANTIC_TABLE, leave_out):
+        old_classes, new_classes = dict(source_config.semantic_classes), dict(model_config.semantic_classes)
+        old, table = np.asarray(found[SEMANTIC_TABLE]), np.array(initial[SEMANTIC_TABLE])
+        if old.shape[1] == table.shape[1]:
+            found[SEMANTIC_TABLE] = transfer_class_queries(old, old_classes, table, new_classes)
+            origins = [
+                f"{name} from {_origin(name, old_classes, new_classes) or 'the seed'}" for name in sorted(new_classes)
+            ]
+            notes = (f"{SEMANTIC_TABLE}: {', '.join(origins)}",)
+    variables, loaded, fresh, left_out, problems = {}, [], [], [], []
+    for name, value in found.items():
+        if fits(name, leave_out):
+            left_out.append(entry(name, value))
+        elif name not in initial:
+            problems.append(f"{name} {list(value.shape)}: not part of this model")
+        elif tuple(value.shape) == tuple(initial[name].shape):
+            variables[name] = value
+            loaded.append(entry(name, value))
+        elif fits(name, new):
+            left_out.append(entry(name, value))
+        else:
+            problems.append(f"{name}: expected shape {list(initial[name].shape)}, found {list(value.shape)}")
+    for name, value in initial.items():
+        if name in variables:
+            continue
+        if fits(name, new):
+            variables[name] = value
+            fresh.append(entry(name, value))
+        elif name not in found or fits(name, leave_out):
+            problems.append(f"{name} {list(value.shape)}: missing")
+    if problems:
+        raise ValueError(
+            f"{source}: the weights do not fit the model (train.init_new and train.init_leave_out take patterns of "
+            "what may stay new or be left out):\n  " + "\n  ".join(problems)
+        )
+    return variables, Report(str(source), tuple(loaded), tuple(fresh), tuple(left_out), notes)
+
+
+def transfer_class_queries(
+    old: np.ndarray, old_classes: Mapping[str, int], new: np.ndarray, new_classes: Mapping[str, int]
+) -> np.ndarray:
+    """The table of class queries for other datasets.
+
+    Args:
+      old: [1 + sum of old K, C], row 0 the shared embedding, then the datasets alphabetically.
+      old_classes: dataset -> K of the old table.
+      new: [1 + sum of new K, C], what rows hold that nothing is known for.
+      new_classes: dataset -> K of the new table.
+    """
+    old_rows, new_rows = (
+        {name: slice(*rows) for name, rows in semantic_rows(tuple(classes.items())).items()}
+        for classes in (old_classes, new_classes)
+    )
+    result = new.copy()
+    result[0] = old[0]
+    for name, rows in new_rows.items():
+        origin = _origin(name, old_classes, new_classes)
+        if origin == name:
+            result[rows] = old[old_rows[name]]
+        elif origin is not None:
+            result[rows] = old[old_rows[origin]][list(CITYSCAPES_EVALUATED)]
+    return result
+
+
+def _origin(name: str, old_classes: Mapping[str, int], new_classes: Mapping[str, int]) -> str | None:
+    """The dataset of the old table that the queries of dataset `name` start from; None: they are new."""
+    if old_classes.get(name) == new_classes[name]:
+        return name
+    if name in STARTS_FROM_CITYSCAPES and "CITYSCAPES" in old_classes:
+        return "CITYSCAPES"
+    return None

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from tarvis_jax.masks import rle
+from tests.input_pipeline import official_files
+
+
+def masks():
+    rng = np.random.default_rng(0)
+    yield np.zeros((7, 5), bool)
+    yield np.ones((7, 5), bool)
+    for _ in range(30):
+        height, width = rng.integers(1, 90, 2)
+        yield rng.random((height, width)) < rng.choice([0.02, 0.5, 0.98])
+    large = np.zeros((700, 900), bool)
+    large[100:640, 30:800] = True
+    yield large
+
+
+@pytest.mark.parametrize("mask", masks())
+def test_every_form_of_a_mask_decodes_to_it(mask):
+    height, width = mask.shape
+    text = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+    plain = official_files.runs(mask.astype(np.uint8))
+    for form in (text, plain, {"size": [height, width], "counts": text}, {"size": [height, width], "counts": plain}):
+        encoded = rle.to_rle(form, height, width, "here")
+        np.testing.assert_array_equal(rle.decode(encoded), mask)
+        assert rle.area(encoded) == mask.sum()
+    np.testing.assert_array_equal(rle.run_lengths(text, "here"), plain)
+    np.testing.assert_array_equal(rle.decode(rle.encode(mask)), mask)
+
+
+def test_polygons():
+    encoded = rle.to_rle([[2, 3, 12, 3, 12, 9, 2, 9], [20, 0, 25, 0, 25, 4, 20, 4]], 16, 32, "here")
+    expected = np.zeros((16, 32), bool)
+    expected[3:9, 2:12] = True
+    expected[0:4, 20:25] = True
+    np.testing.assert_array_equal(rle.decode(encoded), expected)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ({"size": [5, 7], "counts": "o5"}, r"size \[5, 7\], but the image is \[height, width\] = \[7, 5\]"),
+        (official_files.compressed(official_files.rectangle(1, 1, 9, 9)), "7 x 5 = 35"),
+        ([30, 6], "add up to 36 pixels"),
+        ([40, -5], "add up to 35 pixels"),
+        ("", "corrupt RLE"),
+        ("~~~", "corrupt RLE"),
+        ({"size": [7, 5]}, "without key 'counts'"),
+        ([[1, 2, 3]], "polygon"),
+        (17, "expected an RLE or polygons"),
+    ],
+)
+def test_a_mask_of_another_size_or_form_is_an_error(segmentation, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        rle.to_rle(segmentation, 7, 5, "file.json, frame 3")
+    assert str(caught.value).startswith("file.json, frame 3")

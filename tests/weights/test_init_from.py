@@ -1,0 +1,130 @@
+"""Where the first weights of a run come from: whole models and backbones, and what patterns allow."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.structure import ModelStructure
+from tarvis_jax.weights import folder as pretrained
+from tarvis_jax.weights.open import open_model
+from tarvis_jax.weights.start import SEMANTIC_TABLE, load_initial_weights
+from tests.weights.pytorch import mini
+
+_CONFIG = ModelConfig(
+    backbone="ResNetMini",
+    hidden_size=32,
+    num_heads=2,
+    neck_layers=1,
+    neck_ffn_size=32,
+    neck_groups=4,
+    decoder_layers=1,
+    decoder_ffn_size=32,
+    object_encoder_layers=1,
+    object_encoder_ffn_size=32,
+    num_instance_queries=4,
+    semantic_classes=(("CITYSCAPES", 34), ("COCO", 3)),
+)
+
+
+def _state(config) -> tuple[dict, dict]:
+    """(params, frozen), all values 0.125."""
+    structure = ModelStructure(config)
+    return tuple(
+        {n: np.full(v.shape, 0.125, v.dtype) for n, v in d.items()} for d in (structure.params, structure.frozen)
+    )
+
+
+@pytest.fixture(scope="module")
+def registered():
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        mini.register(monkeypatch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(registered, tmp_path_factory):
+    """A pretrained model in a folder, and its variables."""
+    state = _state(_CONFIG)
+    rng = np.random.default_rng(0)
+    variables = {n: rng.standard_normal(v.shape).astype(v.dtype) for n, v in {**state[0], **state[1]}.items()}
+    folder = tmp_path_factory.mktemp("model")
+    pretrained.save_safetensors(variables, _CONFIG, folder)
+    return folder, variables
+
+
+def test_a_whole_model(model):
+    folder, variables = model
+    opened = open_model(folder)
+    assert opened.config == _CONFIG and opened.variables.keys() == variables.keys()
+    params, frozen, report = load_initial_weights(folder, _CONFIG, *_state(_CONFIG))
+    for name, value in {**params, **frozen}.items():
+        np.testing.assert_array_equal(value, variables[name], err_msg=name)
+    assert len(report.loaded) == len(variables) and not (report.new or report.left_out or report.notes)
+
+
+def test_other_datasets(model):
+    folder, variables = model
+    config = dataclasses.replace(_CONFIG, semantic_classes=(("COCO", 3), ("MINE", 2)))
+    params, _, report = load_initial_weights(folder, config, *_state(config))
+    np.testing.assert_array_equal(params[SEMANTIC_TABLE][1:4], variables[SEMANTIC_TABLE][35:38])
+    assert (params[SEMANTIC_TABLE][4:] == 0.125).all()
+    assert report.notes == (f"{SEMANTIC_TABLE}: COCO from COCO, MINE from the seed",)
+
+
+def test_another_architecture_needs_patterns(model):
+    folder, variables = model
+    config = dataclasses.replace(_CONFIG, decoder_layers=2, num_instance_queries=5, object_encoder_layers=0)
+    state = _state(config)
+    with pytest.raises(ValueError) as error:
+        load_initial_weights(folder, config, *state)
+    for words in (
+        f"{folder}: the weights do not fit",
+        "train.init_new and train.init_leave_out",
+        "queries/instance: expected shape [6, 32], found [5, 32]",
+        "decoder/layers/1/ffn/linear1/kernel [32, 32]: missing",
+        "object_encoder/layers/0/ffn/linear1/kernel [32, 32]: not part of this model",
+    ):
+        assert words in str(error.value)
+    params, _, report = load_initial_weights(
+        folder, config, *state, new=["decoder/layers/1/*", "queries/instance"], leave_out=["object_encoder/layers/*"]
+    )
+    assert (params["queries/instance"] == 0.125).all() and (params["decoder/layers/1/ffn/norm/scale"] == 0.125).all()
+    np.testing.assert_array_equal(params["decoder/norm/scale"], variables["decoder/norm/scale"])
+    assert {entry.name for entry in report.new} == {
+        name for name in state[0] if name.startswith("decoder/layers/1/") or name == "queries/instance"
+    }
+    assert {entry.name for entry in report.left_out} == {
+        name for name in variables if name.startswith("object_encoder/layers/") or name == "queries/instance"
+    }
+
+
+def test_leaving_out_alone_does_not_make_a_variable_new(model):
+    with pytest.raises(ValueError, match="queries/instance .5, 32.: missing"):
+        load_initial_weights(model[0], _CONFIG, *_state(_CONFIG), leave_out=["queries/instance"])
+
+
+def test_weights_of_a_folder_must_fit_its_config(model, tmp_path):
+    _, variables = model
+    broken = {name: value for name, value in variables.items() if name != "decoder/norm/scale"}
+    pretrained.save_safetensors(broken, _CONFIG, tmp_path)
+    with pytest.raises(ValueError, match="do not fit their own architecture(.|\n)*missing: decoder/norm/scale"):
+        open_model(tmp_path)
+
+
+def test_a_backbone_of_another_project(registered, tmp_path):
+    values = mini.variables("ResNetMini")
+    state_dict = mini.torchvision_names(mini.reference_names("ResNetMini", values))
+    torch.save({k: torch.from_numpy(np.array(v)) for k, v in state_dict.items()}, tmp_path / "resnet50.pth")
+    state = _state(_CONFIG)
+    params, frozen, report = load_initial_weights(tmp_path / "resnet50.pth", _CONFIG, *state)
+    assert params.keys() == state[0].keys() and frozen.keys() == state[1].keys()
+    for name, value in {**params, **frozen}.items():
+        np.testing.assert_array_equal(value, values.get(name, 0.125), err_msg=name)
+    assert {entry.name for entry in report.new} == ({*params, *frozen} - values.keys())
+    state_dict["layer1.0.conv1.weight"][0, 0] = np.nan
+    torch.save({k: torch.from_numpy(np.array(v)) for k, v in state_dict.items()}, tmp_path / "resnet50.pth")
+    with pytest.raises(ValueError, match="resnet50.pth: tensor layer1.0.conv1.weight: expected finite values, found 1"):
+        load_initial_weights(tmp_path / "resnet50.pth", _CONFIG, *state)
