@@ -5,8 +5,8 @@
 `root` is a folder in DAVIS's official layout (JPEGImages/480p, Annotations/480p, ImageSets/2017), which you provide.
 Its default is a folder of samples beside the repository, which a clone does not contain. `split` is the list of videos
 that are taken. They are trained on and evaluated, so the score of DAVIS says how well the network fits them and not how
-well it generalizes. Network and recipe are those of configs/quickstart.py, with frames of 192x352 pixels and 6000 steps.
-It is meant for one GPU; how long it takes has not been measured.
+well it generalizes. Network and recipe are those of configs/quickstart.py, with frames of 192x352 pixels and 6000
+steps. It is meant for one GPU; how long it takes has not been measured.
 """
 
 import os
