@@ -1,9 +1,12 @@
-"""The quickstart's synthetic sets for VIS, VPS and PET, and real video for VOS: a run of minutes on one GPU.
+"""A small network on real video for VOS, and on the quickstart's synthetic videos for VIS, VPS and PET.
 
-    python main.py --config=configs/davis240.py:root=../shared/samples/davis240 --workdir=runs/davis240
+    python main.py --config=configs/davis240.py:root=DAVIS --workdir=runs/davis240
 
-`root` is a folder in DAVIS' official layout. Its videos are trained on and evaluated: the score shows fit, not
-generalisation.
+`root` is a folder in DAVIS's official layout (JPEGImages/480p, Annotations/480p, ImageSets/2017), which you provide.
+Its default is a folder of samples beside the repository, which a clone does not contain. `split` is the list of videos
+that are taken. They are trained on and evaluated, so the score of DAVIS says how well the network fits them and not how
+well it generalizes. Network and recipe are those of configs/quickstart.py, with frames of 192x352 pixels and 6000
+steps. It is meant for one GPU; how long it takes has not been measured.
 """
 
 import os

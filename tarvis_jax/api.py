@@ -65,6 +65,10 @@ class Model:
     def session(self, task: str | None = None, dataset: str | None = None, **settings: Any) -> Session:
         """A session for one video.
 
+            session = model.session("vis", "YOUTUBE_VIS", clip_length=6, overlap=3)
+            for result in session.run("clip.mp4"):
+                print(result.frame, [each.class_name for each in result.objects])
+
         Args:
           task: "vis", "vps", "vos" or "pet"; may be left out where `dataset` says it.
           dataset: whose classes to find (vis, vps; may be left out where the model has one dataset of the task), or
@@ -112,6 +116,10 @@ class Model:
         seed: int = 0,
     ) -> None:
         """Gives the model queries for the classes of a new dataset, to be fine-tuned; all else stays as it is.
+
+            model.add_dataset("LAB", ["mouse", "hand"], copy_from={"mouse": ("YOUTUBE_VIS", "mouse")})
+            model.add_dataset("ROAD", ["car", "asphalt", "sky"], is_thing=[True, False, False])
+            model.save_pretrained("my_model")
 
         Args:
           name: of the dataset, also in configs of training.
@@ -191,6 +199,9 @@ def load(
 ) -> Model:
     """Loads a model from wherever it lies.
 
+        model = tarvis_jax.load("runs/finetune")
+        model = tarvis_jax.load("tarvis_resnet50/model.pth", dtype="bfloat16", device="gpu:1")
+
     Args:
       path: one of
         - a checkpoint of the PyTorch reference (.pth, its config.yaml beside it), or the folder with one;
@@ -236,7 +247,10 @@ def from_pretrained(folder_or_hub_id: str | pathlib.Path, **options: Any) -> Mod
 
 
 def create(config: ModelConfig, seed: int = 0, datasets: Mapping[str, DatasetInfo] | None = None) -> Model:
-    """A model with weights drawn from a seed, as training begins with."""
+    """A model with weights drawn from a seed, like those that training starts from.
+
+    model = tarvis_jax.create(tarvis_jax.ModelConfig(backbone="SwinTiny"))
+    """
     initialize = jax.jit(ModelStructure(config).initialize, compiler_options={"xla_backend_optimization_level": 0})
     params, frozen = initialize(jax.random.key(seed))
     return Model(config, params | frozen, datasets)

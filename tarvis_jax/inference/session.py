@@ -27,11 +27,12 @@ from tarvis_jax.results.tracks import (
 class Session:
     """Segments one video.
 
-        session = Session(predictor, "DAVIS")
+        session = model.session("vos")  # or Session(predictor, "DAVIS")
         session.add_target(frame_index=0, id="dog", mask=mask)
         for frame_result in session.run("frames/"):
-            ...
-        result = session.result()
+            for each in frame_result.objects:
+                print(frame_result.frame, each.id, each.mask.sum())
+        tracks = session.result().tracks
 
     Objects may be added and removed while the video runs (between two frame results): in frames that are not segmented
     yet, see `earliest_target_frame`.
