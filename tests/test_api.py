@@ -101,7 +101,7 @@ def test_workdir_of_a_run(model, tmp_path):
     from tarvis_jax.model.structure import ModelStructure
     from tarvis_jax.run_config import Config
     from tarvis_jax.train.optimizer import make_optimizer
-    from tarvis_jax.train.state import new_state
+    from tarvis_jax.train.state import new_state, to_items
     from tarvis_jax.weights.checkpoints import Checkpoints
 
     config = from_mapping(Config, quickstart.get_config())
@@ -112,7 +112,8 @@ def test_workdir_of_a_run(model, tmp_path):
     frozen = {name: jax.numpy.asarray(variables[name]) for name in structure.frozen}
     save_json(tmp_path / "config.json", config)
     checkpoints = Checkpoints(tmp_path, create=True)
-    checkpoints.save(3, new_state(params, frozen, make_optimizer(config.optimizer, params), True), to_plain(config))
+    state = new_state(params, frozen, make_optimizer(config.optimizer, params), True)
+    checkpoints.save(3, *to_items(state), to_plain(config))
     checkpoints.close()
     loaded = tarvis_jax.load(tmp_path)
     assert loaded.config == small
