@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from tarvis_jax import hub, pretrained
+from tarvis_jax.compiled import quick_compiler_options
 from tarvis_jax.dataset_info import DatasetInfo, default_datasets
 from tarvis_jax.datasets import DATASETS, EXEMPLAR, INSTANCE, PANOPTIC, DatasetSpec
 from tarvis_jax.inference.predictor import Predictor
@@ -236,7 +237,7 @@ def create(config: ModelConfig, seed: int = 0, datasets: Mapping[str, DatasetInf
     """A model with weights drawn from a seed, as training begins with."""
     from tarvis_jax.train.state import ModelStructure
 
-    initialize = jax.jit(ModelStructure(config).initialize, compiler_options={"xla_backend_optimization_level": 0})
+    initialize = jax.jit(ModelStructure(config).initialize, compiler_options=quick_compiler_options(jax.default_backend()))
     params, frozen = initialize(jax.random.key(seed))
     return Model(config, params | frozen, datasets)
 
