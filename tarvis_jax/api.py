@@ -237,7 +237,8 @@ def create(config: ModelConfig, seed: int = 0, datasets: Mapping[str, DatasetInf
     """A model with weights drawn from a seed, as training begins with."""
     from tarvis_jax.train.state import ModelStructure
 
-    initialize = jax.jit(ModelStructure(config).initialize, compiler_options=quick_compiler_options(jax.default_backend()))
+    options = quick_compiler_options(jax.default_backend())
+    initialize = jax.jit(ModelStructure(config).initialize, compiler_options=options)
     params, frozen = initialize(jax.random.key(seed))
     return Model(config, params | frozen, datasets)
 
