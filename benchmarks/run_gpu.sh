@@ -24,10 +24,12 @@ failed=()
 peers=()
 building=
 
-# run NAME SECONDS COMMAND...: output to the screen and to $OUT/NAME.log; remembers a failure.
+# run NAME SECONDS COMMAND...: output to the screen and to $OUT/NAME.log; remembers a failure. What an earlier run left
+# of the same name goes, so that the summary cannot show it.
 run() {
   local name=$1 seconds=$2 start=$SECONDS
   shift 2
+  rm -f "$OUT/$name.json" "$OUT/$name.xml"
   echo "== $name: $*"
   timeout --kill-after=10 "$seconds" "$@" 2>&1 | tee "$OUT/$name.log"
   local status=${PIPESTATUS[0]}
@@ -103,7 +105,7 @@ clip() {
 train() {
   wait_for_peers
   if [ -n "$smoke" ]; then
-    run train 300 "$python" -m benchmarks.train --config=configs/quickstart.py --batch_size=2 --steps=1 \
+    run train 900 "$python" -m benchmarks.train --config=configs/quickstart.py --batch_size=2 --steps=1 \
       --out="$OUT/train.json"
   else
     run train 400 "$python" -m benchmarks.train --config=configs/finetune.py --batch_size=8 --samples_at_once=1,4 \
