@@ -19,7 +19,6 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 export OUT=${OUT:-$PWD/benchmarks/out} PYTHONUNBUFFERED=1 XLA_PYTHON_CLIENT_PREALLOCATE=false
-mkdir -p "$OUT"
 failed=()
 peers=()
 building=
@@ -141,6 +140,7 @@ for part in "${parts[@]}"; do
     *) echo "run_gpu.sh: unknown part '$part'; parts: ${known[*]}" >&2; exit 2 ;;
   esac
 done
+mkdir -p "$OUT"
 prepare
 for part in "${parts[@]}"; do "$part"; done
 wait_for_peers

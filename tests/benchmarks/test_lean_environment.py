@@ -51,3 +51,11 @@ def test_the_gpu_tests_are_collected():
     assert int(re.search(r"^(\d+)/\d+ tests collected", output, re.MULTILINE)[1]) > 100
     for backend in ("test_cuda.py", "test_pallas_triton.py", "test_backends_agree.py"):
         assert f"/{backend}::" in output
+
+
+def test_an_unknown_part_of_the_gpu_run():
+    process = subprocess.run(
+        ["benchmarks/run_gpu.sh", "--smoke", "kernel"], cwd=lean.ROOT, capture_output=True, text=True
+    )
+    assert process.returncode == 2
+    assert "unknown part 'kernel'; parts: correct kernels clip train tests sanitizer" in process.stderr
