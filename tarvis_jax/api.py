@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from tarvis_jax.compiled import quick_compiler_options
 from tarvis_jax.dataset_info import DatasetInfo, default_datasets
 from tarvis_jax.datasets import EXEMPLAR, INSTANCE, PANOPTIC, DatasetSpec
 from tarvis_jax.inference.config import InferenceConfig
@@ -251,7 +252,8 @@ def create(config: ModelConfig, seed: int = 0, datasets: Mapping[str, DatasetInf
 
     model = tarvis_jax.create(tarvis_jax.ModelConfig(backbone="SwinTiny"))
     """
-    initialize = jax.jit(ModelStructure(config).initialize, compiler_options={"xla_backend_optimization_level": 0})
+    options = quick_compiler_options(jax.default_backend())
+    initialize = jax.jit(ModelStructure(config).initialize, compiler_options=options)
     params, frozen = initialize(jax.random.key(seed))
     return Model(config, params | frozen, datasets)
 

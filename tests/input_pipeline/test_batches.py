@@ -1,6 +1,7 @@
 import collections
 import dataclasses
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -28,6 +29,12 @@ def run(make_config):
     """(config, the first batches of a mixture)."""
     config = make_config(seed=1)
     return config, take(config, STEPS)
+
+
+def test_without_tensorflow_the_error_says_what_to_do(make_config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(ValueError, match="pip install tensorflow-cpu.*recorded batches"):
+        take(make_config(), 1)
 
 
 def test_batches_keep_the_contract(run):
