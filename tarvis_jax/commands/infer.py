@@ -29,16 +29,18 @@ def segment_input(checkpoint: str, input_path: str, output: str, dataset: str, t
     Raises:
       ValueError: unknown dataset, unreadable input or targets.
     """
+    given = read_targets(targets) if targets else ()
     model = load(checkpoint)
     if dataset not in model.datasets:
         raise ValueError(f"--dataset={dataset}: expected one of {sorted(model.datasets)}")
     info = model.datasets[dataset]
+    pathlib.Path(output).mkdir(parents=True, exist_ok=True)  # what cannot be written is known before the work
     _, summary = segment_video(
         model.predictor,
         dataset,
         input_path,
         output,
-        targets=read_targets(targets) if targets else (),
+        targets=given,
         spec=info.spec,
         config=info.inference,
         class_names=dict(enumerate(info.class_names, start=1)),

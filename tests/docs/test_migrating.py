@@ -41,9 +41,7 @@ def test_settings_exist(setting):
 
 
 def test_flags_exist():
-    described = subprocess.run(
-        [sys.executable, "main.py", "--help"], cwd=ROOT, capture_output=True, text=True
-    ).stdout
+    described = subprocess.run([sys.executable, "main.py", "--help"], cwd=ROOT, capture_output=True, text=True).stdout
     known = set(re.findall(r"--(\w+)", described))
     ours = {flag for _, cell in rows() for flag in re.findall(r"(?<![\w.])--(\w+)", cell)}
     assert {"workdir", "finetune_from"} <= ours
