@@ -15,11 +15,13 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import sys
 import time
 
 from input_pipeline import synthetic_writers
 from input_pipeline.config import DataConfig, SyntheticConfig
 from input_pipeline.synthetic_scenes import STUFFS, THINGS, draw_video
+from tarvis_jax import command_line
 
 DATASETS = {  # in the order of their seeds; never reorder
     "YOUTUBE_VIS": synthetic_writers.write_youtube_vis,
@@ -121,8 +123,14 @@ def write_synthetic_workspace(
     return root
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str]) -> None:
+    """The command: see the top of this file."""
+    parser = command_line.Parser(
+        prog="python -m input_pipeline.synthetic",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="--debug shows the traceback of errors.",
+    )
     parser.add_argument("out")
     parser.add_argument("--num-train", type=int, default=400)
     parser.add_argument("--num-val", type=int, default=32)
@@ -139,4 +147,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command_line.run(main))

@@ -1,9 +1,11 @@
 """How long to train, what to log, evaluate and keep; and the whole config, one section per part."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from input_pipeline.config import DataConfig, DatasetConfig, SyntheticConfig
 from input_pipeline.synthetic import CLASS_NAMES as SYNTHETIC_CLASS_NAMES
+from tarvis_jax.config import from_mapping, load_config_file
 from tarvis_jax.dataset_info import default_datasets
 from tarvis_jax.datasets import DATASETS, DatasetSpec
 from tarvis_jax.inference.config import INFERENCE_DEFAULTS, InferenceConfig
@@ -173,6 +175,11 @@ class Config:
                 )
         if problems:
             raise ValueError("\n  ".join(problems))
+
+
+def load_config(given: str, overrides: Sequence[str] = ()) -> Config:
+    """The config of a config file with some settings replaced; arguments and errors as of `load_config_file`."""
+    return from_mapping(Config, load_config_file(given, overrides))
 
 
 def dataset_spec(dataset: DatasetConfig) -> DatasetSpec:

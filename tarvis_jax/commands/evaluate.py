@@ -20,6 +20,8 @@ def evaluate_workdir(workdir: pathlib.Path | str) -> Scores:
       ValueError: there is no run in `workdir`, or its data is absent.
     """
     workdir = pathlib.Path(workdir)
+    if not workdir.is_dir():
+        raise ValueError(f"{workdir}: expected the workdir of a training run, found no such folder")
     opened = open_model(workdir)
     if opened.run is None:
         raise ValueError(f"{workdir}: expected the workdir of a training run, found a model without a run's config")

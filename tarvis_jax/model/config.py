@@ -1,12 +1,6 @@
-"""What decides the architecture, and the variable type of what is never trained."""
+"""What decides the architecture. Imports no JAX, so that config files load quickly."""
 
 import dataclasses
-
-from flax import nnx
-
-
-class Frozen(nnx.Variable):
-    """A value that is saved with the model but never trained (frozen batch norm, pixel mean)."""
 
 
 @dataclasses.dataclass(frozen=True)

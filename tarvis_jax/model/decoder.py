@@ -11,7 +11,8 @@ from flax import nnx
 
 from kernels.attention.rules import InsideMask, OnlyKeys, TowardsMask
 from tarvis_jax.model.attention import MLP, FeedForward, MultiHeadAttention, layer_norm, linear
-from tarvis_jax.model.config import Frozen, ModelConfig
+from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.frozen import Frozen
 from tarvis_jax.model.position_encoding import sine_3d
 from tarvis_jax.model.queries import BACKGROUND, BACKGROUND_VOS, INSTANCE, SEMANTIC, VOS, Groups, QuerySet, group_slice
 

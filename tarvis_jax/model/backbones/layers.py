@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from tarvis_jax.model.config import Frozen
+from tarvis_jax.model.frozen import Frozen
 
 # Torch draws transformer weights from a normal of this width, cut far outside of it.
 TRUNCATED_NORMAL = nnx.initializers.truncated_normal(0.02)

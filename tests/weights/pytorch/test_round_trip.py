@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from tarvis_jax.command_line import run
 from tarvis_jax.convert.__main__ import main
 from tarvis_jax.datasets import DATASETS
 from tarvis_jax.model.config import ModelConfig
@@ -95,11 +96,11 @@ def releases(shared_dir, seeded_weights, tmp_path_factory):  # noqa: F811
 @pytest.mark.parametrize("backbone", ["ResNet50", "SwinTiny"])
 def test_files_both_ways(releases, tmp_path, capsys, backbone):
     folder, weights = releases[backbone]
-    assert main(["to-jax", str(folder), str(tmp_path / "ours")]) == 0
+    assert run(main, ["to-jax", str(folder), str(tmp_path / "ours")]) == 0
     out = capsys.readouterr().out
     assert f"loaded   {len(weights):5} tensors" in out and "new          0 tensors" in out
     assert ("left out: optimizers_and_lr_schedulers" in out) == (backbone == "SwinTiny")
-    assert main(["to-pytorch", str(tmp_path / "ours"), str(tmp_path / "back" / "model.pth")]) == 0
+    assert run(main, ["to-pytorch", str(tmp_path / "ours"), str(tmp_path / "back" / "model.pth")]) == 0
     assert (tmp_path / "back" / "config.yaml").read_text() == (folder / "config.yaml").read_text()
     content = torch.load(tmp_path / "back" / "model.pth", weights_only=True)
     assert list(content) == ["model"] and content["model"].keys() == weights.keys()
@@ -140,13 +141,13 @@ def test_an_architecture_that_the_reference_lacks_is_refused(tmp_path):
     pretrained.save_safetensors({"a": np.zeros(1, np.float32)}, config, tmp_path)
     with pytest.raises(ValueError, match="hidden_size.*MINE"):
         checkpoint.reference_config(config)
-    assert main(["to-pytorch", str(tmp_path), str(tmp_path / "a.pth")]) == 1
+    assert run(main, ["to-pytorch", str(tmp_path), str(tmp_path / "a.pth")]) == 2
     assert not (tmp_path / "a.pth").exists()
 
 
 def test_another_config_is_not_overwritten(tmp_path, capsys):
     pretrained.save_safetensors({"a": np.zeros(1, np.float32)}, ModelConfig(), tmp_path / "ours")
     (tmp_path / "config.yaml").write_text("of: another model")
-    assert main(["to-pytorch", str(tmp_path / "ours"), str(tmp_path / "a.pth")]) == 1
+    assert run(main, ["to-pytorch", str(tmp_path / "ours"), str(tmp_path / "a.pth")]) == 2
     assert "choose another folder" in capsys.readouterr().err
     assert (tmp_path / "config.yaml").read_text() == "of: another model"
