@@ -127,7 +127,7 @@ def _export() -> None:
         from tarvis_jax.run_config import Config
 
         config = from_mapping(Config, _CONFIG.value)
-        model = api.create(config.model, config.train.seed)
+        model = api.create(config.model, config.train.seed, config.dataset_infos())
     settings = export.ExportConfig(
         clip_length=length,
         height=height,

@@ -2,9 +2,10 @@
 
 import dataclasses
 
-from input_pipeline.config import DataConfig, DatasetConfig, SyntheticConfig
-from tarvis_jax.datasets import DATASETS, DatasetSpec
-from tarvis_jax.inference.config import INFERENCE_DEFAULTS, InferenceConfig
+from input_pipeline.config import DataConfig, SyntheticConfig
+from tarvis_jax.dataset_info import DatasetInfo, default_datasets
+from tarvis_jax.datasets import DATASETS
+from tarvis_jax.inference.config import InferenceConfig, default_inference
 from tarvis_jax.losses.config import LossConfig
 from tarvis_jax.model.config import ModelConfig
 
@@ -145,7 +146,9 @@ class Config:
     data: DataConfig = DataConfig()
     synthetic: SyntheticConfig = SyntheticConfig()
     train: TrainConfig = TrainConfig()
-    inference: dict[str, InferenceConfig] = dataclasses.field(default_factory=lambda: dict(INFERENCE_DEFAULTS))
+    inference: dict[str, InferenceConfig] = dataclasses.field(
+        default_factory=lambda: {name: default_inference(name) for name in DATASETS}
+    )
 
     def __post_init__(self):
         """Checks what concerns more than one part."""
@@ -171,10 +174,18 @@ class Config:
                 )
         if problems:
             raise ValueError("\n  ".join(problems))
+        try:
+            self.dataset_infos()
+        except ValueError as error:
+            raise ValueError(f"model.semantic_classes: {error}") from None
 
-
-def dataset_spec(dataset: DatasetConfig) -> DatasetSpec:
-    """What a session and the evaluation must know of a dataset."""
-    known = DATASETS.get(dataset.name)
-    exemplar = known.exemplar if known else "mask"
-    return DatasetSpec(dataset.task, dataset.num_classes, dataset.thing_classes, exemplar)
+    def dataset_infos(self) -> dict[str, DatasetInfo]:
+        """What the run's model says of its datasets, by name: those of `data.datasets`, and those of the table."""
+        given = {
+            dataset.name: DatasetInfo(dataset.spec, dataset.class_names, self.inference[dataset.name])
+            for dataset in self.data.datasets
+        }
+        return {
+            name: dataclasses.replace(info, inference=self.inference.get(name, info.inference))
+            for name, info in default_datasets(self.model.semantic_classes, given).items()
+        }

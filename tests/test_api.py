@@ -119,7 +119,7 @@ def test_workdir_of_a_run(model, tmp_path):
     assert loaded.datasets["KITTI_STEP"].inference == config.inference["KITTI_STEP"]
     things = next(d.thing_classes for d in config.data.datasets if d.name == "KITTI_STEP")
     assert loaded.datasets["KITTI_STEP"].spec.thing_classes == things
-    assert loaded.datasets["YOUTUBE_VIS"].class_names == ()  # not those of the official set
+    assert loaded.datasets["YOUTUBE_VIS"].class_names == ("circle", "square", "triangle", "cross")  # the run's own
     np.testing.assert_array_equal(loaded.variables[SEMANTIC_TABLE], variables[SEMANTIC_TABLE])
 
 
