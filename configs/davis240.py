@@ -14,7 +14,7 @@ import os
 import ml_collections
 
 from configs import base, quickstart
-from input_pipeline.config import reference_dataset
+from input_pipeline.config import dataset_config
 from tarvis_jax.config import to_config_dict, to_plain
 from tarvis_jax.inference.config import InferenceConfig
 
@@ -26,9 +26,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     options = base.parse_arg(arg, root="../shared/samples/davis240", split="val", steps="6000")
     config = quickstart.get_config(f"steps={options.steps}")
     root = os.path.abspath(options.root)  # relative paths of a dataset are relative to the workspace
-    real = reference_dataset(
+    real = dataset_config(
         "DAVIS",
-        format="davis_official",
+        reader="davis_official",
         train_images=root,
         train_annotations=options.split,
         eval_images=root,

@@ -16,8 +16,9 @@ and TPU v5e.
 import ml_collections
 
 from configs import base
-from input_pipeline.config import reference_dataset
+from input_pipeline.config import dataset_config
 from tarvis_jax.config import to_plain
+from tarvis_jax.datasets import class_counts
 
 DATASETS = ("YOUTUBE_VIS", "OVIS", "KITTI_STEP", "CITYSCAPES_VPS", "VIPSEG", "BURST", "DAVIS")
 
@@ -28,7 +29,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config = base.get_config()
     config.model.backbone = options.backbone
     config.model.compute_dtype = "bfloat16"  # activations only; see ModelConfig
-    config.data.datasets = tuple(to_plain(reference_dataset(name)) for name in DATASETS)
+    config.data.datasets = tuple(to_plain(dataset_config(name)) for name in DATASETS)
     if options.backbone == "SwinLarge":
         config.loss.instance_semantic_weight = 1.0
         config.loss.panoptic_semantic_weight = 1.0
@@ -36,14 +37,12 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     return config
 
 
-def one_task(arg: str, weights: dict[str, float]) -> ml_collections.ConfigDict:
+def ablation(arg: str, weights: dict[str, float]) -> ml_collections.ConfigDict:
     """Some of the datasets for the 25 k steps of the ablations; the model keeps the class queries of these alone."""
     config = get_config(arg)
-    datasets = [reference_dataset(name, weight=weight) for name, weight in weights.items()]
+    datasets = [dataset_config(name, weight=weight) for name, weight in weights.items()]
     config.data.datasets = tuple(to_plain(dataset) for dataset in datasets)
-    config.model.semantic_classes = tuple(
-        sorted((dataset.name, dataset.num_classes) for dataset in datasets if dataset.num_classes)
-    )
+    config.model.semantic_classes = class_counts(weights)
     config.train.num_steps = 25_000
     config.optimizer.decay_steps = (15_000, 23_000)
     config.optimizer.total_steps = 25_000

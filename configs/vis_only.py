@@ -14,7 +14,7 @@ from configs import finetune
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """`arg`: as of configs/finetune.py."""
-    config = finetune.one_task(arg, {"YOUTUBE_VIS": 0.5, "OVIS": 0.5})
+    config = finetune.ablation(arg, {"YOUTUBE_VIS": 0.5, "OVIS": 0.5})
     config.loss.instance_semantic_weight = 0.5
     config.loss.logit_norm_weight = 1e-3
     return config

@@ -14,4 +14,4 @@ from configs import finetune
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """`arg`: as of configs/finetune.py."""
-    return finetune.one_task(arg, {"BURST": 0.85, "DAVIS": 0.15})
+    return finetune.ablation(arg, {"BURST": 0.85, "DAVIS": 0.15})

@@ -29,10 +29,9 @@ DATASETS = {  # in the order of their seeds; never reorder
     "DAVIS": synthetic_writers.write_davis,
     "BURST": synthetic_writers.write_burst,
 }
-NUM_INSTANCE_CLASSES = len(THINGS)
-NUM_PANOPTIC_CLASSES = len(STUFFS) + len(THINGS)
-THING_CLASSES = tuple(range(len(STUFFS), NUM_PANOPTIC_CLASSES))  # ids 0..K-1, as in semantic maps
-CLASS_NAMES = {"YOUTUBE_VIS": THINGS, "KITTI_STEP": STUFFS + THINGS}  # of class ids 1, 2, ... K
+INSTANCE_CLASSES = THINGS  # names of classes 1..K
+PANOPTIC_CLASSES = STUFFS + THINGS
+THING_CLASSES = tuple(range(len(STUFFS), len(PANOPTIC_CLASSES)))  # ids 0..K-1, as in semantic maps
 VAL_SEED = 10**6
 MANIFEST = "synthetic.json"
 VERSION = 1  # raise it whenever the same arguments give other videos

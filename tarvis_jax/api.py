@@ -11,7 +11,7 @@ import numpy as np
 
 from tarvis_jax.compiled import quick_compiler_options
 from tarvis_jax.dataset_info import DatasetInfo, default_datasets
-from tarvis_jax.datasets import EXEMPLAR, INSTANCE, PANOPTIC, DatasetSpec
+from tarvis_jax.datasets import EXEMPLAR, INSTANCE, MASK, PANOPTIC, POINT, DatasetSpec
 from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.inference.session import Session
@@ -21,9 +21,8 @@ from tarvis_jax.model.structure import ModelStructure
 from tarvis_jax.weights import folder, hub
 from tarvis_jax.weights.open import open_model
 
-# The tasks by the names of their benchmarks, and the dataset whose settings serve a task without classes.
-TASKS = {"vis": INSTANCE, "vps": PANOPTIC, "vos": EXEMPLAR, "pet": EXEMPLAR}
-_EXEMPLAR_DATASETS = {"vos": "DAVIS", "pet": "BURST"}
+# The tasks by the names of their benchmarks: task and kind of exemplar of the datasets that they stand for.
+TASKS = {"vis": (INSTANCE, ""), "vps": (PANOPTIC, ""), "vos": (EXEMPLAR, MASK), "pet": (EXEMPLAR, POINT)}
 
 
 class Model:
@@ -73,7 +72,8 @@ class Model:
         Args:
           task: "vis", "vps", "vos" or "pet"; may be left out where `dataset` says it.
           dataset: whose classes to find (vis, vps; may be left out where the model has one dataset of the task), or
-            whose way of cutting videos to use (vos: "DAVIS", pet: "BURST" by default).
+            whose way of cutting videos to use (vos, pet; by default the one whose targets are masks, "DAVIS", or
+            points, "BURST").
           **settings: replace fields of the dataset's InferenceConfig (clip_length, overlap, min_dim, ...);
             `keep_result=False` is for endless streams, see Session.
 
@@ -96,11 +96,12 @@ class Model:
             raise ValueError(f"session: expected a task of {sorted(TASKS)} or a dataset of {sorted(self.datasets)}")
         if task is not None and task not in TASKS:
             raise ValueError(f"task: expected one of {', '.join(TASKS)}, found {task!r}")
-        fitting = sorted(n for n, i in self.datasets.items() if task is None or i.spec.task == TASKS[task])
+        fitting = sorted(n for n, i in self.datasets.items() if task is None or i.spec.task == TASKS[task][0])
         if dataset is None:
-            dataset = _EXEMPLAR_DATASETS.get(task) or (fitting[0] if len(fitting) == 1 else None)
-            if dataset is None:
-                raise ValueError(f"task {task}: say which dataset's classes to find, of {', '.join(fitting) or 'none'}")
+            of_kind = [n for n in fitting if self.datasets[n].spec.exemplar == TASKS[task][1]]
+            if len(of_kind) != 1:
+                raise ValueError(f"task {task}: say which dataset is meant, of {', '.join(of_kind) or 'none'}")
+            return of_kind[0]
         if dataset not in fitting:
             of_task = f" of task {task}" if task is not None and dataset in self.datasets else ""
             raise ValueError(f"dataset: expected one{of_task} of {', '.join(fitting) or 'none'}, found {dataset!r}")

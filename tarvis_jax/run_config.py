@@ -3,12 +3,11 @@
 import dataclasses
 from collections.abc import Sequence
 
-from input_pipeline.config import DataConfig, DatasetConfig, SyntheticConfig
-from input_pipeline.synthetic import CLASS_NAMES as SYNTHETIC_CLASS_NAMES
+from input_pipeline.config import DataConfig, SyntheticConfig
 from tarvis_jax.config import from_mapping, load_config_file
-from tarvis_jax.dataset_info import default_datasets
-from tarvis_jax.datasets import DATASETS, DatasetSpec
-from tarvis_jax.inference.config import INFERENCE_DEFAULTS, InferenceConfig
+from tarvis_jax.dataset_info import DatasetInfo, default_datasets
+from tarvis_jax.datasets import DATASETS
+from tarvis_jax.inference.config import InferenceConfig, default_inference
 from tarvis_jax.losses.config import LossConfig
 from tarvis_jax.model.config import ModelConfig
 
@@ -149,7 +148,9 @@ class Config:
     data: DataConfig = DataConfig()
     synthetic: SyntheticConfig = SyntheticConfig()
     train: TrainConfig = TrainConfig()
-    inference: dict[str, InferenceConfig] = dataclasses.field(default_factory=lambda: dict(INFERENCE_DEFAULTS))
+    inference: dict[str, InferenceConfig] = dataclasses.field(
+        default_factory=lambda: {name: default_inference(name) for name in DATASETS}
+    )
 
     def __post_init__(self):
         """Checks what concerns more than one part."""
@@ -175,24 +176,23 @@ class Config:
                 )
         if problems:
             raise ValueError("\n  ".join(problems))
+        try:
+            self.dataset_infos()
+        except ValueError as error:
+            raise ValueError(f"model.semantic_classes: {error}") from None
+
+    def dataset_infos(self) -> dict[str, DatasetInfo]:
+        """What the run's model says of its datasets, by name: those of `data.datasets`, and those of the table."""
+        given = {
+            dataset.name: DatasetInfo(dataset.spec, dataset.class_names, self.inference[dataset.name])
+            for dataset in self.data.datasets
+        }
+        return {
+            name: dataclasses.replace(info, inference=self.inference.get(name, info.inference))
+            for name, info in default_datasets(self.model.semantic_classes, given).items()
+        }
 
 
 def load_config(given: str, overrides: Sequence[str] = ()) -> Config:
     """The config of a config file with some settings replaced; arguments and errors as of `load_config_file`."""
     return from_mapping(Config, load_config_file(given, overrides))
-
-
-def dataset_spec(dataset: DatasetConfig) -> DatasetSpec:
-    """What a session and the evaluation must know of a dataset."""
-    known = DATASETS.get(dataset.name)
-    exemplar = known.exemplar if known else "mask"
-    return DatasetSpec(dataset.task, dataset.num_classes, dataset.thing_classes, exemplar)
-
-
-def class_names_of(config: Config, dataset: str) -> dict[int, str]:
-    """Class id 1..K -> name; empty where the names are not known."""
-    num_classes = dict(config.model.semantic_classes).get(dataset, 0)
-    names = SYNTHETIC_CLASS_NAMES.get(dataset, ()) if config.synthetic.num_train else ()
-    if num_classes and len(names) != num_classes:
-        names = default_datasets(config.model.semantic_classes)[dataset].class_names
-    return dict(enumerate(names, start=1))

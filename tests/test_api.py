@@ -120,9 +120,16 @@ def test_workdir_of_a_run(model, tmp_path):
     assert loaded.datasets["KITTI_STEP"].inference == config.inference["KITTI_STEP"]
     things = next(d.thing_classes for d in config.data.datasets if d.name == "KITTI_STEP")
     assert loaded.datasets["KITTI_STEP"].spec.thing_classes == things
-    # Those of the synthetic set, not of the official one.
-    assert loaded.datasets["YOUTUBE_VIS"].class_names == ("circle", "square", "triangle", "cross")
+    assert loaded.datasets["YOUTUBE_VIS"].class_names == ("circle", "square", "triangle", "cross")  # the run's own
     np.testing.assert_array_equal(loaded.variables[SEMANTIC_TABLE], variables[SEMANTIC_TABLE])
+
+
+def test_the_task_names_one_dataset_or_asks(model, monkeypatch):
+    assert (model.session("vos").dataset, model.session("pet").dataset) == ("DAVIS", "BURST")
+    assert model.session("vos", "BURST").dataset == "BURST"  # masks, cut as BURST's videos are
+    monkeypatch.setitem(model.datasets, "MINE", model.datasets["DAVIS"])
+    with pytest.raises(ValueError, match="task vos: say which dataset is meant, of DAVIS, MINE"):
+        model.session("vos")
 
 
 def test_the_hub(model, folder, tmp_path, monkeypatch):

@@ -10,9 +10,9 @@ import time
 from absl import logging
 
 from input_pipeline import readers
-from input_pipeline.config import DataConfig, DatasetConfig
+from input_pipeline.config import DataConfig, DatasetConfig, dataset_config
 from input_pipeline.records import VideoRecord
-from tarvis_jax.datasets import DATASETS, EXEMPLAR, DatasetSpec
+from tarvis_jax.datasets import EXEMPLAR, POINT, DatasetSpec
 from tarvis_jax.evaluation.pictures import write_comparison
 from tarvis_jax.evaluation.scores import evaluate, format_table, scores_json
 from tarvis_jax.inference.frames import FrameSource
@@ -21,7 +21,7 @@ from tarvis_jax.inference.session import Session
 from tarvis_jax.inference.video import segment_video
 from tarvis_jax.results.target import Target
 from tarvis_jax.results.tracks import VideoResult, write_tracks
-from tarvis_jax.run_config import Config, class_names_of, dataset_spec
+from tarvis_jax.run_config import Config
 from tarvis_jax.visualize.run_report import PICTURES_FOLDER, SCORES_FILE
 
 Scores = dict[str, dict[str, float]]
@@ -38,7 +38,7 @@ def evaluate_predictor(config: Config, data: DataConfig, predictor: Predictor, f
     scores, everything = {}, {}
     for dataset in data.datasets:
         start, compiled = time.perf_counter(), predictor.programs.compile_seconds
-        spec = dataset_spec(dataset)
+        spec = dataset.spec
         given, truth = held_out_videos(config, data, dataset)
         results: dict[str, VideoResult] = {}
         for video in given:
@@ -58,7 +58,7 @@ def evaluate_predictor(config: Config, data: DataConfig, predictor: Predictor, f
             score_threshold=inference.score_threshold,
         )
         scores[dataset.name] = found.summary
-        names = class_names_of(config, dataset.name)
+        names = dict(enumerate(dataset.class_names, start=1))
         everything[dataset.name] = scores_json(found, names) | {
             "num_videos": len(truth),
             "num_frames": sum(video.num_frames for video in truth),
@@ -87,19 +87,19 @@ def write_demos(config: Config, data: DataConfig, predictor: Predictor, folder: 
     for dataset in data.datasets:
         given, _ = held_out_videos(config, data, dataset)
         for video in given[: config.train.demo_videos]:
-            _write_demo(config, predictor, dataset_spec(dataset), video, folder)
+            _write_demo(config, predictor, dataset, video, folder)
     if config.train.demo_davis:
         root = pathlib.Path(config.train.demo_davis).absolute()
         if not root.is_dir():
             logging.info("no real video is segmented: there is no folder %s (train.demo_davis)", root)
             return
-        real = DatasetConfig("DAVIS", "davis_official", EXEMPLAR, eval_images=str(root))
+        real = dataset_config("DAVIS", reader="davis_official", eval_images=str(root))
         video = readers.evaluation_videos(real, config.train.eval_split, data.workspace)[0]
-        _write_demo(config, predictor, DATASETS["DAVIS"], video, folder)
+        _write_demo(config, predictor, real, video, folder)
 
 
 def _write_demo(
-    config: Config, predictor: Predictor, spec: DatasetSpec, video: VideoRecord, folder: pathlib.Path
+    config: Config, predictor: Predictor, dataset: DatasetConfig, video: VideoRecord, folder: pathlib.Path
 ) -> None:
     out = folder / demo_name(video)
     _, summary = segment_video(
@@ -107,10 +107,10 @@ def _write_demo(
         video.dataset,
         frames_of(video),
         out,
-        targets=targets_of(video, spec),
-        spec=spec,
+        targets=targets_of(video, dataset.spec),
+        spec=dataset.spec,
         config=config.inference[video.dataset],
-        class_names=class_names_of(config, video.dataset),
+        class_names=dict(enumerate(dataset.class_names, start=1)),
     )
     logging.info("%s: %s", out, summary)
 
@@ -152,7 +152,7 @@ def targets_of(video: VideoRecord, spec: DatasetSpec) -> list[Target]:
     """The objects that are given, each in its first frame; none for datasets with classes."""
     if spec.task != EXEMPLAR:
         return []
-    if spec.exemplar == "point":
+    if spec.exemplar == POINT:
         return [
             Target(frame, instance, point_yx=point)
             for frame, points in enumerate(video.points)

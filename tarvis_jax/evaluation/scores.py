@@ -65,7 +65,7 @@ def evaluate(
     if spec.task == datasets.PANOPTIC:
         return _panoptic_scores(pairs, spec, score_threshold)
     if spec.task == datasets.EXEMPLAR:
-        return _exemplar_scores(pairs, jf.POINT if spec.exemplar == "point" else jf.DAVIS)
+        return _exemplar_scores(pairs, jf.POINT if spec.exemplar == datasets.POINT else jf.DAVIS)
     raise ValueError(f"task should be one of {datasets.TASKS}, found {spec.task!r}")
 
 

@@ -1,6 +1,8 @@
-"""How a video is cut, resized and stitched; free of imports, so that configs do not load the network."""
+"""How a video is cut, resized and stitched; imports the table of datasets alone, so that configs load no network."""
 
 import dataclasses
+
+from tarvis_jax import datasets
 
 
 def check_schedule(length: int, overlap: int) -> None:
@@ -48,12 +50,6 @@ class InferenceConfig:
             raise ValueError(f"min_dim: expected at least 1 pixel or None, found {self.min_dim}")
 
 
-INFERENCE_DEFAULTS: dict[str, InferenceConfig] = {
-    "YOUTUBE_VIS": InferenceConfig(min_dim=448),
-    "OVIS": InferenceConfig(min_dim=576, max_predictions=20),
-    "KITTI_STEP": InferenceConfig(clip_length=6, overlap=3, max_tracks=1000, score_threshold=0.5),
-    "CITYSCAPES_VPS": InferenceConfig(clip_length=10, overlap=5, max_dim=2048, max_tracks=1000, score_threshold=0.5),
-    "VIPSEG": InferenceConfig(min_dim=576, max_tracks=1000, score_threshold=0.5),
-    "DAVIS": InferenceConfig(),
-    "BURST": InferenceConfig(clip_length=8, overlap=4, min_dim=512),
-}
+def default_inference(dataset: str) -> InferenceConfig:
+    """The settings of a dataset of the table; ValueError for a name that it does not have."""
+    return InferenceConfig(**datasets.lookup(dataset).inference)

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from tarvis_jax.datasets import class_counts
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -53,12 +55,8 @@ class ModelConfig:
     num_background_queries: int = 1
     num_queries_per_object: int = 4
     background_grid: tuple[int, int] = (4, 4)
-    semantic_classes: tuple[tuple[str, int], ...] = (
-        ("CITYSCAPES_VPS", 19),
-        ("KITTI_STEP", 19),
-        ("OVIS", 25),
-        ("VIPSEG", 124),
-        ("YOUTUBE_VIS", 40),
+    semantic_classes: tuple[tuple[str, int], ...] = class_counts(
+        ("CITYSCAPES_VPS", "KITTI_STEP", "OVIS", "VIPSEG", "YOUTUBE_VIS")
     )
     class_logit_scale: float = 1.0
     exemplar_gradient: bool = False

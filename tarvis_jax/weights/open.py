@@ -7,11 +7,9 @@ from typing import Any
 
 from tarvis_jax.config import from_mapping
 from tarvis_jax.dataset_info import DatasetInfo, default_datasets
-from tarvis_jax.datasets import DATASETS
-from tarvis_jax.inference.config import INFERENCE_DEFAULTS
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.variables import abstract_model, compare, flatten
-from tarvis_jax.run_config import Config, class_names_of, dataset_spec
+from tarvis_jax.run_config import Config
 from tarvis_jax.weights import folder, hub
 from tarvis_jax.weights.checkpoints import FOLDER, Checkpoints
 from tarvis_jax.weights.pytorch.reference import open_reference_checkpoint
@@ -78,11 +76,7 @@ def _open_run(workdir: pathlib.Path) -> OpenedModel:
     config = from_mapping(Config, checkpoints.restore_config(), f"{workdir}: config of the checkpoint")
     params, frozen = checkpoints.restore_weights()
     checkpoints.close()
-    specs = DATASETS | {dataset.name: dataset_spec(dataset) for dataset in config.data.datasets}
-    datasets = default_datasets(config.model.semantic_classes, specs, INFERENCE_DEFAULTS | config.inference)
-    for name, info in datasets.items():
-        datasets[name] = dataclasses.replace(info, class_names=tuple(class_names_of(config, name).values()))
-    return OpenedModel(workdir, config.model, params | frozen, datasets, config)
+    return OpenedModel(workdir, config.model, params | frozen, config.dataset_infos(), config)
 
 
 def _reference_file(path: pathlib.Path) -> pathlib.Path:

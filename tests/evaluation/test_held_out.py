@@ -6,7 +6,7 @@ from configs import quickstart
 from input_pipeline.synthetic import prepare_data
 from tarvis_jax.config import from_mapping, to_plain
 from tarvis_jax.evaluation.held_out import evaluate_predictor
-from tarvis_jax.run_config import Config, class_names_of
+from tarvis_jax.run_config import Config
 from tarvis_jax.visualize.run_report import write_evaluation_report
 from tests.inference.test_session import ColourNetwork
 
@@ -31,11 +31,3 @@ def test_scores_pictures_and_report(tmp_path):
     assert len(pictures) == 4, "two of the three videos of each dataset"
     page = write_evaluation_report(folder, "run", to_plain(config), to_plain(Config())).read_text()
     assert all(name.removesuffix(".jpg") in page for name in pictures) and page.count("data:image/") == 4
-
-
-def test_class_names():
-    config = from_mapping(Config, quickstart.get_config())
-    assert class_names_of(config, "YOUTUBE_VIS") == {1: "circle", 2: "square", 3: "triangle", 4: "cross"}
-    assert class_names_of(config, "KITTI_STEP")[4] == "circle" and class_names_of(config, "DAVIS") == {}
-    published = class_names_of(Config(), "YOUTUBE_VIS")
-    assert len(published) == 40 and published[1] == "airplane"

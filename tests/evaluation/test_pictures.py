@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from input_pipeline import readers
-from input_pipeline.config import reference_dataset
-from input_pipeline.synthetic import CLASS_NAMES, write_synthetic_workspace
+from input_pipeline.config import dataset_config
+from input_pipeline.synthetic import write_synthetic_workspace
 from tarvis_jax.evaluation.pictures import write_comparison
 from tarvis_jax.results.target import Target
 from tarvis_jax.visualize import overlay
 from tests.evaluation.test_scores import SPECS, perfect
+
+CLASS_NAMES = {"YOUTUBE_VIS": INSTANCE_CLASSES, "KITTI_STEP": PANOPTIC_CLASSES}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,7 @@ def videos(tmp_path_factory):
     )
     return {
         name: readers.evaluation_videos(
-            reference_dataset(name, num_classes=SPECS[name].num_classes, thing_classes=SPECS[name].thing_classes),
+            dataset_config(name, num_classes=SPECS[name].num_classes, thing_classes=SPECS[name].thing_classes),
             "val",
             str(root),
         )[0]

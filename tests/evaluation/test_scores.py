@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import readers
-from input_pipeline.config import reference_dataset
+from input_pipeline.config import dataset_config
 from input_pipeline.synthetic import THING_CLASSES, write_synthetic_workspace
 from tarvis_jax.datasets import DatasetSpec
 from tarvis_jax.evaluation.metrics import jf
@@ -32,9 +32,7 @@ def records(tmp_path_factory):
     paths = {"BURST": {"eval_annotations": "dataset_annotations/inference/burst/all_classes_{split}.json"}}
     return {
         name: readers.evaluation_videos(
-            reference_dataset(
-                name, num_classes=spec.num_classes, thing_classes=spec.thing_classes, **paths.get(name, {})
-            ),
+            dataset_config(name, num_classes=spec.num_classes, thing_classes=spec.thing_classes, **paths.get(name, {})),
             "val",
             str(root),
         )
