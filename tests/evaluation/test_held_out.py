@@ -14,6 +14,7 @@ from tests.inference.test_session import ColourNetwork
 def small_config() -> Config:
     config = quickstart.get_config()
     config.data.datasets = tuple(d for d in config.data.datasets if d["name"] in ("DAVIS", "BURST"))
+    config.model.semantic_classes = ()
     config.synthetic.num_train, config.synthetic.num_val, config.synthetic.num_frames = 1, 3, 4
     return from_mapping(Config, config)
 

@@ -8,7 +8,7 @@ import pytest
 
 from input_pipeline import readers
 from input_pipeline.config import dataset_config
-from input_pipeline.synthetic import write_synthetic_workspace
+from input_pipeline.synthetic import INSTANCE_CLASSES, PANOPTIC_CLASSES, write_synthetic_workspace
 from tarvis_jax.evaluation.pictures import write_comparison
 from tarvis_jax.results.target import Target
 from tarvis_jax.visualize import overlay

@@ -46,6 +46,8 @@ def test_time_left_counts_compilation(config):
         "steps_per_sec": pytest.approx(100 / 55),
         "data_wait_percent": pytest.approx(100 * 5 / 55),
         "num_compilations": 2.0,
+        "train_seconds": pytest.approx(55.0),
+        "compile_seconds": pytest.approx(40.0),
     }
     # 900 steps of 0.55 s and two programs of 20 s.
     assert progress.seconds_left(100) == pytest.approx(900 * 0.55 + 2 * 20)
