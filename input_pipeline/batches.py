@@ -13,6 +13,7 @@ from input_pipeline import mixture, samples
 from input_pipeline import readers as datasets
 from input_pipeline.config import DataConfig, DatasetConfig
 from input_pipeline.records import VideoRecord
+from tarvis_jax.datasets import TASKS
 
 Batch = dict[str, np.ndarray]
 
@@ -25,11 +26,6 @@ _KEYS = {
     "ignore_mask": np.bool_,
     "reference_frame": np.int32,
     "points_yx": np.float32,
-}
-_TASK_KEYS = {
-    "panoptic": ("semantic_map", "ignore_mask"),
-    "exemplar": ("reference_frame", "points_yx"),
-    "instance": (),
 }
 _FOREVER = 2**62
 
@@ -45,7 +41,7 @@ class BatchInfo:
 
 def batch_keys(task: str) -> tuple[str, ...]:
     """Names of the arrays in a batch of a task."""
-    extra = {key for keys in _TASK_KEYS.values() for key in keys} - set(_TASK_KEYS[task])
+    extra = {key for keys in TASKS.values() for key in keys} - set(TASKS[task])
     return tuple(key for key in _KEYS if key not in extra)
 
 

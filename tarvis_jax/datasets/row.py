@@ -8,7 +8,12 @@ from typing import Any
 INSTANCE = "instance"  # Video Instance Segmentation (VIS)
 PANOPTIC = "panoptic"  # Video Panoptic Segmentation (VPS)
 EXEMPLAR = "exemplar"  # targets given by example: masks (VOS) or points (PET)
-TASKS = (INSTANCE, PANOPTIC, EXEMPLAR)
+# Task -> the arrays that its batches have beside images, masks and classes (input_pipeline/batches.py).
+TASKS: dict[str, tuple[str, ...]] = {
+    INSTANCE: (),
+    PANOPTIC: ("semantic_map", "ignore_mask"),
+    EXEMPLAR: ("reference_frame", "points_yx"),
+}
 
 MASK = "mask"
 POINT = "point"
@@ -38,7 +43,7 @@ class DatasetSpec:
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
-            raise ValueError(f"task should be one of {TASKS}, found {self.task!r}")
+            raise ValueError(f"task should be one of {tuple(TASKS)}, found {self.task!r}")
         problems = []
         if self.task == EXEMPLAR:
             if self.num_classes or self.thing_classes:

@@ -66,7 +66,7 @@ def evaluate(
         return _panoptic_scores(pairs, spec, score_threshold)
     if spec.task == datasets.EXEMPLAR:
         return _exemplar_scores(pairs, jf.POINT if spec.exemplar == datasets.POINT else jf.DAVIS)
-    raise ValueError(f"task should be one of {datasets.TASKS}, found {spec.task!r}")
+    raise ValueError(f"there are no scores for task {spec.task!r}")
 
 
 def format_table(scores: Mapping[str, Mapping[str, float]]) -> str:

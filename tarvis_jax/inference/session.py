@@ -58,7 +58,8 @@ class Session:
           keep_result: False for endless streams: RLEs are handed out and forgotten, and there is no `result()`.
 
         Raises:
-          ValueError: unknown dataset, or a panoptic one without thing classes or without stuff classes.
+          ValueError: unknown dataset, one of a task that sessions do not know, or a panoptic one without thing classes
+            or without stuff classes.
         """
         self.dataset = dataset
         self.spec = spec or datasets.lookup(dataset).spec
@@ -66,6 +67,8 @@ class Session:
         self.class_names = tuple(class_names)
         self._predictor = predictor
         self._keep_result = keep_result
+        if self.spec.task not in (datasets.INSTANCE, datasets.PANOPTIC, datasets.EXEMPLAR):
+            raise ValueError(f"{dataset}: sessions do not know its task {self.spec.task!r}")
         self._stuff_classes = np.setdiff1d(np.arange(self.spec.num_classes), self.spec.thing_classes)
         if self.spec.task == datasets.PANOPTIC and not 0 < len(self._stuff_classes) < self.spec.num_classes:
             raise ValueError(

@@ -52,6 +52,16 @@ class QuerySet:
         """Where group `name` lies on the query axis; ValueError if it is not in the set."""
         return group_slice(self.groups, name)
 
+    def select(self, *names: str) -> "QuerySet":
+        """The set of these groups alone, in the order of `names`; ValueError if one is not in the set."""
+        parts = [self.slice(name) for name in names]
+
+        def take(array: jax.Array) -> jax.Array:
+            return jnp.concatenate([array[:, part] for part in parts], axis=1)
+
+        groups = tuple((name, part.stop - part.start) for name, part in zip(names, parts, strict=True))
+        return QuerySet(take(self.queries), take(self.embeddings), take(self.valid), groups)
+
 
 @flax.struct.dataclass
 class ObjectQueries:

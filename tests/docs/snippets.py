@@ -1,9 +1,11 @@
 """Runs the code blocks of a documentation page, in the order of the page."""
 
 import dataclasses
+import importlib
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -30,7 +32,9 @@ def read_snippets(page: str) -> list[Snippet]:
     ]
 
 
-def run_page(page: str, folder: pathlib.Path, substitutions: Mapping[str, str] | None = None) -> dict[str, Any]:
+def run_page(
+    page: str, folder: pathlib.Path, substitutions: Mapping[str, str] | None = None, *, in_process: bool = False
+) -> dict[str, Any]:
     """Runs every block of a page in `folder`, as a reader would who is in the project's root.
 
     Python blocks share one namespace; one that begins with a comment that is a path ("# configs/mine.py") is written to
@@ -41,6 +45,8 @@ def run_page(page: str, folder: pathlib.Path, substitutions: Mapping[str, str] |
       page: below the project's root.
       folder: the working folder; holds what the page takes for granted.
       substitutions: texts of the page that are too large for a test, and what they become; all must occur.
+      in_process: run the commands of bash blocks in this process, which saves their imports. They may be commands of
+        the project alone.
 
     Returns:
       The namespace of the Python blocks.
@@ -71,6 +77,9 @@ def run_page(page: str, folder: pathlib.Path, substitutions: Mapping[str, str] |
                     exec(compile("\n" * (snippet.line - 1) + text, str(ROOT / page), "exec"), namespace)
             else:
                 assert snippet.language == "bash", f"{where}: no way to run {snippet.language}"
+                if in_process:
+                    _run_commands(text, where)
+                    continue
                 text = text.replace("python main.py", f"{sys.executable} {ROOT / 'main.py'}")
                 text = text.replace("python -m ", f"{sys.executable} -m ")
                 environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -83,3 +92,14 @@ def run_page(page: str, folder: pathlib.Path, substitutions: Mapping[str, str] |
         sys.path[:] = before[1]
     assert not unused, f"{page}: these texts are not there to be substituted: {sorted(unused)}"
     return namespace
+
+
+def _run_commands(text: str, where: str) -> None:
+    for line in text.splitlines():
+        match shlex.split(line):
+            case ["python", "main.py", *arguments]:
+                importlib.import_module("main").main(arguments)
+            case ["python", "-m", module, *arguments]:
+                importlib.import_module(module).main(arguments)
+            case _:
+                raise AssertionError(f"{where}: not a command of the project: {line}")

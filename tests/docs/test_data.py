@@ -95,7 +95,7 @@ def test_a_dataset_is_one_row_and_one_reader(zoo, monkeypatch):
     frames = list(session.run([truth[0].load_frame(t) for t in range(FRAMES)]))
     assert {each.class_name for each in frames[3].objects if each.mask.any()} == {"zebra", "giraffe"}
     scores = evaluate({"evening": session.result()}, truth, dataset.spec)
-    assert scores["AP"] == pytest.approx(1.0)
+    assert scores.summary["AP"] == pytest.approx(1.0)
 
 
 def test_what_is_wrong_with_the_files_is_said(zoo):

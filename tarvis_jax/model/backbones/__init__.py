@@ -11,7 +11,8 @@ BackboneConfig = ResNetConfig | SwinConfig | ConvNextConfig
 
 BACKBONES: dict[str, BackboneConfig] = {**RESNETS, **SWINS, **CONVNEXTS}
 
-_CLASSES = {ResNetConfig: ResNet, SwinConfig: Swin, ConvNextConfig: ConvNext}
+# Class of a configuration -> the module that it describes.
+MODULES: dict[type, type[nnx.Module]] = {ResNetConfig: ResNet, SwinConfig: Swin, ConvNextConfig: ConvNext}
 
 
 def build_backbone(
@@ -38,7 +39,7 @@ def build_backbone(
       ValueError: for an unknown name.
     """
     config = backbone_config(name)
-    return _CLASSES[type(config)](
+    return MODULES[type(config)](
         config,
         compute_dtype=jnp.dtype(compute_dtype),
         drop_path=config.drop_path if drop_path is None else drop_path,
