@@ -8,7 +8,7 @@ import pytest
 from input_pipeline import readers
 from input_pipeline.config import dataset_config
 from input_pipeline.synthetic import THING_CLASSES, write_synthetic_workspace
-from tarvis_jax.datasets import DatasetSpec
+from tarvis_jax.datasets import TASKS, DatasetSpec
 from tarvis_jax.evaluation.metrics import jf
 from tarvis_jax.evaluation.metrics.panoptic import WHOLE_VIDEO, PanopticQuality, frame_overlaps, segments_from_maps
 from tarvis_jax.evaluation.scores import evaluate, format_table
@@ -125,6 +125,13 @@ def test_id_switch_costs_the_tube_and_not_the_frames(records):
     assert all(row["IoU"] == row["PQ_frame"] == 1.0 for row in per_class.values())
     assert all((row["PQ_tube"] == 1.0) == (c - 1 not in THING_CLASSES) for c, row in per_class.items())
     assert scores["PQ_tube_things"] < 0.9 and scores["AQ"] < 0.9
+
+
+def test_a_task_without_scores(records, monkeypatch):
+    monkeypatch.setitem(TASKS, "semantic", ())
+    results = {str(r.id): perfect(r, SPECS["DAVIS"]) for r in records["DAVIS"]}
+    with pytest.raises(ValueError, match="there are no scores for task 'semantic'"):
+        evaluate(results, records["DAVIS"], DatasetSpec("semantic", 3))
 
 
 def test_missing_result_and_wrong_size_are_named(records):

@@ -179,3 +179,15 @@ def test_semantic_queries_are_stored_alphabetically():
         tables().class_query_set("C", 1)
     with pytest.raises(ValueError, match="no query group 'vos'"):
         query_set.slice("vos")
+
+
+def test_some_groups_of_a_query_set_alone():
+    whole = tables().class_query_set("A", 2)
+    part = whole.select("semantic", "background")
+    assert part.groups == (("semantic", 3), ("background", 2))
+    for name in ("semantic", "background"):
+        np.testing.assert_array_equal(part.queries[:, part.slice(name)], whole.queries[:, whole.slice(name)])
+        np.testing.assert_array_equal(part.embeddings[:, part.slice(name)], whole.embeddings[:, whole.slice(name)])
+    assert part.valid.shape == (2, 5) and part.valid.all()
+    with pytest.raises(ValueError, match="no query group 'vos'"):
+        whole.select("semantic", "vos")
