@@ -44,11 +44,12 @@ class Model:
         """Args:
           config: the architecture.
           variables: flat dict of its variables (`tarvis_jax.model.variables.flatten`).
-          datasets: None takes what is known of the datasets in `config.semantic_classes`.
+          datasets: None takes the table of datasets (`default_datasets`).
           device: see `load`.
 
         Raises:
-          ValueError: names every missing, unexpected and misshapen variable.
+          ValueError: names every missing, unexpected and misshapen variable; or the datasets of
+            `config.semantic_classes` that the table does not know, where `datasets` is None.
         """
         self.datasets = dict(default_datasets(config.semantic_classes) if datasets is None else datasets)
         self.predictor = Predictor(config, variables, device=device)

@@ -124,8 +124,7 @@ def test_workdir_of_a_run(model, tmp_path):
     np.testing.assert_array_equal(loaded.variables[SEMANTIC_TABLE], variables[SEMANTIC_TABLE])
 
 
-def test_the_task_names_one_dataset_or_asks(model, monkeypatch):
-    assert (model.session("vos").dataset, model.session("pet").dataset) == ("DAVIS", "BURST")
+def test_given_targets_of_several_datasets(model, monkeypatch):
     assert model.session("vos", "BURST").dataset == "BURST"  # masks, cut as BURST's videos are
     monkeypatch.setitem(model.datasets, "MINE", model.datasets["DAVIS"])
     with pytest.raises(ValueError, match="task vos: say which dataset is meant, of DAVIS, MINE"):
@@ -249,7 +248,7 @@ def test_which_dataset(model):
     for arguments, message in (
         (dict(), "expected a task of .*'vos'.* or a dataset of"),
         (dict(task="vox"), "task: expected one of vis, vps, vos, pet, found 'vox'"),
-        (dict(task="vis"), "say which dataset's classes to find, of OVIS, YOUTUBE_VIS"),
+        (dict(task="vis"), "task vis: say which dataset is meant, of OVIS, YOUTUBE_VIS"),
         (dict(task="vis", dataset="KITTI_STEP"), "expected one of task vis of OVIS, YOUTUBE_VIS, found 'KITTI_STEP'"),
         (dict(dataset="COCO"), "dataset: expected one of BURST, DAVIS, KITTI_STEP, .* found 'COCO'"),
         (dict(task="vos", clip_lenght=3), r"unknown settings \['clip_lenght'\]; known are .*clip_length"),

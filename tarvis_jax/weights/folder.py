@@ -61,10 +61,13 @@ def save_safetensors(
       variables: flat name -> array (numpy, jax, or anything with shape and dtype that `np.asarray` reads when asked).
       config: the architecture.
       folder: where to; files of a model that is there are replaced.
-      datasets: what to say of the datasets; None takes what is known of those in `config.semantic_classes`.
+      datasets: what to say of the datasets; None takes the table of datasets (`default_datasets`).
 
     Returns:
       Size of the weights in bytes.
+
+    Raises:
+      ValueError: `datasets` is None and the table does not know all datasets of `config.semantic_classes`.
     """
     if datasets is None:
         datasets = default_datasets(config.semantic_classes)

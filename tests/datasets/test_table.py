@@ -96,8 +96,6 @@ def test_names_belong_to_the_classes_of_the_table():
     assert dataset_config("OVIS", num_classes=3, class_names=("a", "b", "c")).class_names == ("a", "b", "c")
     with pytest.raises(ValueError, match="dataset OVIS: class_names: expected 25, found 1"):
         dataset_config("OVIS", class_names=("a",))
-    with pytest.raises(ValueError, match="dataset DAVIS: unknown fields .'colour'.; known are"):
-        dataset_config("DAVIS", colour=3)
 
 
 def test_datasets_of_a_run_that_are_not_in_the_table():
