@@ -54,6 +54,17 @@ def run(main: Callable[[list[str]], None], arguments: Sequence[str] | None = Non
     return status
 
 
+def run_and_exit(main: Callable[[list[str]], None]) -> None:
+    """Ends the process with the status that `run` gives."""
+    status = run(main)
+    if status == INTERRUPTED:
+        # Threads of libraries (compiler, input pipeline) still work; they can crash while Python is taken down.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are ValueErrors of one line; flags are never abbreviated."""
 
