@@ -1,10 +1,13 @@
 """What a shared model says of a dataset: task and classes, their names, and how its videos are cut and stitched."""
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 from tarvis_jax.class_names import CLASS_NAMES
 from tarvis_jax.datasets import DATASETS, EXEMPLAR, DatasetSpec
+from tarvis_jax.fields import Length, Text, check_fields, shown
 from tarvis_jax.inference.config import INFERENCE_DEFAULTS, InferenceConfig
 
 
@@ -19,15 +22,16 @@ class DatasetInfo:
     """
 
     spec: DatasetSpec
-    class_names: tuple[str, ...] = ()
+    class_names: Annotated[tuple[Annotated[str, Text(200, 1)], ...], Length(0, 65_535)] = ()
     inference: InferenceConfig = InferenceConfig()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.class_names and len(self.class_names) != self.spec.num_classes:
             raise ValueError(f"class_names: expected {self.spec.num_classes}, found {len(self.class_names)}")
-        if len(set(self.class_names)) != len(self.class_names):
-            twice = sorted({name for name in self.class_names if self.class_names.count(name) > 1})
-            raise ValueError(f"class_names: each may occur once, found twice: {twice}")
+        twice = sorted(name for name, count in collections.Counter(self.class_names).items() if count > 1)
+        if twice:
+            raise ValueError(f"class_names: each may occur once, found twice: {shown(twice)}")
 
 
 def default_datasets(

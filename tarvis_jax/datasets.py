@@ -1,15 +1,19 @@
 """The datasets by name: which task each serves and how many classes it has.
 
-One table, free of any import, so that the input pipeline, the model, the losses and inference agree on names.
-Configs may override the numbers (the synthetic sets of the quickstart have fewer classes).
+One table that imports nothing of the network, so that the input pipeline, the model, the losses and inference agree on
+names. Configs may override the numbers (the synthetic sets of the quickstart have fewer classes).
 """
 
 import dataclasses
+from typing import Annotated
+
+from tarvis_jax.fields import Length, OneOf, Range, check_fields, raise_problems, shown
 
 INSTANCE = "instance"  # Video Instance Segmentation (VIS)
 PANOPTIC = "panoptic"  # Video Panoptic Segmentation (VPS)
 EXEMPLAR = "exemplar"  # targets given by example: masks (VOS) or points (PET)
 TASKS = (INSTANCE, PANOPTIC, EXEMPLAR)
+EXEMPLAR_KINDS = ("mask", "point")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +27,24 @@ class DatasetSpec:
       exemplar: exemplar only: "mask" or "point", what its benchmark gives for a target.
     """
 
-    task: str
-    num_classes: int = 0
-    thing_classes: tuple[int, ...] = ()
-    exemplar: str = "mask"
+    task: Annotated[str, OneOf(TASKS)]
+    num_classes: Annotated[int, Range(0, 65_535)] = 0
+    thing_classes: Annotated[tuple[Annotated[int, Range(0, 65_534)], ...], Length(0, 65_535)] = ()
+    exemplar: Annotated[str, OneOf(EXEMPLAR_KINDS)] = "mask"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        problems = []
+        if (self.num_classes > 0) == (self.task == EXEMPLAR):
+            problems.append(
+                f"num_classes: expected 0 for exemplar datasets and at least 1 for others, found {self.num_classes}"
+            )
+        absent = [c for c in self.thing_classes if c >= self.num_classes]
+        if absent:
+            problems.append(f"thing_classes: expected ids 0..{self.num_classes - 1}, found {shown(absent)}")
+        if len(set(self.thing_classes)) != len(self.thing_classes):
+            problems.append(f"thing_classes: each id may occur once, found {shown(self.thing_classes)}")
+        raise_problems(problems)
 
 
 # fmt: off

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import jax
 from flax import nnx
 
-from tarvis_jax.model.config import Frozen, ModelConfig
+from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.frozen import Frozen
 from tarvis_jax.model.tarvis import TarViS
 from tarvis_jax.model.variables import abstract_model
 

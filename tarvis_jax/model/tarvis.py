@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tarvis_jax.model.backbones import backbone_config, build_backbone
-from tarvis_jax.model.config import Frozen, ModelConfig
+from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.decoder import Predictions, QueryDecoder
+from tarvis_jax.model.frozen import Frozen
 from tarvis_jax.model.object_encoder import ObjectEncoder
 from tarvis_jax.model.queries import ObjectQueries, QuerySet, QueryTables
 from tarvis_jax.model.temporal_neck import TemporalNeck

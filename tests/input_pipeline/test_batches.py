@@ -220,7 +220,7 @@ def test_impossible_settings(make_config, make_dataset, workspace):
         batches.train_batches(make_config(datasets=(make_dataset("DAVIS"),), clip_length=9))
     with pytest.raises(ValueError, match="found twice: \\['DAVIS'\\]"):
         make_config(datasets=(make_dataset("DAVIS"),) * 2)
-    with pytest.raises(ValueError, match="dataset DAVIS: format should be one of .*; crop should be"):
+    with pytest.raises(ValueError, match=r"format: expected one of .*; crop\[0\]: expected"):
         make_dataset("DAVIS", format="zip", crop=(0.0, 1.0))
 
 

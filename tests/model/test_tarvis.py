@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tarvis_jax.model.config import Frozen, ModelConfig
+from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.frozen import Frozen
 from tarvis_jax.model.tarvis import TarViS
 
 SMALL = ModelConfig(

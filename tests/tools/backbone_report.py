@@ -17,7 +17,8 @@ import numpy as np
 from flax import nnx
 
 from tarvis_jax.model.backbones import backbone_config
-from tarvis_jax.model.config import Frozen, ModelConfig
+from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.frozen import Frozen
 from tarvis_jax.model.variables import abstract_model, fill
 from tarvis_jax.weights.pytorch.reference import from_reference_state_dict, to_reference_state_dict
 from tests.model.backbones import peers

@@ -14,7 +14,7 @@ from tarvis_jax.model.backbones import layers, swin
 from tarvis_jax.model.backbones.convnext import ConvNext
 from tarvis_jax.model.backbones.resnet import ResNet, ResNetConfig
 from tarvis_jax.model.backbones.swin import Swin
-from tarvis_jax.model.config import Frozen
+from tarvis_jax.model.frozen import Frozen
 from tarvis_jax.model.variables import fill, flatten
 
 _SWIN = swin.SwinConfig(depths=(2, 1, 0, 0), channels=8, num_heads=(1, 2, 2, 4), window=3)
