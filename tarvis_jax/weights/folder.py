@@ -6,6 +6,7 @@ architecture (ModelConfig) and a table of the datasets whose classes the model k
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -114,5 +115,5 @@ def load(folder: str | pathlib.Path) -> Pretrained:
 
 
 def is_pretrained_folder(path: str | pathlib.Path) -> bool:
-    """Whether a path is a folder of this kind (a run's workdir has no `model.safetensors`)."""
-    return (pathlib.Path(path) / WEIGHTS_FILE).is_file()
+    """Whether a path is a folder of this kind, broken ones included (a run's workdir has no `model.safetensors`)."""
+    return pathlib.Path(path).is_dir() and os.path.lexists(pathlib.Path(path) / WEIGHTS_FILE)
