@@ -7,161 +7,157 @@ python main.py --mode=export --checkpoint=runs/quickstart --export_clip=12,64,12
 python main.py --mode=record --config=configs/quickstart.py --workdir=runs/record --output=batches.npz
 """
 
-import pathlib
-import runpy
+import argparse
 import sys
-from logging import INFO
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from tarvis_jax import command_line
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file (file.py:argument).")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, metrics, results.")
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "infer", "export", "record"], "What to do.")
-_FINETUNE_FROM = flags.DEFINE_string(
-    "finetune_from", None, "train: folder of a pretraining run: start from its newest weights, with its architecture."
-)
-_RESTORE_WEIGHTS = flags.DEFINE_string("restore_weights", None, "train: start from these weights (workdir or .pth).")
-_RESTORE_SESSION = flags.DEFINE_string(
-    "restore_session", None, "train: workdir of an interrupted run to go on with, by its own config."
-)
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "infer, export: a workdir, a reference checkpoint (.pth), a shared model or its id on the hub."
-)
-_INPUT = flags.DEFINE_string("input", None, "infer: a folder of frames or a video file.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for results (infer) or the export; record: the file.")
-_RECORD_STEPS = flags.DEFINE_integer(
-    "record_steps", None, "record: how many batches (default: config.train.num_steps)."
-)
-_DATASET = flags.DEFINE_string("dataset", None, "infer: whose classes (or, for given targets, whose settings) to use.")
-_TARGETS = flags.DEFINE_string("targets", None, "infer: JSON with masks or points of the targets to follow.")
-_EXPORT_CLIP = flags.DEFINE_list("export_clip", ["12", "448", "832"], "export: frames, height and width of a clip.")
-_EXPORT_OBJECTS = flags.DEFINE_integer("export_objects", 4, "export: slots for given objects; 0: no VOS and PET.")
-_EXPORT_DATASETS = flags.DEFINE_list("export_datasets", [], "export: whose classes; empty: all that the model has.")
-_EXPORT_PLATFORMS = flags.DEFINE_list("export_platforms", ["cpu", "cuda", "tpu"], "export: platforms to lower for.")
-_EXPORT_BACKEND = flags.DEFINE_string(
-    "export_backend", "xla", "export: deformable attention; xla runs everywhere, auto takes each platform's kernels."
-)
+# Flags that each mode needs, and flags that it may be given. Libraries are imported by the mode that uses them.
+_MODES = {
+    "train": ([], ["config", "workdir", "finetune_from", "restore_weights", "restore_session"]),
+    "eval": (["workdir"], []),
+    "infer": (["checkpoint", "dataset", "input", "output"], ["targets"]),
+    "export": (
+        ["output"],
+        "checkpoint config export_clip export_objects export_datasets export_platforms export_backend".split(),
+    ),
+    "record": (["config", "workdir", "output"], ["record_steps"]),
+}
 
 
-def main(argv: list[str]) -> None:
-    """Dispatches on --mode."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    logging.set_verbosity(logging.INFO)
-    # The checkpoint library tells every step it takes; its warnings and errors stay.
-    logging.get_absl_logger().addFilter(
-        lambda record: record.levelno > INFO or "orbax" not in pathlib.Path(record.pathname).parts
-    )
-    if _MODE.value == "train":
-        _train()
-    elif _MODE.value == "eval":
-        _require("workdir")
+def run() -> None:
+    """The console script `tarvis-jax`."""
+    sys.exit(command_line.run(main))
+
+
+def main(arguments: list[str]) -> None:
+    """Dispatches on --mode.
+
+    Raises:
+      ValueError: flags that do not exist, do not fit the mode or have a wrong value.
+    """
+    overrides = [argument.lstrip("-") for argument in arguments if _is_override(argument)]
+    parser = _parser()
+    flags = parser.parse_args([argument for argument in arguments if not _is_override(argument)])
+    if overrides and flags.config is None:
+        raise ValueError(f"--{overrides[0]}: expected --config=FILE too, whose setting it changes")
+    config = None
+    if flags.config is not None:
+        from tarvis_jax.run_config import load_config
+
+        config = load_config(flags.config, overrides)
+    if flags.help:
+        parser.print_help()
+        if config is not None:
+            from tarvis_jax.config import describe
+
+            print(f"\nsettings of {flags.config}:\n" + "\n".join(f"  --{line}" for line in describe(config)))
+        return
+    given = _check_flags(flags)
+    command_line.start_logging(flags.verbosity)
+    if flags.mode == "train":
+        from tarvis_jax.commands.train import run_training
+
+        run_training(**given | {"config": config})
+    elif flags.mode == "eval":
         from tarvis_jax.commands.evaluate import evaluate_workdir
 
-        evaluate_workdir(_WORKDIR.value)
-    elif _MODE.value == "record":
-        _require("config", "workdir", "output")
-        from tarvis_jax.commands.record import record
-        from tarvis_jax.config import from_mapping
-        from tarvis_jax.run_config import Config
-
-        config = from_mapping(Config, _CONFIG.value)
-        record(config, _WORKDIR.value, _OUTPUT.value, _RECORD_STEPS.value or config.train.num_steps)
-    elif _MODE.value == "export":
-        _export()
-    else:
-        _require("checkpoint", "input", "output", "dataset")
+        evaluate_workdir(flags.workdir)
+    elif flags.mode == "infer":
         from tarvis_jax.commands.infer import segment_input
 
-        segment_input(
-            checkpoint=_CHECKPOINT.value,
-            input_path=_INPUT.value,
-            output=_OUTPUT.value,
-            dataset=_DATASET.value,
-            targets=_TARGETS.value,
-        )
+        segment_input(flags.checkpoint, flags.input, flags.output, flags.dataset, flags.targets)
+    elif flags.mode == "export":
+        from tarvis_jax.commands.export import run_export
 
-
-def _train() -> None:
-    """Trains; the flags say from where."""
-    sources = [flag for flag in (_FINETUNE_FROM, _RESTORE_WEIGHTS, _RESTORE_SESSION) if flag.value is not None]
-    if len(sources) > 1:
-        raise app.UsageError("give one of " + ", ".join(f"--{flag.name}" for flag in sources))
-    if _RESTORE_SESSION.value is not None:
-        if _CONFIG.value is not None or _WORKDIR.value is not None:
-            raise app.UsageError("--restore_session takes config and workdir of the run it names; give neither")
+        settings = {name.removeprefix("export_"): given[name] for name in given if name.startswith("export_")}
+        run_export(flags.output, flags.checkpoint, config, **settings)
     else:
-        _require("config", "workdir")
-    from tarvis_jax.commands import train as starting_points
-    from tarvis_jax.config import from_mapping
-    from tarvis_jax.run_config import Config
-    from tarvis_jax.train.loop import train
+        from tarvis_jax.commands.record import record
 
-    if _RESTORE_SESSION.value is not None:
-        train(starting_points.saved_session(_RESTORE_SESSION.value), _RESTORE_SESSION.value)
-        return
-    config = from_mapping(Config, _CONFIG.value)
-    if _FINETUNE_FROM.value is not None:
-        config = starting_points.finetuning(config, _FINETUNE_FROM.value)
-    elif _RESTORE_WEIGHTS.value is not None:
-        config = starting_points.with_weights(config, _RESTORE_WEIGHTS.value)
-    train(config, _WORKDIR.value)
+        count = config.train.num_steps if flags.record_steps is None else flags.record_steps
+        record(config, flags.workdir, flags.output, count)
 
 
-def _export() -> None:
-    _require("output")
-    if (_CHECKPOINT.value is None) == (_CONFIG.value is None):
-        raise app.UsageError("--mode=export needs --checkpoint, or --config for its architecture with random weights")
-    from tarvis_jax import api
-    from tarvis_jax.export import write as export
-
-    try:
-        length, height, width = map(int, _EXPORT_CLIP.value)
-    except ValueError:
-        raise app.UsageError(f"--export_clip: expected frames,height,width, found {_EXPORT_CLIP.value}") from None
-    if _CHECKPOINT.value is not None:
-        model = api.load(_CHECKPOINT.value)
-    else:
-        from tarvis_jax.config import from_mapping
-        from tarvis_jax.run_config import Config
-
-        config = from_mapping(Config, _CONFIG.value)
-        model = api.create(config.model, config.train.seed)
-    settings = export.ExportConfig(
-        clip_length=length,
-        height=height,
-        width=width,
-        num_objects=_EXPORT_OBJECTS.value,
-        datasets=tuple(_EXPORT_DATASETS.value),
-        platforms=tuple(_EXPORT_PLATFORMS.value),
-        backend=_EXPORT_BACKEND.value,
+def _parser() -> command_line.Parser:
+    parser = command_line.Parser(
+        prog="main.py",
+        usage=argparse.SUPPRESS,
+        description=__doc__,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=120),
+        add_help=False,
     )
-    export.export_model(model, _OUTPUT.value, settings)
+    flags = parser.add_argument_group("every mode")
+    flags.add_argument("--mode", choices=list(_MODES), default="train", help="what to do (default: train)")
+    flags.add_argument("--help", "-h", action="store_true", help="show this; with --config also all of its settings")
+    flags.add_argument("--debug", action="store_true", help="show the traceback of errors")
+    flags.add_argument("--verbosity", type=int, default=0, help="0: progress (default); -1: warnings; -2: errors")
+
+    flags = parser.add_argument_group("train, eval, record")
+    flags.add_argument("--workdir", help="folder of the run: checkpoints, metrics, results")
+
+    flags = parser.add_argument_group("train, export, record")
+    flags.add_argument("--config", metavar="FILE", help="config file, with an argument where it takes one: file.py:arg")
+    flags.add_argument("--config.a.b", metavar="VALUE", help="a setting of the config, in place of the file's")
+
+    flags = parser.add_argument_group("train: where it starts, if not from the config")
+    flags.add_argument("--finetune_from", metavar="RUN", help="newest weights and architecture of a pretraining run")
+    flags.add_argument("--restore_weights", metavar="WEIGHTS", help="weights of a workdir or .pth file")
+    flags.add_argument("--restore_session", metavar="RUN", help="an interrupted run, by its own config and workdir")
+
+    flags = parser.add_argument_group("infer, export")
+    model = "a workdir, a checkpoint of the reference (.pth), a folder of save_pretrained or an id on the hub"
+    flags.add_argument("--checkpoint", metavar="MODEL", help=model)
+
+    flags = parser.add_argument_group("infer, export, record")
+    flags.add_argument("--output", help="folder of the results or of the export; record: the file")
+
+    flags = parser.add_argument_group("infer")
+    flags.add_argument("--input", help="a folder of frames or a video file")
+    flags.add_argument("--dataset", help="whose classes to look for; for given targets: whose settings to use")
+    flags.add_argument("--targets", metavar="FILE", help="JSON with masks or points of the targets to follow")
+
+    flags = parser.add_argument_group("export")
+    sizes, names = "T,HEIGHT,WIDTH", "A,B,..."
+    flags.add_argument("--export_clip", metavar=sizes, type=_numbers, help="of a clip (default: 12,448,832)")
+    flags.add_argument("--export_objects", metavar="N", type=int, help="slots for given objects; 0: none (default: 4)")
+    flags.add_argument("--export_datasets", metavar=names, type=_names, help="whose classes (default: all it has)")
+    flags.add_argument("--export_platforms", metavar=names, type=_names, help="of cpu, cuda, tpu (default: all)")
+    backend = "of attention: xla runs everywhere (default), auto takes each platform's kernels"
+    flags.add_argument("--export_backend", choices=["xla", "auto"], help=backend)
+
+    flags = parser.add_argument_group("record")
+    flags.add_argument("--record_steps", metavar="N", type=int, help="how many batches (default: all of the training)")
+    return parser
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
-    """As absl does; overriding a key that the config lacks is one clear error, not a stack trace."""
-    try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError):
-        from tarvis_jax.config import check_overrides
-
-        given = [argument.partition("=")[2] for argument in argv if argument.lstrip("-").startswith("config=")]
-        file, _, argument = given[-1].partition(":") if given else ("", "", "")
-        if file:
-            try:
-                check_overrides(runpy.run_path(file)["get_config"](argument), argv)
-            except ValueError as error:
-                sys.exit(f"error: {error}")
-        raise
-
-
-def _require(*names: str) -> None:
-    missing = [name for name in names if flags.FLAGS[name].value is None]
+def _check_flags(flags: argparse.Namespace) -> dict:
+    """The flags of the mode that are given; ValueError for one that is missing or of another mode."""
+    needed, allowed = _MODES[flags.mode]
+    given = {name: value for name, value in vars(flags).items() if value is not None}
+    of_modes = {name for both in _MODES.values() for names in both for name in names}
+    missing = [f"--{name}" for name in needed if name not in given]
     if missing:
-        raise app.UsageError(f"--mode={_MODE.value} needs " + ", ".join(f"--{name}" for name in missing))
+        raise ValueError(f"--mode={flags.mode} needs {', '.join(missing)} (--help lists the flags)")
+    wrong = [f"--{name}" for name in given if name in of_modes.difference(needed, allowed)]
+    if wrong:
+        raise ValueError(f"--mode={flags.mode} does not take {', '.join(wrong)} (--help lists the flags)")
+    return {name: value for name, value in given.items() if name in needed + allowed}
 
+
+def _is_override(argument: str) -> bool:
+    return argument.startswith("--config.")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(",")))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
+
+
+_names.__name__, _numbers.__name__ = "list", "list of whole numbers"  # what argparse calls them in its errors
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse_flags)
+    run()

@@ -72,7 +72,12 @@ def alternate(runs: Mapping[str, Callable[[], tuple[float, float]]], repetitions
 
 
 def write_json(path: str | None, result: Mapping[str, Any]) -> None:
-    """Writes `result` to `path` (folders are made), or nothing if there is no path."""
+    """Writes `result` to `path` (folders are made), or nothing if there is no path.
+
+    Call it after every figure: whoever is stopped half way leaves the file of the figure before.
+    """
     if path:
         pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-        pathlib.Path(path).write_text(json.dumps(result, indent=1) + "\n")
+        partial = pathlib.Path(f"{path}.partial")
+        partial.write_text(json.dumps(result, indent=1) + "\n")
+        partial.replace(path)

@@ -15,12 +15,14 @@ The floor is the time to read each input and write each output once at the bandw
 """
 
 import argparse
+import functools
 import json
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
 
@@ -178,8 +180,8 @@ def _grid_sample(value, level_shapes, locations, weights):
     return out.reshape(batch, heads * depth, queries).transpose(1, 2).contiguous()
 
 
-def torch_rivals(inputs: Inputs, peers: str | None, device: str) -> dict[str, tuple[Callable, list[torch.Tensor]]]:
-    """name -> (function of tensors that need gradients -> output, those tensors).
+def torch_rivals(inputs: Inputs, peers: str | None, device: str) -> dict[str, Callable]:
+    """name -> function that prepares it: (function of tensors that need gradients -> output, those tensors).
 
     The reference's own work between projections and output is included: softmax and locations.
     """
@@ -194,17 +196,20 @@ def torch_rivals(inputs: Inputs, peers: str | None, device: str) -> dict[str, tu
             weights = logits.flatten(3).softmax(-1).view(logits.shape)
             return operator(value, locations, weights)
 
-        return call
+        return call, leaves
 
-    rivals = {"torch grid_sample": (classic(lambda v, l, w: _grid_sample(v, inputs.level_shapes, l, w)), leaves)}
+    rivals = {"torch grid_sample": lambda: classic(lambda v, l, w: _grid_sample(v, inputs.level_shapes, l, w))}
     if device != "cuda":
         return rivals
     shapes = torch.tensor(inputs.level_shapes, device=device)
     starts = torch.cat([shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]])
-    from kernels.ms_deform_attn.cuda.torch_op import MSDeformAttnFunction as OurFunction
 
-    rivals["ours under PyTorch"] = classic(lambda v, l, w: OurFunction.apply(v, shapes, starts, l, w, 128)), leaves
-    if peers and os.path.isdir(os.path.join(peers, "cuda_op")):
+    def ours():
+        from kernels.ms_deform_attn.cuda.torch_op import MSDeformAttnFunction as Ours
+
+        return classic(lambda v, l, w: Ours.apply(v, shapes, starts, l, w, 128))
+
+    def original_op():
         sys.path.insert(0, os.path.join(peers, "cuda_op"))
         import MultiScaleDeformableAttention as original
 
@@ -222,24 +227,24 @@ def torch_rivals(inputs: Inputs, peers: str | None, device: str) -> dict[str, tu
                 grads = original.ms_deform_attn_backward(value, shapes, starts, locations, weights, grad, 128)
                 return tuple(grads)
 
-        rivals["original CUDA op"] = classic(Original.apply), leaves
-    if peers and os.path.isdir(os.path.join(peers, "dcnv4")) and inputs.value.shape[1] % 16 == 0:
+        return classic(Original.apply)
+
+    def dcnv4():
         sys.path.insert(0, os.path.join(peers, "dcnv4"))
         from DCNv4.functions.flash_deform_attn_func import FlashDeformAttnFunction
 
         # It takes float16 locations and logits side by side, [B, Q, M, L * K * 3], and K = points of a level.
-        packed = np.concatenate(
-            [
-                inputs.locations.reshape(*inputs.logits.shape[:3], -1),
-                inputs.logits.reshape(*inputs.logits.shape[:3], -1),
-            ],
-            -1,
-        )
+        samples = inputs.logits.shape[:3]
+        packed = np.concatenate([inputs.locations.reshape(*samples, -1), inputs.logits.reshape(*samples, -1)], -1)
         halves = [tensor(x, torch.float16).requires_grad_() for x in (inputs.value, packed)]
-        rivals["DCNv4 flash float16"] = (
-            lambda value, packed: FlashDeformAttnFunction.apply(value, shapes, starts, packed, 64, POINTS),
-            halves,
-        )
+        call = lambda value, packed: FlashDeformAttnFunction.apply(value, shapes, starts, packed, 64, POINTS)  # noqa: E731
+        return call, halves
+
+    rivals["ours under PyTorch"] = ours
+    if peers:
+        rivals["original CUDA op"] = original_op
+    if peers and os.path.isdir(os.path.join(peers, "dcnv4_source")) and inputs.value.shape[1] % 16 == 0:
+        rivals["DCNv4 flash float16"] = dcnv4
     return rivals
 
 
@@ -306,10 +311,11 @@ def copy_bandwidth(platform: str, reps: int) -> float:
     return statistics.median(2 * size * 10 / (measure(11) - measure(1)) for _ in range(reps))
 
 
-def benchmark(name: str, dtype: str, args: argparse.Namespace, is_first_shape: bool) -> list[dict]:
-    """All contenders on one shape and dtype: list of rows.
+def benchmark(name: str, dtype: str, args: argparse.Namespace, is_first_shape: bool) -> Iterator[list[dict]]:
+    """All contenders on one shape and dtype, as lists of rows: one per state of the cache and direction.
 
-    On a GPU the XLA form (slow to compile) and the cold cache are measured at the first shape only.
+    On a GPU the XLA form (slow to compile) and the cold cache are measured at the first shape only. A contender that
+    fails is a row with its error.
     """
     platform = jax.default_backend()
     device = "cuda" if platform == "gpu" else "cpu"
@@ -317,7 +323,6 @@ def benchmark(name: str, dtype: str, args: argparse.Namespace, is_first_shape: b
     arrays = tuple(jnp.asarray(x, dtype) for x in (inputs.value, inputs.offsets, inputs.logits, inputs.out_grad))
     arrays += (jnp.asarray(inputs.reference),)
     num_calls = args.calls or (50 if platform == "gpu" else 4)
-    rows = []
     for cache in ("warm", "cold") if platform == "gpu" and is_first_shape else ("warm",):
         backends = args.backends or DEFAULT_BACKENDS[platform]
         if platform == "gpu" and not args.backends and (cache == "cold" or not is_first_shape):
@@ -325,56 +330,81 @@ def benchmark(name: str, dtype: str, args: argparse.Namespace, is_first_shape: b
         buffer = jnp.zeros(_FLUSH_BYTES // 4, jnp.float32) if cache == "cold" else None
         torch_buffer = torch.zeros(_FLUSH_BYTES // 4, device=device) if cache == "cold" else None
         for direction in DIRECTIONS:
-            timers, rivals_left_out, memory = {}, {}, {}
+            makers, memory = {}, {}
             for backend in backends:
                 call = jax_function(inputs, backend, direction)
-                try:
-                    memory[backend] = jax.jit(call).lower(*arrays).compile().memory_analysis().temp_size_in_bytes
-                    timers[backend] = jax_timer(call, arrays, num_calls, buffer)
-                except (ValueError, NotImplementedError) as error:
-                    rivals_left_out[backend] = str(error).splitlines()[0]
+                makers[backend] = functools.partial(_jax_contender, call, arrays, num_calls, buffer, memory, backend)
             if dtype == "float32" or platform == "gpu":
-                out_grad = torch.from_numpy(inputs.out_grad).to(device)
-                for rival, (call, leaves) in torch_rivals(inputs, args.peers, device).items():
-                    timers[rival] = torch_timer(call, leaves, out_grad, direction, num_calls, torch_buffer)
-            seconds = {rival: [] for rival in timers}
-            empty_loop, empty_seconds = jax_timer(nothing, arrays, num_calls, buffer), []
-            for _ in range(args.reps):
-                empty_seconds.append(empty_loop())
-                for rival, timer in timers.items():
-                    seconds[rival].append(timer())
+                rest = (torch.from_numpy(inputs.out_grad).to(device), direction, num_calls, torch_buffer)
+                for rival, prepare in torch_rivals(inputs, args.peers, device).items():
+                    makers[rival] = lambda prepare=prepare, rest=rest: torch_timer(*prepare(), *rest)
+            seconds, errors = _measure(makers, jax_timer(nothing, arrays, num_calls, buffer), args.reps)
             floor = inputs.least_bytes(direction, jnp.dtype(dtype).itemsize) / args.bandwidth
-            for rival, values in seconds.items():
-                median = statistics.median(values) - (statistics.median(empty_seconds) if rival in BACKENDS else 0.0)
-                rows.append(
-                    {
-                        "shape": name,
-                        "dtype": dtype if rival in BACKENDS else "float16" if "float16" in rival else "float32",
-                        "compared_with": dtype,
-                        "direction": direction,
-                        "cache": cache,
-                        "contender": rival,
-                        "median_s": median,
-                        "fraction_of_floor": floor / median,
-                        "temp_bytes": memory.get(rival),
-                    }
-                )
-            for rival, reason in rivals_left_out.items():
-                print(f"  {name} {dtype} {direction}: {rival} left out: {reason}")
-            _print_rows(rows[-len(seconds) :])
-    return rows
+            rows = []
+            for rival in makers:
+                row = {
+                    "shape": name,
+                    "dtype": dtype if rival in BACKENDS else "float16" if "float16" in rival else "float32",
+                    "compared_with": dtype,
+                    "direction": direction,
+                    "cache": cache,
+                    "contender": rival,
+                }
+                if rival in errors:
+                    rows.append(row | {"error": errors[rival]})
+                else:
+                    row |= {"median_s": seconds[rival], "fraction_of_floor": floor / seconds[rival]}
+                    rows.append(row | {"temp_bytes": memory.get(rival)})
+            _print_rows(rows)
+            yield rows
+
+
+def _jax_contender(call, arrays, num_calls, buffer, memory: dict[str, int], backend: str) -> Callable:
+    """The timer of a back end; its temporary memory goes into `memory`."""
+    memory[backend] = jax.jit(call).lower(*arrays).compile().memory_analysis().temp_size_in_bytes
+    return jax_timer(call, arrays, num_calls, buffer)
+
+
+def _measure(
+    makers: Mapping[str, Callable], empty_loop: Callable, reps: int
+) -> tuple[dict[str, float], dict[str, str]]:
+    """(median seconds, errors) of the contenders, who take turns.
+
+    Args:
+      makers: contender -> function that returns its timer.
+      empty_loop: timer of what is taken off for our own.
+      reps: number of turns.
+    """
+    timers, times, errors, empty_times = {}, {}, {}, []
+
+    def attempt(rival: str, action: Callable) -> Any:
+        try:
+            return action()
+        except Exception as error:  # of a compiler or driver: any kind
+            errors[rival] = f"{type(error).__name__}: {error}"[:1000]
+
+    for rival, make in makers.items():
+        timers[rival], times[rival] = attempt(rival, make), []
+    for _ in range(reps):
+        empty_times.append(empty_loop())
+        for rival, timer in timers.items():
+            if rival not in errors:
+                times[rival].append(attempt(rival, timer))
+    seconds = {rival: statistics.median(values) for rival, values in times.items() if rival not in errors}
+    empty = statistics.median(empty_times)
+    return {rival: value - empty * (rival in BACKENDS) for rival, value in seconds.items()}, errors
 
 
 def _print_rows(rows: list[dict]) -> None:
-    ours = [row for row in rows if row["contender"] in BACKENDS]
-    best = min(ours, key=lambda row: row["median_s"])["median_s"] if ours else float("nan")
+    ours = [row["median_s"] for row in rows if row["contender"] in BACKENDS and "median_s" in row]
     for row in rows:
-        print(
-            f"{row['shape']:13} {row['dtype']:9} {row['direction']:8} {row['cache']:4} {row['contender']:20} "
-            f"{1e6 * row['median_s']:11.1f} us  {100 * row['fraction_of_floor']:5.1f} % of floor  "
-            f"{row['median_s'] / best:7.2f}x our best",
-            flush=True,
-        )
+        what = f"{row['shape']:13} {row['dtype']:9} {row['direction']:8} {row['cache']:4} {row['contender']:20} "
+        if "error" in row:
+            what += "FAILED: " + row["error"].splitlines()[0]
+        else:
+            what += f"{1e6 * row['median_s']:11.1f} us  {100 * row['fraction_of_floor']:5.1f} % of floor"
+            what += f"  {row['median_s'] / min(ours):7.2f}x our best" if ours else ""
+        print(what, flush=True)
 
 
 def main() -> None:
@@ -402,8 +432,11 @@ def main() -> None:
     names = args.shapes.split(",") if args.shapes else DEFAULT_SHAPES[platform]
     for name in names:
         for dtype in args.dtypes.split(","):
-            result["rows"] += benchmark(name, dtype, args, name == names[0])
-            write_json(args.out, result)
+            for rows in benchmark(name, dtype, args, name == names[0]):
+                result["rows"] += rows
+                write_json(args.out, result)
+    if any("error" in row for row in result["rows"]):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

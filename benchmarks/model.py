@@ -14,6 +14,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -62,31 +63,39 @@ class Reference:
         return peak
 
 
-def benchmark_clip(args: argparse.Namespace, model: TarViS, dataset: str) -> dict:
-    """Seconds a clip of `Predictor.clip_classes`, frames/s, and the ratio to the reference."""
+def benchmark_clip(args: argparse.Namespace, model: TarViS, dataset: str) -> Iterator[dict]:
+    """Seconds a clip of `Predictor.clip_classes`, frames/s; then the same beside the reference, with the ratio."""
     predictor = Predictor.from_model(model)
     images = np.random.default_rng(0).integers(0, 256, (args.frames, args.height, args.width, 3), np.uint8)
     clip = lambda: predictor.clip_classes(images, dataset).mask_logits  # noqa: E731
     time_of(clip)
     runs = {"ours": lambda: time_of(clip)}
-    reference = None
-    if args.reference:
+
+    def timings() -> dict:
+        alternate(runs, 1)  # a last warm-up, also once both are there
+        result = alternate(runs, args.reps)
+        for timing in result.values():
+            timing["frames_per_s"] = args.frames / timing["median_s"]
+        return {"dataset": dataset, "compile_s": round(predictor.programs.compile_seconds, 1), **result}
+
+    alone = timings()
+    yield alone
+    if not args.reference:
+        return
+    try:
         reference = Reference(args, dataset, args.reference_python)
         runs["reference"] = reference.run
-    alternate(runs, 1)  # a last warm-up, now that both are there
-    timings = alternate(runs, args.reps)
-    result = {"dataset": dataset, "compile_s": round(predictor.programs.compile_seconds, 1), **timings}
-    for timing in timings.values():
-        timing["frames_per_s"] = args.frames / timing["median_s"]
-    if reference is not None:
+        result = timings()
         result["reference"] |= reference.description | {"peak_bytes": reference.close()}
-        ratio = lambda key: timings["reference"][key] / timings["ours"][key]  # noqa: E731
-        result |= {"speedup": ratio("median_s"), "processor_time_ratio": ratio("median_processor_s")}
-    return result
+    except RuntimeError as error:
+        yield alone | {"error": str(error)}
+        return
+    ratio = lambda key: result["reference"][key] / result["ours"][key]  # noqa: E731
+    yield result | {"speedup": ratio("median_s"), "processor_time_ratio": ratio("median_processor_s")}
 
 
-def benchmark_parts(args: argparse.Namespace, model: TarViS, dataset: str) -> dict[str, float]:
-    """Median seconds of the parts of a clip, each compiled by itself."""
+def benchmark_parts(args: argparse.Namespace, model: TarViS, dataset: str) -> Iterator[tuple[str, float]]:
+    """(name, median seconds) of the parts of a clip, each compiled by itself."""
     graphdef, variables = nnx.split(model)
     merged = lambda v: nnx.merge(graphdef, v)  # noqa: E731
     images = jnp.asarray(
@@ -117,10 +126,9 @@ def benchmark_parts(args: argparse.Namespace, model: TarViS, dataset: str) -> di
         f"one of {layers} temporal layers": lambda: temporal(variables, x),
         "decoder": lambda: decode(variables, pyramid),
     }
-    for run in runs.values():
+    for name, run in runs.items():
         time_of(run)
-    timed = {name: (lambda run=run: time_of(run)) for name, run in runs.items()}
-    return {name: timing["median_s"] for name, timing in alternate(timed, args.reps).items()}
+        yield name, alternate({name: lambda run=run: time_of(run)}, args.reps)[name]["median_s"]
 
 
 def main() -> None:
@@ -144,19 +152,27 @@ def main() -> None:
     result = {"environment": environment(), "shape": shape, "clips": []}
     result["parameters"] = sum(np.size(value) for value in flatten(model).values())
     print(json.dumps(result["environment"]))
+    clips = {}
     for dataset in args.datasets.split(","):
-        clip = benchmark_clip(args, model, dataset)
-        result["clips"].append(clip)
+        for clip in benchmark_clip(args, model, dataset):
+            clips[dataset] = clip
+            result["clips"] = list(clips.values())
+            write_json(args.out, result)
         line = f"{shape} {dataset}: ours {clip['ours']['median_s']:.3f} s ({clip['ours']['frames_per_s']:.2f} frames/s)"
         if "speedup" in clip:
             line += f", reference {clip['reference']['median_s']:.3f} s, ratio {clip['speedup']:.2f}"
             line += f" (processor time {clip['processor_time_ratio']:.2f})"
+        if "error" in clip:
+            line += f", reference FAILED: {clip['error']}"
         print(line, flush=True)
     if args.parts:
-        result["parts_s"] = benchmark_parts(args, model, args.datasets.split(",")[0])
-        for name, seconds in result["parts_s"].items():
+        result["parts_s"] = {}
+        for name, seconds in benchmark_parts(args, model, args.datasets.split(",")[0]):
+            result["parts_s"][name] = seconds
+            write_json(args.out, result)
             print(f"  {name:32} {1e3 * seconds:9.1f} ms", flush=True)
-    write_json(args.out, result)
+    if any("error" in clip for clip in result["clips"]):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,34 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in parts of at most nine minutes, under twenty in all:
+# Everything that needs a GPU, what matters most first. In ten minutes the first two parts tell whether each back end is
+# right, and how fast it is beside the original; all parts take under thirty.
 #
-#   benchmarks/run_gpu.sh              all parts, one after the other
+#   benchmarks/run_gpu.sh              all parts, in this order
+#   benchmarks/run_gpu.sh correct      each back end of deformable attention against the float64 oracle
+#   benchmarks/run_gpu.sh kernels      its speed beside its rivals (benchmarks/kernels.py), then what the GPU can do
+#   benchmarks/run_gpu.sh clip         the whole network (benchmarks/model.py)
+#   benchmarks/run_gpu.sh train        the training step of configs/finetune.py
 #   benchmarks/run_gpu.sh tests        pytest -m gpu
 #   benchmarks/run_gpu.sh sanitizer    compute-sanitizer over the CUDA kernels
-#   benchmarks/run_gpu.sh kernels      microbenchmarks and benchmarks/kernels.py
-#   benchmarks/run_gpu.sh model        benchmarks/model.py and the training step of configs/finetune.py
-#   benchmarks/run_gpu.sh --smoke [part]   the same commands at tiny sizes on a CPU, to test this script
+#   benchmarks/run_gpu.sh --smoke [part...]   the same commands at tiny sizes on a CPU, to test this script
 #
-# Results: JSON and logs in $OUT (default benchmarks/out). A part that fails says so and the next one runs; the exit
-# status is 1 if any failed. Environment: PYTHON; WHEELS, a folder of wheels for what the machine lacks (ml_collections,
-# pycocotools), installed aside; PEERS, a folder made by prepare_peers.sh, whose CUDA ops are built here.
+# Results: JSON, rewritten after each figure, and logs in $OUT (default benchmarks/out); at the end a summary of all that
+# is there. Each command has a time limit; one that fails says so and the next one runs; the exit status is 1 if any
+# failed. Environment: PYTHON; WHEELS, a folder of wheels for what the machine lacks (gpu_wheels.txt), installed aside;
+# PEERS, a folder made by prepare_peers.sh, whose CUDA ops are built here.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 export OUT=${OUT:-$PWD/benchmarks/out} PYTHONUNBUFFERED=1 XLA_PYTHON_CLIENT_PREALLOCATE=false
-mkdir -p "$OUT"
-PART_SECONDS=${PART_SECONDS:-540}
 failed=()
+peers=()
+building=
 
-# run NAME SECONDS COMMAND...: output to the screen and to $OUT/NAME.log; remembers a failure.
+# run NAME SECONDS COMMAND...: output to the screen and to $OUT/NAME.log; remembers a failure. What an earlier run left
+# of the same name goes, so that the summary cannot show it.
 run() {
   local name=$1 seconds=$2 start=$SECONDS
   shift 2
+  rm -f "$OUT/$name.json" "$OUT/$name.xml"
   echo "== $name: $*"
   timeout --kill-after=10 "$seconds" "$@" 2>&1 | tee "$OUT/$name.log"
   local status=${PIPESTATUS[0]}
@@ -33,26 +39,81 @@ run() {
 
 prepare() {
   if [ -n "${WHEELS:-}" ]; then
-    "$python" -m pip install -q --no-index --no-deps --no-compile --target /tmp/tarvis_site --upgrade "$WHEELS"/*.whl ||
-      failed+=("wheels")
+    run wheels 60 "$python" -m pip install -q --no-index --no-deps --no-compile --target /tmp/tarvis_site --upgrade \
+      "$WHEELS"/*.whl
     export PYTHONPATH=/tmp/tarvis_site${PYTHONPATH:+:$PYTHONPATH}
   fi
-  peers=()
   if [ -n "${PEERS:-}" ]; then
-    # A working copy: the folder may be read-only.
-    rm -rf /tmp/tarvis_peers && cp -r "$PEERS" /tmp/tarvis_peers
-    [ -n "$smoke" ] || run build_peers 400 env PYTHON="$python" benchmarks/prepare_peers.sh --build /tmp/tarvis_peers
+    # A working copy: the folder may be read-only. It is built while the first part runs, which times nothing.
     peers=(/tmp/tarvis_peers)
+    if [ ! -e "${peers[0]}/ready" ]; then
+      rm -rf "${peers[0]}" && cp -r "$PEERS" "${peers[0]}"
+      if [ -z "$smoke" ]; then
+        timeout 400 env PYTHON="$python" benchmarks/prepare_peers.sh --build "${peers[0]}" >"$OUT/build_peers.log" 2>&1 &
+        building=$!
+      fi
+    fi
   fi
 }
 
-tests() {
-  if [ -n "$smoke" ]; then
-    run tests 300 "$python" -m pytest -q -m gpu --collect-only
-  else
-    run tests "$PART_SECONDS" "$python" -m pytest -q -m gpu --durations=10 --junitxml="$OUT/tests.xml"
+# Before the first part that needs the peers, or times anything.
+wait_for_peers() {
+  [ -n "$building" ] || return 0
+  if wait "$building"; then touch "${peers[0]}/ready"; else failed+=("build_peers (see $OUT/build_peers.log)"); fi
+  building=
+}
+
+correct() {
+  local backend backends=(xla triton cuda xla_deterministic) flags=()
+  [ -z "$smoke" ] || { backends=(xla xla_deterministic); flags=(--sizes=odd); }
+  # A process each: an access out of bounds makes a process's GPU unusable.
+  for backend in "${backends[@]}"; do
+    run "correct_$backend" 120 "$python" -m benchmarks.correct --backends="$backend" "${flags[@]}" \
+      --out="$OUT/correct_$backend.json"
+  done
+}
+
+kernels() {
+  wait_for_peers
+  local flags=()
+  [ ${#peers[@]} -eq 0 ] || flags+=(--peers="${peers[0]}")
+  [ -z "$smoke" ] || flags+=(--shapes=tiny --reps=2)
+  run kernels 420 "$python" -m benchmarks.kernels "${flags[@]}" --out="$OUT/kernels.json"
+  if [ -z "$smoke" ]; then
+    run microbench_build 60 nvcc -std=c++17 -O3 -arch=sm_90 benchmarks/cuda/microbench.cu -o /tmp/microbench &&
+      run microbench 60 bash -c '/tmp/microbench | tee "$OUT/microbench.json"'
   fi
 }
+
+clip() {
+  wait_for_peers
+  local reference=()
+  [ ${#peers[@]} -eq 0 ] || reference=(--reference="${peers[0]}" --reference-python="$python")
+  if [ -n "$smoke" ]; then
+    run clip_float32 300 "$python" -m benchmarks.model --frames=1 --height=64 --width=64 --reps=1 "${reference[@]}" \
+      --out="$OUT/clip_float32.json"
+    return
+  fi
+  local size=(--frames=12 --height=448 --width=832 --reps=10)
+  run clip_bfloat16 200 "$python" -m benchmarks.model "${size[@]}" --datasets=YOUTUBE_VIS,VIPSEG --dtype=bfloat16 \
+    --parts "${reference[@]}" --out="$OUT/clip_bfloat16.json"
+  run clip_float32 150 "$python" -m benchmarks.model "${size[@]}" --dtype=float32 "${reference[@]}" \
+    --out="$OUT/clip_float32.json"
+}
+
+train() {
+  wait_for_peers
+  if [ -n "$smoke" ]; then
+    run train 900 "$python" -m benchmarks.train --config=configs/quickstart.py --batch_size=2 --steps=1 \
+      --out="$OUT/train.json"
+  else
+    run train 400 "$python" -m benchmarks.train --config=configs/finetune.py --batch_size=8 --samples_at_once=1,4 \
+      --out="$OUT/train.json"
+  fi
+}
+
+# Without a GPU, the tests are collected and skipped.
+tests() { run tests 540 "$python" -m pytest -q -m gpu --durations=10 --junitxml="$OUT/tests.xml"; }
 
 sanitizer() {
   if [ -n "$smoke" ]; then
@@ -60,37 +121,6 @@ sanitizer() {
   else
     run sanitizer 300 benchmarks/cuda/sanitize.sh
   fi
-}
-
-kernels() {
-  local flags=() with_peers=()
-  [ ${#peers[@]} -eq 0 ] || with_peers=(--peers="${peers[0]}")
-  if [ -n "$smoke" ]; then
-    flags=(--shapes=tiny --reps=2)
-  else
-    run microbench_build 60 nvcc -std=c++17 -O3 -arch=sm_90 benchmarks/cuda/microbench.cu -o /tmp/microbench &&
-      run microbench 60 bash -c '/tmp/microbench | tee "$OUT/microbench.json"'
-  fi
-  run kernels 420 "$python" -m benchmarks.kernels "${flags[@]}" "${with_peers[@]}" --out="$OUT/kernels.json"
-}
-
-model() {
-  local reference=()
-  [ ${#peers[@]} -eq 0 ] || reference=(--reference="${peers[0]}" --reference-python="$python")
-  if [ -n "$smoke" ]; then
-    run model 300 "$python" -m benchmarks.model --frames=1 --height=64 --width=64 --reps=1 "${reference[@]}" \
-      --out="$OUT/model.json"
-    run train 300 "$python" -m benchmarks.train --config=configs/quickstart.py --batch_size=2 --steps=1 \
-      --out="$OUT/train.json"
-    return
-  fi
-  local clip=(--frames=12 --height=448 --width=832 --reps=10)
-  run model_bfloat16 150 "$python" -m benchmarks.model "${clip[@]}" --datasets=YOUTUBE_VIS,VIPSEG --dtype=bfloat16 \
-    --parts "${reference[@]}" --out="$OUT/model_bfloat16.json"
-  run model_float32 120 "$python" -m benchmarks.model "${clip[@]}" --dtype=float32 "${reference[@]}" \
-    --out="$OUT/model_float32.json"
-  run train 260 "$python" -m benchmarks.train --config=configs/finetune.py --batch_size=8 --samples_at_once=1,4 \
-    --out="$OUT/train.json"
 }
 
 smoke=
@@ -101,16 +131,20 @@ if [ "${1:-}" = --smoke ]; then
 else
   export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda,cpu}  # the tests take a CPU otherwise
 fi
+known=(correct kernels clip train tests sanitizer)
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(tests sanitizer kernels model)
+[ ${#parts[@]} -gt 0 ] || parts=("${known[@]}")
 for part in "${parts[@]}"; do
-  case $part in
-    tests | sanitizer | kernels | model) ;;
-    *) echo "run_gpu.sh: unknown part '$part'; parts: tests sanitizer kernels model" >&2; exit 2 ;;
+  case " ${known[*]} " in
+    *" $part "*) ;;
+    *) echo "run_gpu.sh: unknown part '$part'; parts: ${known[*]}" >&2; exit 2 ;;
   esac
 done
+mkdir -p "$OUT"
 prepare
 for part in "${parts[@]}"; do "$part"; done
+wait_for_peers
+"$python" -m benchmarks.summary "$OUT"
 if [ ${#failed[@]} -gt 0 ]; then
   printf 'FAILED: %s\n' "${failed[@]}" >&2
   exit 1

@@ -13,6 +13,7 @@ import json
 import runpy
 import statistics
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -23,7 +24,8 @@ from input_pipeline.config import DataConfig, DatasetConfig
 from tarvis_jax.config import from_mapping
 from tarvis_jax.parallel.mesh import make_mesh, num_microbatches, put_batch
 from tarvis_jax.run_config import Config
-from tarvis_jax.train.step import make_stepper
+from tarvis_jax.train.state import TrainState
+from tarvis_jax.train.step import TrainStepper, make_stepper
 
 
 def random_batch(config: DataConfig, dataset: DatasetConfig) -> dict[str, np.ndarray]:
@@ -44,29 +46,17 @@ def random_batch(config: DataConfig, dataset: DatasetConfig) -> dict[str, np.nda
     return batch
 
 
-def benchmark(config: Config, samples_at_once: int, steps: int) -> list[dict]:
-    """One row per task: median seconds of a step, clips/s, peak of the device's memory so far."""
+def benchmark(config: Config, samples_at_once: int, steps: int) -> Iterator[dict]:
+    """One row per task: median seconds of a step, clips/s, peak of the device's memory so far; or what went wrong."""
     mesh = make_mesh()
     datasets = {}
     for dataset in config.data.datasets:
         datasets.setdefault(dataset.task, dataset)
     data = dataclasses.replace(config.data, datasets=tuple(datasets.values()))
     stepper = make_stepper(dataclasses.replace(config, data=data), mesh)
-    state = stepper.initial_state()
     microbatches = num_microbatches(config.data.batch_size, samples_at_once, mesh)
-    rows = []
+    state = None
     for task, dataset in datasets.items():
-        batch = put_batch(random_batch(config.data, dataset), microbatches, mesh)
-        compiled_before = stepper.programs.compile_seconds
-        seconds = []
-        for _ in range(1 + steps):
-            start = time.perf_counter()
-            state, metrics = stepper(dataset.name, state, batch)
-            is_finite = bool(jax.block_until_ready(metrics["is_finite"]))
-            seconds.append(time.perf_counter() - start)
-            if not is_finite:
-                raise RuntimeError(f"{dataset.name}: {stepper.first_bad_tensor(dataset.name, state, batch)} not finite")
-        memory = jax.devices()[0].memory_stats() or {}
         row = {
             "task": task,
             "dataset": dataset.name,
@@ -74,14 +64,40 @@ def benchmark(config: Config, samples_at_once: int, steps: int) -> list[dict]:
             "batch_size": config.data.batch_size,
             "samples_at_once": samples_at_once,
             "compute_dtype": config.model.compute_dtype,
+        }
+        compiled_before = stepper.programs.compile_seconds
+        try:
+            batch = put_batch(random_batch(config.data, dataset), microbatches, mesh)
+            state = state or stepper.initial_state()
+            state, seconds = _time_steps(stepper, dataset.name, state, batch, steps)
+        except Exception as error:  # out of memory, a compiler's: any kind
+            state = None  # a step that failed may have given its memory away
+            yield row | {"error": f"{type(error).__name__}: {error}"[:1000]}
+            continue
+        memory = jax.devices()[0].memory_stats() or {}
+        yield row | {
             "compile_s": round(stepper.programs.compile_seconds - compiled_before, 1),
             "median_s": statistics.median(seconds[1:]),
             "clips_per_s": config.data.batch_size / statistics.median(seconds[1:]),
             "peak_bytes": memory.get("peak_bytes_in_use"),
         }
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-    return rows
+
+
+def _time_steps(stepper: TrainStepper, name: str, state: TrainState, batch, steps: int) -> tuple[TrainState, list]:
+    """(the last state, seconds of each step, the first with its compilation included).
+
+    Raises:
+      RuntimeError: gradients are not finite.
+    """
+    seconds = []
+    for _ in range(1 + steps):
+        start = time.perf_counter()
+        state, metrics = stepper(name, state, batch)
+        is_finite = bool(jax.block_until_ready(metrics["is_finite"]))
+        seconds.append(time.perf_counter() - start)
+        if not is_finite:
+            raise RuntimeError(f"{name}: {stepper.first_bad_tensor(name, state, batch)} not finite")
+    return state, seconds
 
 
 def main() -> None:
@@ -98,8 +114,12 @@ def main() -> None:
     result = {"environment": environment(), "config": args.config, "rows": []}
     print(json.dumps(result["environment"]))
     for samples in map(int, args.samples_at_once.split(",")):
-        result["rows"] += benchmark(config, samples, args.steps)
-        write_json(args.out, result)
+        for row in benchmark(config, samples, args.steps):
+            result["rows"].append(row)
+            write_json(args.out, result)
+            print(json.dumps(row), flush=True)
+    if any("error" in row for row in result["rows"]):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

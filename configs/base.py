@@ -1,4 +1,10 @@
-"""Every key of a config, with the defaults of the parts (those of the published fine-tuning)."""
+"""Every setting with its default; the other config files start from it and change what they need.
+
+    python -c "from configs import base; print(base.get_config())"
+
+The command prints them all. The defaults are those of the published fine-tuning. The list of datasets is empty, so this
+file alone trains nothing. The dataclass of each section says what its settings mean (`tarvis_jax/run_config.py`).
+"""
 
 import ml_collections
 

@@ -1,9 +1,12 @@
-"""The quickstart's synthetic sets for VIS, VPS and PET, and real video for VOS: a run of minutes on one GPU.
+"""A small network on real video for VOS, and on the quickstart's synthetic videos for VIS, VPS and PET.
 
-    python main.py --config=configs/davis240.py:root=../shared/samples/davis240 --workdir=runs/davis240
+    python main.py --config=configs/davis240.py:root=DAVIS --workdir=runs/davis240
 
-`root` is a folder in DAVIS' official layout. Its videos are trained on and evaluated: the score shows fit, not
-generalisation.
+`root` is a folder in DAVIS's official layout (JPEGImages/480p, Annotations/480p, ImageSets/2017), which you provide.
+Its default is a folder of samples beside the repository, which a clone does not contain. `split` is the list of videos
+that are taken. They are trained on and evaluated, so the score of DAVIS says how well the network fits them and not how
+well it generalizes. Network and recipe are those of configs/quickstart.py, with frames of 192x352 pixels and 6000
+steps. It is meant for one GPU; how long it takes has not been measured.
 """
 
 import os
@@ -11,7 +14,7 @@ import os
 import ml_collections
 
 from configs import base, quickstart
-from input_pipeline.config import reference_dataset
+from input_pipeline.config import dataset_config
 from tarvis_jax.config import to_config_dict, to_plain
 from tarvis_jax.inference.config import InferenceConfig
 
@@ -23,9 +26,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     options = base.parse_arg(arg, root="../shared/samples/davis240", split="val", steps="6000")
     config = quickstart.get_config(f"steps={options.steps}")
     root = os.path.abspath(options.root)  # relative paths of a dataset are relative to the workspace
-    real = reference_dataset(
+    real = dataset_config(
         "DAVIS",
-        format="davis_official",
+        reader="davis_official",
         train_images=root,
         train_annotations=options.split,
         eval_images=root,

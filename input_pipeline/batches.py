@@ -139,7 +139,14 @@ def _iterate(config, plans, loader, start_step, process_index, local_size) -> It
 
 def _graph(config: DataConfig, load, start_step: int, local_size: int):
     import cv2
-    import tensorflow as tf
+
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise ValueError(
+            f"batches of videos need the package tensorflow ({error}): run `pip install tensorflow-cpu`, "
+            "or train from recorded batches (data.recorded)"
+        ) from error
 
     cv2.setNumThreads(1)  # samples already run in parallel
     tf.config.set_visible_devices([], "GPU")

@@ -1,4 +1,4 @@
-"""Configuration of the input pipeline, and the numbers of the published fine-tuning for each dataset."""
+"""Configuration of the input pipeline."""
 
 import dataclasses
 from typing import Annotated
@@ -6,8 +6,7 @@ from typing import Annotated
 from tarvis_jax import datasets as dataset_table
 from tarvis_jax.fields import Length, OneOf, Range, Text, check_fields
 
-FORMATS = ("youtube_vis", "generic", "kitti_step", "vipseg", "davis", "davis_official", "burst")
-
+_Path = Annotated[str, Text(4096)]
 _Pixels = Annotated[int, Range(1, 65_536)]
 _Count = Annotated[int, Range(1, 10**6)]
 _CropShare = Annotated[float, Range(0, 1, above_low=True)]
@@ -19,11 +18,10 @@ class DatasetConfig:
     """One dataset: where it lies, how it is read, how clips are cut from it.
 
     Attributes:
-      name: as in `tarvis_jax.datasets`; chooses the queries and losses.
-      format: one of FORMATS (`input_pipeline/datasets/`).
-      task: "instance", "panoptic" or "exemplar".
-      num_classes: K; ids outside are errors. 0 for exemplar datasets.
-      thing_classes: classes (0..K-1) with instances; carried along for evaluation.
+      name: chooses the class queries; `dataset_config` fills the fields of datasets in `tarvis_jax.datasets`.
+      reader: what reads its files, a module of `input_pipeline/readers/`.
+      task, num_classes, thing_classes, exemplar: see `DatasetSpec`; class ids outside are errors.
+      class_names: of class id 1, 2, ... K, for results and overlays; (): not known.
       weight: share of the batches, relative to the other datasets' weights.
       train_images, train_annotations, eval_images, eval_annotations: relative to the workspace, or absolute;
         `{split}` in the two last is replaced by the split's name.
@@ -42,16 +40,18 @@ class DatasetConfig:
     """
 
     name: Annotated[str, Text(100, 1)]
-    format: Annotated[str, OneOf(FORMATS)]
+    reader: Annotated[str, Text(100, 1)]
     task: Annotated[str, OneOf(dataset_table.TASKS)]
-    num_classes: Annotated[int, Range(0, 254)] = 0
-    thing_classes: Annotated[tuple[Annotated[int, Range(0, 253)], ...], Length(0, 254)] = ()
+    num_classes: Annotated[int, Range(0, 65_535)] = 0
+    thing_classes: Annotated[tuple[Annotated[int, Range(0, 65_534)], ...], Length(0, 65_535)] = ()
+    exemplar: Annotated[str, OneOf(("", *dataset_table.EXEMPLAR_KINDS))] = ""
+    class_names: Annotated[tuple[Annotated[str, Text(200, 1)], ...], Length(0, 65_535)] = ()
     weight: Annotated[float, Range(0, 1e6)] = 1.0
-    train_images: Annotated[str, Text(4096)] = ""
-    train_annotations: Annotated[str, Text(4096)] = ""
-    eval_images: Annotated[str, Text(4096)] = ""
-    eval_annotations: Annotated[str, Text(4096)] = ""
-    eval_truth: Annotated[str, Text(4096)] = ""
+    train_images: _Path = ""
+    train_annotations: _Path = ""
+    eval_images: _Path = ""
+    eval_annotations: _Path = ""
+    eval_truth: _Path = ""
     min_dims: Annotated[tuple[_Pixels, ...], Length(0, 100)] = (512,)
     max_dim: _Pixels = 1333
     crop: tuple[_CropShare, _CropShare] = (0.75, 0.75)
@@ -71,11 +71,20 @@ class DatasetConfig:
     min_mask_area: Annotated[int, Range(0, 10**9)] = 1
 
     def __post_init__(self):
-        check_fields(self)
-        if (self.num_classes > 0) == (self.task == dataset_table.EXEMPLAR):
-            raise ValueError(
-                f"num_classes: expected 0 for exemplar datasets and at least 1 for others, found {self.num_classes}"
-            )
+        try:
+            check_fields(self)
+            if not self.reader.isidentifier():
+                raise ValueError(
+                    f"reader: expected the name of a module in input_pipeline/readers, found {self.reader!r}"
+                )
+            dataset_table.check_class_names(self.class_names, self.spec.num_classes)
+        except ValueError as error:
+            raise ValueError(f"dataset {self.name!s:.100}: {error}") from None
+
+    @property
+    def spec(self) -> dataset_table.DatasetSpec:
+        """What a session and the evaluation must know of the dataset."""
+        return dataset_table.DatasetSpec(self.task, self.num_classes, self.thing_classes, self.exemplar)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +108,8 @@ class DataConfig:
     """
 
     datasets: Annotated[tuple[DatasetConfig, ...], Length(0, 1000)] = ()
-    workspace: Annotated[str, Text(4096)] = ""
-    recorded: Annotated[str, Text(4096)] = ""
+    workspace: _Path = ""
+    recorded: _Path = ""
     batch_size: _Count = 32
     clip_length: Annotated[int, Range(1, 10_000)] = 3
     chunk_steps: _Count = 8
@@ -143,100 +152,32 @@ class SyntheticConfig:
         check_fields(self)
 
 
-_FILES = {
-    "YOUTUBE_VIS": (
-        "youtube_vis",
-        "youtube_vis_2021",
-        "youtube_vis_2021.json",
-        "youtube_vis_2021",
-        "youtube_vis/{split}_2021.json",
-    ),
-    "OVIS": ("youtube_vis", "ovis", "ovis.json", "ovis", "ovis/{split}.json"),
-    "KITTI_STEP": ("kitti_step", "kitti_step", "kitti_step.json", "kitti_step_val", "kitti_step_val"),
-    "CITYSCAPES_VPS": ("generic", "cityscapes_vps", "cityscapes_vps.json", "", ""),
-    "VIPSEG": ("vipseg", "vipseg", "vipseg", "vipseg", "vipseg/{split}.json"),
-    "DAVIS": ("davis", "davis", "davis_semisupervised.json", "davis", "davis"),
-    "BURST": ("burst", "burst", "burst.json", "burst/{split}", "burst/first_frame_annotations_{split}.json"),
-}
+def dataset_config(name: str, **overrides) -> DatasetConfig:
+    """A dataset of the table, with the files and training numbers of its row, some of them replaced.
 
-# Numbers of the published fine-tuning. max_instances and buckets are ours: they cover what the resizing can give.
-_TRAINING = {
-    "YOUTUBE_VIS": {
-        "weight": 0.225,
-        "min_dims": (448, 512),
-        "max_dim": 1024,
-        "buckets": ((448, 832), (512, 960), (512, 1024), (832, 448), (960, 512), (1024, 512)),
-    },
-    "OVIS": {
-        "weight": 0.225,
-        "max_dim": 1024,
-        "max_instances": 64,
-        "buckets": ((512, 960), (512, 1024), (960, 512), (1024, 512)),
-    },
-    "KITTI_STEP": {
-        "weight": 0.075,
-        "min_dims": (320,),
-        "crop": (0.75, 0.5),
-        "frame_sampling_factor": 2.0,
-        "max_instances": 64,
-        "buckets": ((320, 768),),
-        "hue_saturation": 10,
-        "brightness": 20,
-    },
-    "CITYSCAPES_VPS": {
-        "weight": 0.075,
-        "min_dims": (448,),
-        "crop": (0.5, 0.5),
-        "frame_sampling_factor": 1.0,
-        "consecutive_frames": True,
-        "max_instances": 64,
-        "buckets": ((448, 896),),
-        "hue_saturation": 10,
-        "brightness": 20,
-    },
-    "VIPSEG": {
-        "weight": 0.15,
-        "crop": (0.75, 0.5),
-        "frame_sampling_factor": 5.0,
-        "max_instances": 64,
-        "buckets": ((512, 640), (640, 512), (512, 1344), (1344, 512)),
-        "hue_saturation": 10,
-        "brightness": 20,
-    },
-    "BURST": {
-        "weight": 0.2,
-        "frame_sampling_factor": 3.0,
-        "max_instances": 4,
-        "min_mask_area": 100,
-        "eval_truth": "dataset_annotations/inference/burst/all_classes_{split}.json",
-    },
-    "DAVIS": {"weight": 0.05, "max_instances": 4},
-}
-
-
-def reference_dataset(name: str, **overrides) -> DatasetConfig:
-    """A dataset in the released workspace's layout with the published fine-tuning's numbers, some of them replaced.
+    Where `num_classes` is replaced by another number and `class_names` is not, the classes have no names: those of the
+    table are of other classes.
 
     Raises:
-      ValueError: an unknown name or field.
+      ValueError: an unknown name or field, or a dataset without reader.
     """
-    if name not in _FILES:
-        raise ValueError(f"dataset {name!r} has no reader; known are {sorted(_FILES)}")
-    fields = {field.name for field in dataclasses.fields(DatasetConfig)}
-    if not fields >= set(overrides):
-        raise ValueError(
-            f"dataset {name}: unknown fields {sorted(set(overrides) - fields)}; known are {sorted(fields)}"
-        )
-    kind, train_images, train_annotations, eval_images, eval_annotations = _FILES[name]
-    spec = dataset_table.DATASETS[name]
+    row = dataset_table.lookup(name)
+    spec = row.spec
+    if not (row.reader or "reader" in overrides):
+        known = [other for other, each in dataset_table.DATASETS.items() if each.reader]
+        raise ValueError(f"dataset {name!r} has no reader; those that have one are {known}")
     values = {
-        "format": kind,
+        "reader": row.reader,
         "task": spec.task,
         "num_classes": spec.num_classes,
         "thing_classes": spec.thing_classes,
-        "train_images": f"dataset_images/training/{train_images}",
-        "train_annotations": f"dataset_annotations/training/{train_annotations}",
-        "eval_images": eval_images and f"dataset_images/inference/{eval_images}",
-        "eval_annotations": eval_annotations and f"dataset_annotations/inference/{eval_annotations}",
+        "exemplar": spec.exemplar,
+        "class_names": row.class_names if overrides.get("num_classes", spec.num_classes) == spec.num_classes else (),
+        **row.files,
+        **row.training,
+        **overrides,
     }
-    return DatasetConfig(name=name, **{**values, **_TRAINING[name], **overrides})
+    fields = {field.name for field in dataclasses.fields(DatasetConfig)}
+    if not fields >= set(values):
+        raise ValueError(f"dataset {name}: unknown fields {sorted(set(values) - fields)}; known are {sorted(fields)}")
+    return DatasetConfig(name=name, **values)

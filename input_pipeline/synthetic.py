@@ -15,11 +15,13 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import sys
 import time
 
 from input_pipeline import synthetic_writers
 from input_pipeline.config import DataConfig, SyntheticConfig
 from input_pipeline.synthetic_scenes import STUFFS, THINGS, draw_video
+from tarvis_jax import command_line
 
 DATASETS = {  # in the order of their seeds; never reorder
     "YOUTUBE_VIS": synthetic_writers.write_youtube_vis,
@@ -27,9 +29,9 @@ DATASETS = {  # in the order of their seeds; never reorder
     "DAVIS": synthetic_writers.write_davis,
     "BURST": synthetic_writers.write_burst,
 }
-NUM_INSTANCE_CLASSES = len(THINGS)
-NUM_PANOPTIC_CLASSES = len(STUFFS) + len(THINGS)
-THING_CLASSES = tuple(range(len(STUFFS), NUM_PANOPTIC_CLASSES))  # ids 0..K-1, as in semantic maps
+INSTANCE_CLASSES = THINGS  # names of classes 1..K
+PANOPTIC_CLASSES = STUFFS + THINGS
+THING_CLASSES = tuple(range(len(STUFFS), len(PANOPTIC_CLASSES)))  # ids 0..K-1, as in semantic maps
 VAL_SEED = 10**6
 MANIFEST = "synthetic.json"
 VERSION = 1  # raise it whenever the same arguments give other videos
@@ -120,8 +122,14 @@ def write_synthetic_workspace(
     return root
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str]) -> None:
+    """The command: see the top of this file."""
+    parser = command_line.Parser(
+        prog="python -m input_pipeline.synthetic",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="--debug shows the traceback of errors.",
+    )
     parser.add_argument("out")
     parser.add_argument("--num-train", type=int, default=400)
     parser.add_argument("--num-val", type=int, default=32)
@@ -138,4 +146,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command_line.run(main))

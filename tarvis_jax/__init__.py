@@ -2,8 +2,12 @@
 
     import tarvis_jax
 
-    model = tarvis_jax.load("checkpoint.pth")
-    session = model.session(task="vos")
+    model = tarvis_jax.load("runs/quickstart")  # or a .pth of the PyTorch original, a shared folder, an id on the hub
+    session = model.session("vos")
+    session.add_target(frame_index=0, id="ball", point_yx=(30, 40))
+    for result in session.run("frames/"):
+        for each in result.objects:
+            print(result.frame, each.id, each.mask.sum())
 
 docs/api.md has the whole interface. The import is light: JAX and the network come with the first use of a name.
 """

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from tarvis_jax.compiled import quick_compiler_options
 from tarvis_jax.dataset_info import DatasetInfo, default_datasets
-from tarvis_jax.datasets import EXEMPLAR, INSTANCE, PANOPTIC, DatasetSpec
+from tarvis_jax.datasets import EXEMPLAR, INSTANCE, MASK, PANOPTIC, POINT, DatasetSpec
 from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.inference.session import Session
@@ -20,9 +21,8 @@ from tarvis_jax.model.structure import ModelStructure
 from tarvis_jax.weights import folder, hub
 from tarvis_jax.weights.open import open_model
 
-# The tasks by the names of their benchmarks, and the dataset whose settings serve a task without classes.
-TASKS = {"vis": INSTANCE, "vps": PANOPTIC, "vos": EXEMPLAR, "pet": EXEMPLAR}
-_EXEMPLAR_DATASETS = {"vos": "DAVIS", "pet": "BURST"}
+# The tasks by the names of their benchmarks: task and kind of exemplar of the datasets that they stand for.
+TASKS = {"vis": (INSTANCE, ""), "vps": (PANOPTIC, ""), "vos": (EXEMPLAR, MASK), "pet": (EXEMPLAR, POINT)}
 
 
 class Model:
@@ -65,10 +65,15 @@ class Model:
     def session(self, task: str | None = None, dataset: str | None = None, **settings: Any) -> Session:
         """A session for one video.
 
+            session = model.session("vis", "YOUTUBE_VIS", clip_length=6, overlap=3)
+            for result in session.run("clip.mp4"):
+                print(result.frame, [each.class_name for each in result.objects])
+
         Args:
           task: "vis", "vps", "vos" or "pet"; may be left out where `dataset` says it.
           dataset: whose classes to find (vis, vps; may be left out where the model has one dataset of the task), or
-            whose way of cutting videos to use (vos: "DAVIS", pet: "BURST" by default).
+            whose way of cutting videos to use (vos, pet; by default the one whose targets are masks, "DAVIS", or
+            points, "BURST").
           **settings: replace fields of the dataset's InferenceConfig (clip_length, overlap, min_dim, ...);
             `keep_result=False` is for endless streams, see Session.
 
@@ -91,11 +96,12 @@ class Model:
             raise ValueError(f"session: expected a task of {sorted(TASKS)} or a dataset of {sorted(self.datasets)}")
         if task is not None and task not in TASKS:
             raise ValueError(f"task: expected one of {', '.join(TASKS)}, found {task!r}")
-        fitting = sorted(n for n, i in self.datasets.items() if task is None or i.spec.task == TASKS[task])
+        fitting = sorted(n for n, i in self.datasets.items() if task is None or i.spec.task == TASKS[task][0])
         if dataset is None:
-            dataset = _EXEMPLAR_DATASETS.get(task) or (fitting[0] if len(fitting) == 1 else None)
-            if dataset is None:
-                raise ValueError(f"task {task}: say which dataset's classes to find, of {', '.join(fitting) or 'none'}")
+            of_kind = [n for n in fitting if self.datasets[n].spec.exemplar == TASKS[task][1]]
+            if len(of_kind) != 1:
+                raise ValueError(f"task {task}: say which dataset is meant, of {', '.join(of_kind) or 'none'}")
+            return of_kind[0]
         if dataset not in fitting:
             of_task = f" of task {task}" if task is not None and dataset in self.datasets else ""
             raise ValueError(f"dataset: expected one{of_task} of {', '.join(fitting) or 'none'}, found {dataset!r}")
@@ -112,6 +118,10 @@ class Model:
         seed: int = 0,
     ) -> None:
         """Gives the model queries for the classes of a new dataset, to be fine-tuned; all else stays as it is.
+
+            model.add_dataset("LAB", ["mouse", "hand"], copy_from={"mouse": ("YOUTUBE_VIS", "mouse")})
+            model.add_dataset("ROAD", ["car", "asphalt", "sky"], is_thing=[True, False, False])
+            model.save_pretrained("my_model")
 
         Args:
           name: of the dataset, also in configs of training.
@@ -191,6 +201,9 @@ def load(
 ) -> Model:
     """Loads a model from wherever it lies.
 
+        model = tarvis_jax.load("runs/finetune")
+        model = tarvis_jax.load("tarvis_resnet50/model.pth", dtype="bfloat16", device="gpu:1")
+
     Args:
       path: one of
         - a checkpoint of the PyTorch reference (.pth, its config.yaml beside it), or the folder with one;
@@ -233,8 +246,12 @@ def from_pretrained(folder_or_hub_id: str | pathlib.Path, **options: Any) -> Mod
 
 
 def create(config: ModelConfig, seed: int = 0, datasets: Mapping[str, DatasetInfo] | None = None) -> Model:
-    """A model with weights drawn from a seed, as training begins with."""
-    initialize = jax.jit(ModelStructure(config).initialize, compiler_options={"xla_backend_optimization_level": 0})
+    """A model with weights drawn from a seed, like those that training starts from.
+
+    model = tarvis_jax.create(tarvis_jax.ModelConfig(backbone="SwinTiny"))
+    """
+    options = quick_compiler_options(jax.default_backend())
+    initialize = jax.jit(ModelStructure(config).initialize, compiler_options=options)
     params, frozen = initialize(jax.random.key(seed))
     return Model(config, params | frozen, datasets)
 

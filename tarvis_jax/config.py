@@ -5,10 +5,13 @@ made from the dataclasses' defaults; `from_mapping` turns a section back into it
 know. Nothing below `main.py` sees a ConfigDict.
 """
 
+import ast
 import dataclasses
 import difflib
 import json
 import pathlib
+import runpy
+import traceback
 import types
 import typing
 from collections.abc import Mapping, Sequence, Sized
@@ -143,21 +146,88 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"expected finite numbers, found {name}")
 
 
-def check_overrides(config: Mapping[str, Any], arguments: Sequence[str]) -> None:
-    """Checks that command-line arguments `--config.a.b=value` name keys that the config has.
+def load_config_file(given: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """What `get_config` of a config file returns, with some settings replaced.
+
+    Args:
+      given: "file.py", or "file.py:argument" to call `get_config(argument)`. The file is Python and is run.
+      overrides: "config.section.key=value", in the order in which they apply. A value has the type that the setting
+        has: text as it is, true or false, a number, a tuple as "1,2" or "(1, 2)"; "None" is None.
 
     Raises:
-      ValueError: naming the first that does not, and the nearest known keys.
+      ValueError: no such file, no `get_config` in it, any exception that it raises, a key that the config lacks (with
+        the nearest known ones) or a value of another type.
     """
-    for argument in arguments:
-        if not argument.startswith(("--config.", "-config.")):
-            continue
-        path, section = "config", config
-        for key in argument.lstrip("-").split("=")[0].split(".")[1:]:
-            if not isinstance(section, (Mapping, ml_collections.ConfigDict)) or key not in section:
-                known = section.keys() if isinstance(section, (Mapping, ml_collections.ConfigDict)) else ()
-                raise ValueError(f"{path}.{key}: no such key. {_neighbours(key, dict.fromkeys(known))}")
-            path, section = f"{path}.{key}", section[key]
+    file, separator, argument = given.partition(":")
+    if not pathlib.Path(file).is_file():
+        raise ValueError(f"--config={given}: no such file")
+    try:
+        get_config = runpy.run_path(file).get("get_config")
+        if not callable(get_config):
+            raise ValueError("expected a function get_config in the file, found none")
+        config = get_config(argument) if separator else get_config()
+    except ValueError as error:
+        raise ValueError(f"--config={given}: {error}") from error
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        place = f"line {lines[-1]}: " if lines else ""
+        raise ValueError(f"--config={given}: {place}{type(error).__name__}: {error}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise ValueError(f"--config={given}: expected a ConfigDict from get_config, found {type(config).__name__}")
+    for override in overrides:
+        _override(config, override)
+    return config
+
+
+def describe(config: Any) -> list[str]:
+    """Every setting of a config (a dataclass) as "config.section.key=value"; of datasets only their names."""
+    return _lines(to_plain(config), "config")
+
+
+def _lines(value: Any, path: str) -> list[str]:
+    if isinstance(value, dict) and value:
+        return [line for key, item in value.items() for line in _lines(item, f"{path}.{key}")]
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return [f"{path}: {', '.join(item['name'] for item in value)} (to be changed in a config file)"]
+    return [f"{path}={tuple(value) if isinstance(value, list) else value}"]
+
+
+def _override(config: ml_collections.ConfigDict, override: str) -> None:
+    """Sets "config.section.key=value" in `config`."""
+    path, separator, text = override.partition("=")
+    if not separator:
+        raise ValueError(f"--{path}: expected --{path}=value")
+    section, place = config, "config"
+    *sections, key = path.split(".")[1:]
+    for name in (*sections, key):
+        known = section if isinstance(section, ml_collections.ConfigDict) else {}
+        if name not in known:
+            raise ValueError(f"{place}.{name}: no such key. {_neighbours(name, dict.fromkeys(known))}")
+        if name is not key:
+            section, place = section[name], f"{place}.{name}"
+    if isinstance(section[key], ml_collections.ConfigDict):
+        raise ValueError(f"--{override}: expected a setting, found a section with keys {', '.join(section[key])}")
+    section[key] = _parse(text, section.get_type(key), path)
+
+
+def _parse(text: str, kind: type, path: str) -> Any:
+    """A value of type `kind` (or None) from the command line."""
+    if text == "None":
+        return None
+    if kind is str:
+        return text
+    try:
+        value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = text  # a word
+    if kind is tuple and not isinstance(value, tuple):
+        words = tuple(filter(None, value.split(","))) if isinstance(value, str) else (value,)
+        value = tuple(value) if isinstance(value, list) else words
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind not in (object, types.NoneType) and type(value) is not kind:
+        raise ValueError(f"--{path}={text}: expected {kind.__name__}, found {value!r} of type {type(value).__name__}")
+    return value
 
 
 def _neighbours(key: Any, known: Mapping[str, Any]) -> str:

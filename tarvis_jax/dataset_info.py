@@ -1,14 +1,13 @@
 """What a shared model says of a dataset: task and classes, their names, and how its videos are cut and stitched."""
 
-import collections
 import dataclasses
+import types
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-from tarvis_jax.class_names import CLASS_NAMES
-from tarvis_jax.datasets import DATASETS, EXEMPLAR, DatasetSpec
-from tarvis_jax.fields import Length, Text, check_fields, shown
-from tarvis_jax.inference.config import INFERENCE_DEFAULTS, InferenceConfig
+from tarvis_jax.datasets import DATASETS, EXEMPLAR, DatasetSpec, check_class_names
+from tarvis_jax.fields import Length, Text, check_fields
+from tarvis_jax.inference.config import InferenceConfig, default_inference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +16,7 @@ class DatasetInfo:
 
     Attributes:
       spec: task, number of classes, which of them are things.
-      class_names: name of class id 1, 2, ... K (instances); empty where they are not known.
+      class_names: name of class id 1, 2, ... K; empty where they are not known.
       inference: how its videos are segmented.
     """
 
@@ -27,37 +26,41 @@ class DatasetInfo:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.class_names and len(self.class_names) != self.spec.num_classes:
-            raise ValueError(f"class_names: expected {self.spec.num_classes}, found {len(self.class_names)}")
-        twice = sorted(name for name, count in collections.Counter(self.class_names).items() if count > 1)
-        if twice:
-            raise ValueError(f"class_names: each may occur once, found twice: {shown(twice)}")
+        check_class_names(self.class_names, self.spec.num_classes)
 
 
 def default_datasets(
     semantic_classes: Sequence[tuple[str, int]],
-    specs: Mapping[str, DatasetSpec] = DATASETS,
-    inference: Mapping[str, InferenceConfig] = INFERENCE_DEFAULTS,
+    given: Mapping[str, DatasetInfo] = types.MappingProxyType({}),
 ) -> dict[str, DatasetInfo]:
     """The datasets a model can be asked for: those of its class queries, and those whose targets are given.
 
     Args:
       semantic_classes: ModelConfig.semantic_classes.
-      specs: what is known of datasets by name. One with another number of classes than the model's is taken as unknown.
-      inference: settings by name; `InferenceConfig()` for others.
+      given: what is known of datasets beside the table; by name, and before the table.
 
-    Returns:
-      Name -> DatasetInfo. A dataset of which nothing is known but its number of classes has task "instance".
+    Raises:
+      ValueError: the model has classes of a dataset that neither `given` nor the table has, or has with another number
+        of classes.
     """
-    counts = dict(semantic_classes)
-    result = {}
-    for name, count in counts.items():
-        spec = specs.get(name)
-        if spec is None or spec.num_classes != count:
-            spec = DatasetSpec("instance", count)
-        names = CLASS_NAMES.get(name, ())
-        result[name] = DatasetInfo(spec, names if len(names) == count else (), inference.get(name, InferenceConfig()))
-    for name, spec in specs.items():
-        if spec.task == EXEMPLAR:
-            result[name] = DatasetInfo(spec, (), inference.get(name, InferenceConfig()))
-    return result
+    result, problems = {}, []
+    for name, count in semantic_classes:
+        info = given.get(name) or (_of_table(name) if name in DATASETS else None)
+        if info is None or info.spec.num_classes != count:
+            known = "unknown" if info is None else f"known with {info.spec.num_classes} classes"
+            problems.append(f"{name}: the model has queries for its {count} classes, but this dataset is {known}")
+        else:
+            result[name] = info
+    if problems:
+        raise ValueError(
+            "\n  ".join(problems) + "\n  Datasets that are not in tarvis_jax/datasets/table.py, or there with other "
+            "classes, are described by a DatasetInfo each (argument `datasets`) or, in a run's config, by an entry of "
+            "data.datasets."
+        )
+    result |= {name: _of_table(name) for name, row in DATASETS.items() if row.spec.task == EXEMPLAR}
+    return result | {name: info for name, info in given.items() if info.spec.task == EXEMPLAR}
+
+
+def _of_table(name: str) -> DatasetInfo:
+    row = DATASETS[name]
+    return DatasetInfo(row.spec, row.class_names, default_inference(name))

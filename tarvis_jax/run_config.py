@@ -1,12 +1,15 @@
 """How long to train, what to log, evaluate and keep; and the whole config, one section per part."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated
 
-from input_pipeline.config import DataConfig, DatasetConfig, SyntheticConfig
-from tarvis_jax.datasets import DATASETS, DatasetSpec
+from input_pipeline.config import DataConfig, SyntheticConfig
+from tarvis_jax.config import from_mapping, load_config_file
+from tarvis_jax.dataset_info import DatasetInfo, default_datasets
+from tarvis_jax.datasets import DATASETS
 from tarvis_jax.fields import Length, OneOf, Range, Text, check_fields, raise_problems
-from tarvis_jax.inference.config import INFERENCE_DEFAULTS, InferenceConfig
+from tarvis_jax.inference.config import InferenceConfig, default_inference
 from tarvis_jax.losses.config import LossConfig
 from tarvis_jax.model.config import ModelConfig
 
@@ -140,7 +143,7 @@ class Config:
     synthetic: SyntheticConfig = SyntheticConfig()
     train: TrainConfig = TrainConfig()
     inference: Annotated[dict[Annotated[str, Text(100, 1)], InferenceConfig], Length(0, 1000)] = dataclasses.field(
-        default_factory=lambda: dict(INFERENCE_DEFAULTS)
+        default_factory=lambda: {name: default_inference(name) for name in DATASETS}
     )
 
     def __post_init__(self):
@@ -168,10 +171,23 @@ class Config:
                 )
         if problems:
             raise ValueError("\n  ".join(problems))
+        try:
+            self.dataset_infos()
+        except ValueError as error:
+            raise ValueError(f"model.semantic_classes: {error}") from None
+
+    def dataset_infos(self) -> dict[str, DatasetInfo]:
+        """What the run's model says of its datasets, by name: those of `data.datasets`, and those of the table."""
+        given = {
+            dataset.name: DatasetInfo(dataset.spec, dataset.class_names, self.inference[dataset.name])
+            for dataset in self.data.datasets
+        }
+        return {
+            name: dataclasses.replace(info, inference=self.inference.get(name, info.inference))
+            for name, info in default_datasets(self.model.semantic_classes, given).items()
+        }
 
 
-def dataset_spec(dataset: DatasetConfig) -> DatasetSpec:
-    """What a session and the evaluation must know of a dataset."""
-    known = DATASETS.get(dataset.name)
-    exemplar = known.exemplar if known else "mask"
-    return DatasetSpec(dataset.task, dataset.num_classes, dataset.thing_classes, exemplar)
+def load_config(given: str, overrides: Sequence[str] = ()) -> Config:
+    """The config of a config file with some settings replaced; arguments and errors as of `load_config_file`."""
+    return from_mapping(Config, load_config_file(given, overrides))

@@ -101,7 +101,7 @@ def test_workdir_of_a_run(model, tmp_path):
     from tarvis_jax.model.structure import ModelStructure
     from tarvis_jax.run_config import Config
     from tarvis_jax.train.optimizer import make_optimizer
-    from tarvis_jax.train.state import new_state
+    from tarvis_jax.train.state import new_state, to_items
     from tarvis_jax.weights.checkpoints import Checkpoints
 
     config = from_mapping(Config, quickstart.get_config())
@@ -112,15 +112,24 @@ def test_workdir_of_a_run(model, tmp_path):
     frozen = {name: jax.numpy.asarray(variables[name]) for name in structure.frozen}
     save_json(tmp_path / "config.json", config)
     checkpoints = Checkpoints(tmp_path, create=True)
-    checkpoints.save(3, new_state(params, frozen, make_optimizer(config.optimizer, params), True), to_plain(config))
+    state = new_state(params, frozen, make_optimizer(config.optimizer, params), True)
+    checkpoints.save(3, *to_items(state), to_plain(config))
     checkpoints.close()
     loaded = tarvis_jax.load(tmp_path)
     assert loaded.config == small
     assert loaded.datasets["KITTI_STEP"].inference == config.inference["KITTI_STEP"]
     things = next(d.thing_classes for d in config.data.datasets if d.name == "KITTI_STEP")
     assert loaded.datasets["KITTI_STEP"].spec.thing_classes == things
-    assert loaded.datasets["YOUTUBE_VIS"].class_names == ()  # not those of the official set
+    assert loaded.datasets["YOUTUBE_VIS"].class_names == ("circle", "square", "triangle", "cross")  # the run's own
     np.testing.assert_array_equal(loaded.variables[SEMANTIC_TABLE], variables[SEMANTIC_TABLE])
+
+
+def test_the_task_names_one_dataset_or_asks(model, monkeypatch):
+    assert (model.session("vos").dataset, model.session("pet").dataset) == ("DAVIS", "BURST")
+    assert model.session("vos", "BURST").dataset == "BURST"  # masks, cut as BURST's videos are
+    monkeypatch.setitem(model.datasets, "MINE", model.datasets["DAVIS"])
+    with pytest.raises(ValueError, match="task vos: say which dataset is meant, of DAVIS, MINE"):
+        model.session("vos")
 
 
 def test_the_hub(model, folder, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from tarvis_jax.config import check_overrides, from_mapping, load_json, save_json, to_config_dict, to_plain
+from tarvis_jax.config import describe, from_mapping, load_config_file, load_json, save_json, to_config_dict, to_plain
 from tarvis_jax.run_config import Config
 
 
@@ -74,10 +74,86 @@ def test_plain_is_json_like():
     assert to_plain(Part())["by_name"] == {"DAVIS": {"size": [1, 2], "rates": [0.1, 0.1], "maximum": None}}
 
 
-def test_overrides_of_keys_that_do_not_exist():
-    config = to_config_dict(Config())
-    check_overrides(config, ["main.py", "--config=configs/base.py", "--config.train.num_steps=3", "--workdir=x"])
-    with pytest.raises(ValueError, match=r"config\.train\.num_step: no such key\. Did you mean num_steps"):
-        check_overrides(config, ["--config.train.num_step=3"])
-    with pytest.raises(ValueError, match=r"config\.train\.num_steps\.x: no such key"):
-        check_overrides(config, ["--config.train.num_steps.x=3"])
+CONFIG_FILE = """
+import ml_collections
+
+def get_config(arg="none"):
+    if arg == "bad":
+        raise ValueError("no such argument")
+    if arg == "bug":
+        return ml_collections.ConfigDict().absent
+    if arg == "nothing":
+        return None
+    return ml_collections.ConfigDict(
+        {"rate": 0.1, "steps": 3, "name": arg, "on": False, "sizes": (1, 2), "patterns": (), "part": {"x": 1},
+         "maximum": ml_collections.config_dict.placeholder(int)}
+    )
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text(CONFIG_FILE)
+    return file
+
+
+def test_config_file_with_overrides(config_file):
+    assert load_config_file(str(config_file)).name == "none"
+    overrides = ["rate=1", "steps=-4", "on=true", "sizes=3,4", "patterns=a/*,b", "part.x=7", "maximum=5", "steps=6"]
+    config = load_config_file(f"{config_file}:a:b", [f"config.{override}" for override in overrides])
+    assert config.to_dict() == {
+        "rate": 1.0,
+        "steps": 6,
+        "name": "a:b",
+        "on": True,
+        "sizes": (3, 4),
+        "patterns": ("a/*", "b"),
+        "part": {"x": 7},
+        "maximum": 5,
+    }
+    assert load_config_file(str(config_file), ["config.maximum=5", "config.maximum=None"]).maximum is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("step=3", r"^config\.step: no such key\. Did you mean steps"),
+        ("part.y=3", r"^config\.part\.y: no such key\. Known keys: x"),
+        ("steps.x=3", r"^config\.steps\.x: no such key"),
+        ("steps", "^--config.steps: expected --config.steps=value"),
+        ("steps=1.5", "^--config.steps=1.5: expected int, found 1.5 of type float"),
+        ("steps=many", "expected int, found 'many' of type str"),
+        ("steps=true", "expected int, found True of type bool"),
+        ("on=1", "expected bool, found 1"),
+        ("rate=x", "expected float"),
+        ("maximum=x", "expected int"),
+        ("part=3", r"^--config.part=3: expected a setting, found a section with keys x"),
+    ],
+)
+def test_overrides_that_do_not_fit(config_file, override, message):
+    with pytest.raises(ValueError, match=message):
+        load_config_file(str(config_file), [f"config.{override}"])
+
+
+def test_config_files_that_cannot_be_used(config_file):
+    for argument, message in (
+        (":bad", "config.py:bad: no such argument$"),
+        (":bug", "config.py:bug: line 8: AttributeError: "),
+        (":nothing", "expected a ConfigDict from get_config, found NoneType$"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_config_file(f"{config_file}{argument}")
+    config_file.write_text("get_confg = 1")
+    with pytest.raises(ValueError, match="expected a function get_config in the file, found none"):
+        load_config_file(str(config_file))
+    config_file.write_text("def get_config(:")
+    with pytest.raises(ValueError, match="SyntaxError: "):
+        load_config_file(str(config_file))
+    with pytest.raises(ValueError, match="absent.py: no such file"):
+        load_config_file("absent.py")
+
+
+def test_description_of_every_setting():
+    lines = describe(Config())
+    assert "config.train.num_steps=90000" in lines and "config.model.decoder_strides=(32, 16, 8)" in lines

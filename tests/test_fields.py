@@ -10,20 +10,21 @@ from typing import Annotated
 
 import pytest
 
+from kernels.ms_deform_attn.backends import BACKENDS
 from tarvis_jax.config import from_mapping, to_plain
 from tarvis_jax.datasets import DATASETS
 from tarvis_jax.fields import Length, OneOf, Range, Text, check_fields, field_hints
 from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.model.backbones import BACKBONES
-from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.config import BACKBONE_FAMILIES, MS_DEFORM_ATTN_BACKENDS, ModelConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # What a dataclass of settings is called; "Info" alone would also find what a batch says of itself.
 SUFFIXES = ("Config", "Spec", "DatasetInfo", "_ConfigFile")
 REQUIRED = {
-    "DatasetConfig": {"name": "MINE", "format": "davis", "task": "exemplar"},
+    "DatasetConfig": {"name": "MINE", "reader": "davis", "task": "exemplar", "exemplar": "mask"},
     "DatasetSpec": {"task": "instance", "num_classes": 2},
-    "DatasetInfo": {"spec": DATASETS["OVIS"]},
+    "DatasetInfo": {"spec": DATASETS["OVIS"].spec},
     "_ConfigFile": {
         "format": "tarvis_jax",
         "format_version": 1,
@@ -93,7 +94,7 @@ def outside(hint) -> list:
             elif isinstance(rule, Text):
                 values += ["x" * (rule.most + 1), "two\nlines", "\x1b[2J"] + [""] * (rule.least > 0)
             elif isinstance(rule, OneOf):
-                values += ["no such thing", "", None, True, -1]
+                values += [v for v in ("no such thing", "", None, True, -1) if v not in rule.choices]
     return values + [True] * (bool not in {kind for kind, _ in leaves(hint)})
 
 
@@ -140,6 +141,10 @@ class Example:
 def test_messages(values, message):
     with pytest.raises(ValueError, match=message):
         Example(**values)
+
+
+def test_names_that_stand_in_two_places_agree():
+    assert BACKBONE_FAMILIES.keys() == BACKBONES.keys() and set(MS_DEFORM_ATTN_BACKENDS) == BACKENDS.keys()
 
 
 def test_what_is_inside_is_taken():

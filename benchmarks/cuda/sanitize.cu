@@ -129,6 +129,7 @@ int main() {
       {{5, 7}, 1, 9, 1, 128, 4},
       {{5, 7}, 1, 9, 1, 256, 4},
   };
+  if (const char* error = msda_load(0)) must(false, error);
   int runs = 0;
   for (const Case& c : cases) {
     for (int flags = 0; flags < 16; ++flags, ++runs) run(c, flags & 1, flags & 2, flags & 4, flags & 8);

@@ -1,44 +1,58 @@
-"""Official dataset files -> `VideoRecord`s: one module per format, chosen by `DatasetConfig.format`."""
+"""Official dataset files -> `VideoRecord`s: one module per format, chosen by `DatasetConfig.reader`.
 
+A reader is a module of this folder with
+
+    training_videos(config: DatasetConfig, workspace: str) -> list[VideoRecord]
+    evaluation_videos(config: DatasetConfig, split: str, workspace: str) -> list[VideoRecord]
+
+and, where evaluators take their ground truth from other files than those of `evaluation_videos`,
+
+    ground_truth_videos(config: DatasetConfig, split: str, workspace: str) -> list[VideoRecord]
+"""
+
+import importlib
+import pkgutil
 from types import ModuleType
 
 from input_pipeline.config import DatasetConfig
-from input_pipeline.readers import burst, davis, generic, kitti_step, vipseg, youtube_vis
 from input_pipeline.records import VideoRecord
-
-READERS: dict[str, ModuleType] = {
-    "youtube_vis": youtube_vis,
-    "generic": generic,
-    "kitti_step": kitti_step,
-    "vipseg": vipseg,
-    "davis": davis,
-    "davis_official": davis,
-    "burst": burst,
-}
 
 
 def training_videos(config: DatasetConfig, workspace: str = "") -> list[VideoRecord]:
     """All training videos of a dataset.
 
     Raises:
-      ValueError: anything missing or malformed, naming file and key; no video; two videos with one id.
+      ValueError: anything missing or malformed, naming file and key; no video; two videos with one id; no such reader.
     """
-    return _checked(READERS[config.format].training_videos(config, workspace), config, config.train_annotations)
+    return _checked(_reader(config).training_videos(config, workspace), config, config.train_annotations)
 
 
 def evaluation_videos(config: DatasetConfig, split: str, workspace: str = "") -> list[VideoRecord]:
     """The videos of an inference split ("val", "test", ...), with what ground truth the files hold."""
-    return _checked(READERS[config.format].evaluation_videos(config, split, workspace), config, config.eval_images)
+    return _checked(_reader(config).evaluation_videos(config, split, workspace), config, config.eval_images)
 
 
 def ground_truth_videos(config: DatasetConfig, split: str, workspace: str = "") -> list[VideoRecord]:
     """The same videos with the ground truth of every annotated frame, for evaluators.
 
-    These are `evaluation_videos` except for BURST, whose evaluation file holds only the first frame of each track.
+    These are `evaluation_videos` unless the reader has a function for them (BURST, whose evaluation file holds only the
+    first frame of each track).
     """
-    if config.format != "burst":
+    reader = _reader(config)
+    if not hasattr(reader, "ground_truth_videos"):
         return evaluation_videos(config, split, workspace)
-    return _checked(burst.ground_truth_videos(config, split, workspace), config, config.eval_truth)
+    return _checked(reader.ground_truth_videos(config, split, workspace), config, config.eval_truth)
+
+
+def _reader(config: DatasetConfig) -> ModuleType:
+    """The module of the dataset's reader; DatasetConfig has checked that its name is an identifier."""
+    known = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    if config.reader not in known:
+        raise ValueError(
+            f"dataset {config.name}: reader should be a module of input_pipeline/readers, one of {known}, "
+            f"found {config.reader!r}"
+        )
+    return importlib.import_module(f"{__name__}.{config.reader}")
 
 
 def _checked(videos: list[VideoRecord], config: DatasetConfig, path: str) -> list[VideoRecord]:

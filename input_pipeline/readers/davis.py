@@ -1,9 +1,7 @@
-"""DAVIS 2017 (semi-supervised): the generic JSON or the official folders of palette PNGs.
+"""DAVIS 2017 (semi-supervised) as the released workspace of TarViS holds it (DAVIS' own layout: `davis_official`).
 
-format "davis": training from the generic JSON; evaluation from `<eval_images>/<sequence>/*.jpg`,
+Training: the generic JSON. Evaluation: `<eval_images>/<sequence>/*.jpg`, palette PNGs
 `<eval_annotations>/Annotations/<sequence>/*.png` and `<eval_annotations>/ImageSet_<split>.txt`.
-format "davis_official": both from a DAVIS folder (JPEGImages/480p, Annotations/480p, ImageSets/2017/<split>.txt) that
-`train_images` or `eval_images` names; training takes `train_annotations` as the split's name ("train").
 """
 
 import pathlib
@@ -16,33 +14,18 @@ from input_pipeline.readers import generic
 from input_pipeline.records import VideoRecord
 from tarvis_jax.masks import rle
 
-_RESOLUTION = "480p"
-
-
-def training_videos(config: DatasetConfig, root: str) -> list[VideoRecord]:
-    """All sequences of the training JSON, or of the official folder's list."""
-    if config.format == "davis":
-        return generic.training_videos(config, root)
-    folder = workspace.resolve(config.train_images, root, dataset=config.name, key="train_images", kind="folder")
-    return read_official(folder, config.train_annotations or "train", config)
+training_videos = generic.training_videos
 
 
 def evaluation_videos(config: DatasetConfig, split: str, root: str) -> list[VideoRecord]:
     """The sequences of `split`; `annotated_frames` are those that have a PNG (test-dev has only the first)."""
     folder = workspace.resolve(config.eval_images, root, dataset=config.name, key="eval_images", kind="folder")
-    if config.format == "davis_official":
-        return read_official(folder, split, config)
     truth = workspace.resolve(config.eval_annotations, root, dataset=config.name, key="eval_annotations", kind="folder")
-    return _read(truth / f"ImageSet_{split}.txt", folder, truth / "Annotations", config)
+    return read(truth / f"ImageSet_{split}.txt", folder, truth / "Annotations", config)
 
 
-def read_official(folder: pathlib.Path, split: str, config: DatasetConfig) -> list[VideoRecord]:
-    """The sequences of a split of a folder in the official layout."""
-    names = folder / "ImageSets" / "2017" / f"{split}.txt"
-    return _read(names, folder / "JPEGImages" / _RESOLUTION, folder / "Annotations" / _RESOLUTION, config)
-
-
-def _read(names: pathlib.Path, frames: pathlib.Path, masks: pathlib.Path, config: DatasetConfig) -> list[VideoRecord]:
+def read(names: pathlib.Path, frames: pathlib.Path, masks: pathlib.Path, config: DatasetConfig) -> list[VideoRecord]:
+    """The sequences that the file `names` lists: `<frames>/<sequence>/*.jpg` and `<masks>/<sequence>/*.png`."""
     if not names.is_file():
         raise ValueError(f"dataset {config.name}: expected a list of sequences at {names}, but it does not exist")
     sequences = [line.strip() for line in names.read_text().splitlines() if line.strip()]

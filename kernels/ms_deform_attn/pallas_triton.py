@@ -39,7 +39,23 @@ from kernels.ms_deform_attn.triton_sizes import (
 
 def supports(value_dtype, head_size: int, *, platform: str, level_shapes: LevelShapes, num_points: int) -> str | None:
     """See `backends`."""
-    return unsupported(value_dtype, head_size, platform, level_shapes, num_points)
+    reason = unsupported(value_dtype, head_size, platform, level_shapes, num_points)
+    return reason or _why_pallas_refuses()
+
+
+def _why_pallas_refuses() -> str | None:
+    """Why Pallas has no Triton for the GPU that is compiled for, or None.
+
+    JAX 0.10 asks the GPU for its compute capability. JAX 0.11 looks its name up in a table, which in 0.11.0 and 0.11.1
+    lacks many (GeForce RTX 3090, RTX A6000, L40S ...): for those the lowering would fail.
+    """
+    if not hasattr(plt, "get_gpu_info"):
+        return None
+    try:
+        plt.get_gpu_info()
+    except ValueError as error:
+        return f"Pallas does not know this GPU ({error})"
+    return None
 
 
 def forward(

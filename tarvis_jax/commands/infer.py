@@ -13,6 +13,8 @@ from tarvis_jax.inference.video import segment_video
 from tarvis_jax.masks import rle
 from tarvis_jax.results.target import Target
 
+MAX_SIDE = 16384  # pixels of a mask given as RLE, whose size costs its writer nothing
+
 
 def segment_input(checkpoint: str, input_path: str, output: str, dataset: str, targets: str | None = None) -> None:
     """Segments one video and writes results and overlays.
@@ -27,16 +29,18 @@ def segment_input(checkpoint: str, input_path: str, output: str, dataset: str, t
     Raises:
       ValueError: unknown dataset, unreadable input or targets.
     """
+    given = read_targets(targets) if targets else ()
     model = load(checkpoint)
     if dataset not in model.datasets:
         raise ValueError(f"--dataset={dataset}: expected one of {sorted(model.datasets)}")
     info = model.datasets[dataset]
+    pathlib.Path(output).mkdir(parents=True, exist_ok=True)  # what cannot be written is known before the work
     _, summary = segment_video(
         model.predictor,
         dataset,
         input_path,
         output,
-        targets=read_targets(targets) if targets else (),
+        targets=given,
         spec=info.spec,
         config=info.inference,
         class_names=dict(enumerate(info.class_names, start=1)),
@@ -46,8 +50,8 @@ def segment_input(checkpoint: str, input_path: str, output: str, dataset: str, t
 
 def read_targets(path: str | pathlib.Path) -> list[Target]:
     """Reads the objects to follow: a JSON list of {"id": "dog", "frame": 0, "point_yx": [y, x]} or, for masks,
-    {"id": 1, "frame": 0, "mask": ...}, where the mask is an image file (non-zero = object; relative to the JSON) or an
-    RLE {"size", "counts"}; ids are numbers or strings.
+    {"id": 1, "frame": 0, "mask": ...}, where the mask is an image file (non-zero = object; in the JSON's folder or
+    below) or an RLE {"size", "counts"}; ids are numbers or strings.
 
     Raises:
       ValueError: not such a list, or an image that cannot be read.
@@ -55,7 +59,7 @@ def read_targets(path: str | pathlib.Path) -> list[Target]:
     path = pathlib.Path(path)
     try:
         entries = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"--targets={path}: cannot be read as JSON: {error}") from error
     if not isinstance(entries, list):
         raise ValueError(f"{path}: expected a list of targets, found {type(entries).__name__}")
@@ -68,16 +72,31 @@ def _target(entry: Any, where: str, folder: pathlib.Path) -> Target:
     unknown = sorted(entry.keys() - {"id", "frame", "mask", "point_yx"})
     if unknown:
         raise ValueError(f"{where}: unknown keys {unknown}; known are id, frame, mask, point_yx")
-    if "point_yx" in entry:
-        y, x = entry["point_yx"]
-        return Target(int(entry["frame"]), entry["id"], point_yx=(float(y), float(x)))
-    return Target(int(entry["frame"]), entry["id"], mask=_mask(entry["mask"], where, folder))
+    frame, identity = entry["frame"], entry["id"]
+    if type(frame) is not int or frame < 0:
+        raise ValueError(f"{where}: frame: expected a whole number from 0 on, found {frame!r}")
+    if type(identity) not in (int, str):
+        raise ValueError(f"{where}: id: expected a whole number or a text, found {identity!r}")
+    if "mask" in entry:
+        return Target(frame, identity, mask=_mask(entry["mask"], where, folder))
+    point = entry["point_yx"]
+    if not isinstance(point, list) or len(point) != 2 or not all(type(value) in (int, float) for value in point):
+        raise ValueError(f"{where}: point_yx: expected two numbers [y, x], found {point!r}")
+    return Target(frame, identity, point_yx=(float(point[0]), float(point[1])))
 
 
 def _mask(value: Any, where: str, folder: pathlib.Path) -> np.ndarray:
     if isinstance(value, dict):
-        return rle.decode(value)
-    image = cv2.imread(str(folder / value), cv2.IMREAD_UNCHANGED)
+        size = value.get("size")
+        if not isinstance(size, list) or len(size) != 2 or not all(type(n) is int and 0 < n <= MAX_SIDE for n in size):
+            raise ValueError(f"{where}: size of the mask: expected [height, width] in 1..{MAX_SIDE}, found {size!r}")
+        return rle.decode(rle.to_rle(value, *size, where))
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: mask: expected an image file or an RLE, found {value!r:.80}")
+    file = folder / value
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{where}: mask: expected a file in {folder} or below, found {value!r}")
+    image = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
     if image is None:
-        raise ValueError(f"{where}: the mask {folder / value} cannot be read as an image")
+        raise ValueError(f"{where}: the mask {file} cannot be read as an image")
     return (image if image.ndim == 2 else image.any(-1)) > 0

@@ -16,6 +16,8 @@ def record(config: Config, workdir: pathlib.Path | str, path: pathlib.Path | str
     Raises:
       ValueError: the config or the data do not fit, as in training.
     """
+    if count < 1:
+        raise ValueError(f"batches to record: expected at least 1, found {count}")
     data_config = prepare_data(config.data, config.synthetic, workdir)
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import re
 
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.run_config import Config
+from tarvis_jax.train.loop import train
 from tarvis_jax.weights.open import open_model, saved_config
 
 # Fields of ModelConfig that say how a run computes or what it trains on; they are never taken from another run.
@@ -18,6 +19,41 @@ _ARCHITECTURE = tuple(
     for field in dataclasses.fields(ModelConfig)
     if field.name not in _OF_THIS_RUN and not field.name.startswith("ms_deform_attn")
 )
+
+
+def run_training(
+    config: Config | None = None,
+    workdir: str | None = None,
+    finetune_from: str | None = None,
+    restore_weights: str | None = None,
+    restore_session: str | None = None,
+) -> None:
+    """Trains by the flags of main.py: `config` in `workdir`, or the session of another run.
+
+    Raises:
+      ValueError: flags that do not go together, or see `finetuning`, `with_weights`, `saved_session` and `train`.
+    """
+    sources = {
+        "--finetune_from": finetune_from,
+        "--restore_weights": restore_weights,
+        "--restore_session": restore_session,
+    }
+    given = [flag for flag, value in sources.items() if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)}: expected one of them at most")
+    if restore_session is not None:
+        if config is not None or workdir is not None:
+            raise ValueError("--restore_session takes config and workdir of the run it names; give neither")
+        train(saved_session(restore_session), restore_session)
+        return
+    missing = [flag for flag, value in (("--config", config), ("--workdir", workdir)) if value is None]
+    if missing:
+        raise ValueError(f"--mode=train needs {', '.join(missing)} (--help lists the flags)")
+    if finetune_from is not None:
+        config = finetuning(config, finetune_from)
+    elif restore_weights is not None:
+        config = with_weights(config, restore_weights)
+    train(config, workdir)
 
 
 def finetuning(config: Config, source: pathlib.Path | str) -> Config:

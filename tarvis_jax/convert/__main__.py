@@ -5,16 +5,20 @@ python -m tarvis_jax.convert to-pytorch FOLDER_OR_WORKDIR FILE.pth
 python -m tarvis_jax.convert check-backbone FILE --backbone=NAME
 """
 
-import argparse
 import sys
 
+from tarvis_jax import command_line
 from tarvis_jax.convert.commands import to_jax, to_pytorch
 from tarvis_jax.weights.pytorch.backbones import open_backbone
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs one command, prints its report; 1 and one message on standard error if the files are not as expected."""
-    parser = argparse.ArgumentParser(prog="python -m tarvis_jax.convert", description="Converts weights.")
+def main(arguments: list[str]) -> None:
+    """Runs one command and prints its report; ValueError if the files are not as expected."""
+    parser = command_line.Parser(
+        prog="python -m tarvis_jax.convert",
+        description="Converts weights.",
+        epilog="--debug shows the traceback of errors.",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("to-jax", help="checkpoint of the reference -> model.safetensors + config.json")
     command.add_argument("source", help="the .pth file with config.yaml beside it, or the folder of both")
@@ -29,27 +33,22 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--leave-out", nargs="*", default=[], metavar="PATTERN", help="tensors that are not used")
     command.add_argument("--channel-order", default="RGB", choices=["RGB", "BGR"], help="what the network saw")
     command.add_argument("--pixel-std", nargs=3, type=float, help="what it divided by, in that order")
-    args = parser.parse_args(argv)
-    try:
-        if args.command == "to-jax":
-            print(to_jax(args.source, args.destination))
-        elif args.command == "to-pytorch":
-            print(to_pytorch(args.source, args.destination))
-        else:
-            _, report = open_backbone(
-                args.source,
-                args.backbone,
-                new=args.new,
-                leave_out=args.leave_out,
-                channel_order=args.channel_order,
-                pixel_std=args.pixel_std,
-            )
-            print(report)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    args = parser.parse_args(arguments)
+    if args.command == "to-jax":
+        print(to_jax(args.source, args.destination))
+    elif args.command == "to-pytorch":
+        print(to_pytorch(args.source, args.destination))
+    else:
+        _, report = open_backbone(
+            args.source,
+            args.backbone,
+            new=args.new,
+            leave_out=args.leave_out,
+            channel_order=args.channel_order,
+            pixel_std=args.pixel_std,
+        )
+        print(report)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(main))

@@ -1,5 +1,6 @@
 """Scores of a dataset: video results against the records of its files, by the metric of the dataset's task."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from input_pipeline.records import VideoRecord
 from tarvis_jax import datasets
 from tarvis_jax.evaluation.metrics import jf
-from tarvis_jax.evaluation.metrics.ap import evaluate_ap
+from tarvis_jax.evaluation.metrics.ap import evaluate_ap_by_category
 from tarvis_jax.evaluation.metrics.panoptic import WHOLE_VIDEO, PanopticQuality, frame_overlaps, segments_from_maps
 from tarvis_jax.evaluation.metrics.stq import SegmentationTrackingQuality
 from tarvis_jax.masks import rle
@@ -19,6 +20,21 @@ from tarvis_jax.results.youtube_vis import youtube_vis_predictions
 PANOPTIC_WINDOWS = {"PQ_frame": 1, "VPQ_4": 4, "PQ_tube": WHOLE_VIDEO}
 
 
+@dataclasses.dataclass(frozen=True)
+class DatasetScores:
+    """Scores of one dataset as fractions (0..1; -1 = undefined).
+
+    Attributes:
+      summary: the published numbers by name, the main one first.
+      per_class: class id 1..K -> scores by name; empty for datasets without classes.
+      per_video: video -> scores by name; only where the metric is a mean over objects (exemplar datasets).
+    """
+
+    summary: dict[str, float]
+    per_class: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
+    per_video: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+
+
 def evaluate(
     results: Mapping[str, VideoResult],
     ground_truth: Iterable[VideoRecord],
@@ -26,12 +42,13 @@ def evaluate(
     *,
     max_predictions: int = 10,
     score_threshold: float = 0.5,
-) -> dict[str, float]:
-    """Named scores as fractions (0..1; -1 = undefined), the main one first.
+) -> DatasetScores:
+    """Scores of all videos, and by class or by video.
 
-    - instance: AP, AP50, AP75, AR1, ... (`ap.py`);
+    - instance: AP, AP50, AP75, AR1, ... (`ap.py`), most of them also per class;
     - panoptic: PQ_tube, PQ_frame, VPQ_4, each also with `_things` and `_stuff` (`panoptic.py`); STQ, AQ, SQ (`stq.py`);
-    - exemplar: J&F-Mean, J-..., F-..., for objects given by mask or by point (`jf.py`).
+      per class the three kinds of PQ and the IoU over all pixels;
+    - exemplar: J&F-Mean, J-..., F-..., for objects given by mask or by point (`jf.py`); the means also per video.
 
     Args:
       results: by `str(record.id)`; masks are decoded one frame at a time.
@@ -48,7 +65,7 @@ def evaluate(
     if spec.task == datasets.PANOPTIC:
         return _panoptic_scores(pairs, spec, score_threshold)
     if spec.task == datasets.EXEMPLAR:
-        return _exemplar_scores(pairs, jf.POINT if spec.exemplar == "point" else jf.DAVIS)
+        return _exemplar_scores(pairs, jf.POINT if spec.exemplar == datasets.POINT else jf.DAVIS)
     raise ValueError(f"task should be one of {datasets.TASKS}, found {spec.task!r}")
 
 
@@ -61,6 +78,18 @@ def format_table(scores: Mapping[str, Mapping[str, float]]) -> str:
         for name, value in values.items():
             lines.append(f"  {name:<{width}}  " + (f"{100 * value:6.2f}" if value != -1 else f"{'-':>6}"))
     return "\n".join(lines)
+
+
+def scores_json(scores: DatasetScores, class_names: Mapping[int, str]) -> dict[str, Any]:
+    """The scores as JSON knows them: "summary", and "per_class" and "per_video" as lists of rows with their names."""
+    return {
+        "summary": scores.summary,
+        "per_class": [
+            {"id": class_id, "name": class_names.get(class_id, f"class {class_id}")} | row
+            for class_id, row in scores.per_class.items()
+        ],
+        "per_video": [{"video": video} | row for video, row in scores.per_video.items()],
+    }
 
 
 def ground_truth_json(records: Iterable[VideoRecord], num_classes: int) -> dict[str, Any]:
@@ -102,15 +131,15 @@ def _pairs(results, ground_truth) -> Iterator[tuple[VideoRecord, VideoResult]]:
         yield record, result
 
 
-def _instance_scores(pairs, num_classes: int, max_predictions: int) -> dict[str, float]:
+def _instance_scores(pairs, num_classes: int, max_predictions: int) -> DatasetScores:
     truth = ground_truth_json((record for record, _ in pairs), num_classes)
     predictions = []
     for video_id, (_, result) in enumerate(pairs, start=1):
         predictions += youtube_vis_predictions(result, video_id, max_predictions)
-    return evaluate_ap(truth, predictions)
+    return DatasetScores(*evaluate_ap_by_category(truth, predictions))
 
 
-def _panoptic_scores(pairs, spec: datasets.DatasetSpec, score_threshold: float) -> dict[str, float]:
+def _panoptic_scores(pairs, spec: datasets.DatasetSpec, score_threshold: float) -> DatasetScores:
     quality = {name: PanopticQuality(spec.num_classes, window) for name, window in PANOPTIC_WINDOWS.items()}
     tracking = SegmentationTrackingQuality(spec.num_classes, spec.thing_classes)
     for record, result in pairs:
@@ -134,10 +163,18 @@ def _panoptic_scores(pairs, spec: datasets.DatasetSpec, score_threshold: float) 
     for name in ("PQ_tube", "PQ_frame", "VPQ_4"):
         for suffix, classes in (("", None), ("_things", spec.thing_classes), ("_stuff", stuff)):
             scores[name + suffix] = quality[name].scores(classes)
-    return scores | tracking.scores()
+    columns = {name: quality[name].by_class() for name in ("PQ_tube", "PQ_frame", "VPQ_4")} | {
+        "IoU": tracking.iou_by_class()
+    }
+    per_class = {
+        c + 1: {name: float(values[c]) for name, values in columns.items()}
+        for c in range(spec.num_classes)
+        if any(values[c] >= 0 for values in columns.values())
+    }
+    return DatasetScores(scores | tracking.scores(), per_class)
 
 
-def _exemplar_scores(pairs, protocol: str) -> dict[str, float]:
+def _exemplar_scores(pairs, protocol: str) -> DatasetScores:
     objects = []
     for record, result in pairs:
         tracks = {track.id: track for track in result.tracks}
@@ -149,7 +186,11 @@ def _exemplar_scores(pairs, protocol: str) -> dict[str, float]:
         for instance, frames in evaluated.items():
             masks = ((_truth(record, t, instance), _prediction(tracks.get(instance), t, result.size)) for t in frames)
             objects.append(jf.score_object(str(record.id), instance, masks))
-    return jf.summarize(objects)
+    per_video = {}
+    for video in dict.fromkeys(each.video for each in objects):
+        means = jf.summarize([each for each in objects if each.video == video])
+        per_video[video] = {name: means[name] for name in ("J&F-Mean", "J-Mean", "F-Mean")}
+    return DatasetScores(jf.summarize(objects), per_video=per_video)
 
 
 def _davis_objects(record: VideoRecord) -> dict[int, list[int]]:

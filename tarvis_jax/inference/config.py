@@ -1,8 +1,9 @@
-"""How a video is cut, resized and stitched; configs that import it do not load the network."""
+"""How a video is cut, resized and stitched; imports the table of datasets alone, so that configs load no network."""
 
 import dataclasses
 from typing import Annotated
 
+from tarvis_jax import datasets
 from tarvis_jax.fields import Range, check_fields
 
 _Pixels = Annotated[int, Range(1, 65_536)]
@@ -53,12 +54,6 @@ class InferenceConfig:
         check_schedule(self.clip_length, self.overlap)
 
 
-INFERENCE_DEFAULTS: dict[str, InferenceConfig] = {
-    "YOUTUBE_VIS": InferenceConfig(min_dim=448),
-    "OVIS": InferenceConfig(min_dim=576, max_predictions=20),
-    "KITTI_STEP": InferenceConfig(clip_length=6, overlap=3, max_tracks=1000, score_threshold=0.5),
-    "CITYSCAPES_VPS": InferenceConfig(clip_length=10, overlap=5, max_dim=2048, max_tracks=1000, score_threshold=0.5),
-    "VIPSEG": InferenceConfig(min_dim=576, max_tracks=1000, score_threshold=0.5),
-    "DAVIS": InferenceConfig(),
-    "BURST": InferenceConfig(clip_length=8, overlap=4, min_dim=512),
-}
+def default_inference(dataset: str) -> InferenceConfig:
+    """The settings of a dataset of the table; ValueError for a name that it does not have."""
+    return InferenceConfig(**datasets.lookup(dataset).inference)

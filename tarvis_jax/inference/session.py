@@ -8,7 +8,7 @@ import numpy as np
 
 from tarvis_jax import datasets
 from tarvis_jax.inference import clips, stitch, targets
-from tarvis_jax.inference.config import INFERENCE_DEFAULTS, InferenceConfig
+from tarvis_jax.inference.config import InferenceConfig, default_inference
 from tarvis_jax.inference.frames import FrameSource, open_frames
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.masks import rle
@@ -27,11 +27,12 @@ from tarvis_jax.results.tracks import (
 class Session:
     """Segments one video.
 
-        session = Session(predictor, "DAVIS")
+        session = model.session("vos")  # or Session(predictor, "DAVIS")
         session.add_target(frame_index=0, id="dog", mask=mask)
         for frame_result in session.run("frames/"):
-            ...
-        result = session.result()
+            for each in frame_result.objects:
+                print(frame_result.frame, each.id, each.mask.sum())
+        tracks = session.result().tracks
 
     Objects may be added and removed while the video runs (between two frame results): in frames that are not segmented
     yet, see `earliest_target_frame`.
@@ -51,21 +52,17 @@ class Session:
         """Args:
           predictor: the network.
           dataset: decides the semantic queries and, by default, `spec` and `config`.
-          spec: task and classes; default `datasets.DATASETS[dataset]`.
-          config: default `INFERENCE_DEFAULTS[dataset]`.
+          spec: task and classes; default: those of the table's dataset of that name.
+          config: default: the settings of the table's dataset of that name.
           class_names: of classes 1..K, for the results; () leaves their names None.
           keep_result: False for endless streams: RLEs are handed out and forgotten, and there is no `result()`.
 
         Raises:
           ValueError: unknown dataset, or a panoptic one without thing classes or without stuff classes.
         """
-        if (spec is None and dataset not in datasets.DATASETS) or (
-            config is None and dataset not in INFERENCE_DEFAULTS
-        ):
-            raise ValueError(f"dataset: expected one of {', '.join(INFERENCE_DEFAULTS)}, found {dataset!r}")
         self.dataset = dataset
-        self.spec = spec or datasets.DATASETS[dataset]
-        self.config = config or INFERENCE_DEFAULTS[dataset]
+        self.spec = spec or datasets.lookup(dataset).spec
+        self.config = config or default_inference(dataset)
         self.class_names = tuple(class_names)
         self._predictor = predictor
         self._keep_result = keep_result

@@ -1,4 +1,4 @@
-"""What the user points at (VOS, PET), and what of it a clip's object queries are made from."""
+"""What a clip's object queries are made from: the targets given in it, and the masks of the clip before."""
 
 import dataclasses
 from collections.abc import Callable

@@ -139,7 +139,7 @@ def write_overlays(
     min_score: float = 0.0,
 ) -> None:
     """Reads the frames again and writes `overlays/<frame>.png` and `overlay.mp4`; small frames are enlarged."""
-    scale = max(1, MIN_OVERLAY_SIDE // min(result.size))
+    scale = -(-MIN_OVERLAY_SIDE // min(result.size))
     folder = out_dir / "overlays"
     folder.mkdir(parents=True, exist_ok=True)
     targets = list(targets)

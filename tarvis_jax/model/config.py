@@ -1,11 +1,19 @@
-"""What decides the architecture."""
+"""What decides the architecture. Imports no JAX, so that config files load quickly."""
 
 import dataclasses
 from typing import Annotated
 
-from kernels.ms_deform_attn.backends import BACKENDS
+from tarvis_jax.datasets import class_counts
 from tarvis_jax.fields import Length, OneOf, Range, Text, check_fields, raise_problems
-from tarvis_jax.model.backbones import BACKBONES
+
+# Names that are known without loading JAX: the family of each backbone (`model/backbones/`), and the back ends of
+# deformable attention (`kernels/ms_deform_attn/backends.py`).
+BACKBONE_FAMILIES = {
+    **dict.fromkeys(("ResNet50", "ResNet101", "ResNetTiny"), "resnet"),
+    **dict.fromkeys(("SwinTiny", "SwinSmall", "SwinBase", "SwinLarge"), "swin"),
+    **dict.fromkeys(("ConvNextTiny", "ConvNextSmall", "ConvNextBase", "ConvNextLarge", "ConvNextXLarge"), "convnext"),
+}
+MS_DEFORM_ATTN_BACKENDS = ("xla", "xla_deterministic", "tpu", "cuda", "triton")
 
 HARD_MASKED = "hard_masked"
 SOFT_MASKED = "soft_masked"
@@ -49,7 +57,7 @@ class ModelConfig:
         in parts, forward and backward, with the same result. None = what suits the platform (kernels/attention/limits).
     """
 
-    backbone: Annotated[str, OneOf(BACKBONES)] = "ResNet50"
+    backbone: Annotated[str, OneOf(BACKBONE_FAMILIES)] = "ResNet50"
     cross_attention: Annotated[str, OneOf((HARD_MASKED, SOFT_MASKED))] = "hard_masked"
     hidden_size: Annotated[int, Range(4, 8192)] = 256
     num_heads: Annotated[int, Range(1, 256)] = 8
@@ -69,18 +77,12 @@ class ModelConfig:
     background_grid: tuple[Annotated[int, Range(1, 64)], Annotated[int, Range(1, 64)]] = (4, 4)
     semantic_classes: Annotated[
         tuple[tuple[Annotated[str, Text(100, 1)], Annotated[int, Range(1, 65_535)]], ...], Length(0, 1000)
-    ] = (
-        ("CITYSCAPES_VPS", 19),
-        ("KITTI_STEP", 19),
-        ("OVIS", 25),
-        ("VIPSEG", 124),
-        ("YOUTUBE_VIS", 40),
-    )
+    ] = class_counts(("CITYSCAPES_VPS", "KITTI_STEP", "OVIS", "VIPSEG", "YOUTUBE_VIS"))
     class_logit_scale: Annotated[float, Range(0, 1e6, above_low=True)] = 1.0
     exemplar_gradient: bool = False
     drop_path: Annotated[float, Range(0, 1, below_high=True)] | None = None
     compute_dtype: Annotated[str, OneOf(COMPUTE_DTYPES)] = "float32"
-    ms_deform_attn_backend: Annotated[str, OneOf(BACKENDS)] | None = None
+    ms_deform_attn_backend: Annotated[str, OneOf(MS_DEFORM_ATTN_BACKENDS)] | None = None
     ms_deform_attn_deterministic: bool = False
     attention_backend: Annotated[str, OneOf(("xla",))] | None = None
     remat: bool = False

@@ -1,8 +1,6 @@
 """The training loop, top to bottom: what it calls returns values and never decides what comes next."""
 
-import dataclasses
 import pathlib
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -21,17 +19,18 @@ from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.parallel.mesh import initialize_distributed, make_mesh, num_microbatches, put_batch
 from tarvis_jax.run_config import CONFIG_FILE, Config
 from tarvis_jax.train.metrics import MetricWriter, read_metrics
+from tarvis_jax.train.progress import Progress
 from tarvis_jax.train.state import TrainState, from_items, to_items, with_weights
 from tarvis_jax.train.step import TrainStepper, make_stepper
-from tarvis_jax.visualize.curves import write_curves
+from tarvis_jax.visualize.run_report import write_training_report
 from tarvis_jax.weights.checkpoints import Checkpoints
 from tarvis_jax.weights.start import load_initial_weights
-
-_CURVES = ("loss", "AP50", "PQ_frame", "J&F-Mean")
 
 
 class NotFiniteError(RuntimeError):
     """A tensor became NaN or infinite; the message names it, the step and the dataset."""
+
+    exit_status = 3  # of a command that stops for it
 
 
 def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
@@ -67,7 +66,8 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
         checkpoints.close()
         scores = evaluator.finish(state) if is_main else {}
     if is_main:
-        _write_curves(workdir)
+        evaluation = workdir / "eval" / "final" if config.train.final_eval else None
+        write_training_report(workdir, to_plain(config), to_plain(Config()), read_metrics(workdir), evaluation)
     return scores
 
 
@@ -113,11 +113,11 @@ def _run_steps(
 ) -> TrainState:
     """All steps that are left. The device works on step i while the host fetches the batch of step i + 1."""
     settings = config.train
-    clock = _Clock()
+    progress = Progress(config, stepper.programs)
     pending: list[tuple[str, dict[str, jax.Array]]] = []
     previous = None  # (dataset, batch, metrics) of the step before, for the guard
     for step in range(int(state.step), settings.num_steps):
-        with clock.waiting():
+        with progress.waiting():
             info, host_batch = next(batches)
         batch = put_batch(host_batch, microbatches, stepper.mesh)
         state, metrics = stepper(info.dataset, state, batch)
@@ -133,14 +133,15 @@ def _run_steps(
         if saves or evaluates:
             _check_finite(stepper, state, step, *previous)  # nothing bad is ever saved
         if is_last or _is_due(done, settings.log_steps):
-            scalars = _average(pending) | clock.rates(len(pending), stepper)
+            scalars = _average(pending) | progress.rates(len(pending))
             pending.clear()
             writer.write(done, scalars)
-            logging.info("%s", _progress_line(done, settings.num_steps, scalars))
+            if jax.process_index() == 0:
+                progress.log(done, scalars)
         if saves:
             checkpoints.save(done, *to_items(state), to_plain(config))
         if evaluates and jax.process_index() == 0:
-            with clock.paused():
+            with progress.paused():
                 evaluator.evaluate(state, done)
     return state
 
@@ -190,17 +191,6 @@ def _log_start(stepper: TrainStepper, config: Config, microbatches: int) -> None
     )
 
 
-def _write_curves(workdir: pathlib.Path) -> None:
-    entries = read_metrics(workdir)
-    names = sorted({name for entry in entries for name in entry if _is_curve(name)})
-    write_curves(workdir / "curves.png", entries, names)
-
-
-def _is_curve(name: str) -> bool:
-    """Whether a metric is worth a panel in the picture; all are in metrics.jsonl."""
-    return name in ("loss", "grad_norm", "learning_rate") or name.split("/")[-1] in _CURVES
-
-
 def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
@@ -228,62 +218,3 @@ def _average(pending: list[tuple[str, dict[str, jax.Array]]]) -> dict[str, float
                 if name in ("loss", "grad_norm"):
                     sums[name].append(float(value))
     return {name: float(np.mean(values)) for name, values in sums.items()}
-
-
-def _progress_line(step: int, num_steps: int, scalars: dict[str, float]) -> str:
-    remaining = int((num_steps - step) / max(scalars["steps_per_sec"], 1e-9))
-    eta = f"{remaining // 3600}:{remaining // 60 % 60:02}:{remaining % 60:02}"
-    losses = "  ".join(
-        f"{name.split('/')[1]} {value:.2f}"
-        for name, value in scalars.items()
-        if name.count("/") == 2 and name.endswith("/loss")
-    )
-    return (
-        f"step {step}/{num_steps}  {losses}  grad {scalars['grad_norm']:.3g}  lr {scalars['learning_rate']:.2e}  "
-        f"{scalars['steps_per_sec']:.2f} steps/s  data wait {scalars['data_wait_percent']:.1f} %  ETA {eta}"
-    )
-
-
-@dataclasses.dataclass
-class _Clock:
-    """Wall time since the last entry, and how much of it the loop waited for data."""
-
-    start: float = dataclasses.field(default_factory=time.monotonic)
-    wait_seconds: float = 0.0
-    excluded_seconds: float = 0.0
-    compile_seconds: float = 0.0
-
-    def waiting(self):
-        return _Span(self, "wait_seconds")
-
-    def paused(self):
-        return _Span(self, "excluded_seconds")
-
-    def rates(self, num_steps: int, stepper: TrainStepper) -> dict[str, float]:
-        """Steps per second (without compilation and evaluation) and data wait; starts the next interval."""
-        now = time.monotonic()
-        compiling = stepper.programs.compile_seconds - self.compile_seconds
-        busy = max(now - self.start - self.excluded_seconds - compiling, 1e-9)
-        rates = {
-            "steps_per_sec": num_steps / busy,
-            "data_wait_percent": 100.0 * self.wait_seconds / busy,
-            "num_compilations": float(stepper.programs.num_compilations),
-        }
-        self.start, self.wait_seconds, self.excluded_seconds = now, 0.0, 0.0
-        self.compile_seconds = stepper.programs.compile_seconds
-        return rates
-
-
-@dataclasses.dataclass
-class _Span:
-    """Adds the time spent inside to a field of the clock."""
-
-    clock: _Clock
-    field: str
-    start: float = 0.0
-
-    def __enter__(self) -> None:
-        self.start = time.monotonic()
-
-    def __exit__(self, *_) -> None:
-        setattr(self.clock, self.field, getattr(self.clock, self.field) + time.monotonic() - self.start)

@@ -34,7 +34,7 @@ class MetricWriter:
           wandb_project: "" for none.
           resume_step: entries after this step are dropped: the run goes on from there. None starts afresh.
         Raises:
-          ValueError: `wandb_project` is given but wandb is not installed.
+          ValueError: `tensorboard` or `wandb_project` is given, but what they need is not installed.
         """
         self._lines = self._tensorboard = self._wandb = None
         if jax.process_index() != 0:
@@ -90,8 +90,14 @@ def read_metrics(workdir: pathlib.Path | str) -> list[dict[str, Any]]:
 
 
 def _tensorboard_writer(workdir: pathlib.Path | str) -> Any:
-    import tensorflow as tf
-    from clu.metric_writers import AsyncWriter, SummaryWriter
+    try:
+        import tensorflow as tf
+        from clu.metric_writers import AsyncWriter, SummaryWriter
+    except ImportError as error:
+        raise ValueError(
+            f"train.tensorboard: needs the packages clu and tensorflow ({error}): "
+            "run `pip install clu tensorflow-cpu` or set it to False"
+        ) from error
 
     tf.config.set_visible_devices([], "GPU")
     return AsyncWriter(SummaryWriter(str(workdir)))

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from tarvis_jax.compiled import quick_compiler_options
 from tarvis_jax.model.structure import Arrays, ModelStructure
 from tarvis_jax.parallel.mesh import replicated
 
@@ -57,8 +58,7 @@ def initial_state(
     def make(key: jax.Array) -> TrainState:
         return new_state(*structure.initialize(key), optimizer, keep_ema)
 
-    # Runs once and does little: compiling without optimisation is several times faster.
-    options = {"xla_backend_optimization_level": 0}
+    options = quick_compiler_options(mesh.devices.flat[0].platform)
     return jax.jit(make, out_shardings=replicated(mesh), compiler_options=options)(jax.random.key(seed))
 
 

@@ -85,10 +85,10 @@ def save_safetensors(
     Returns:
       Size of the weights in bytes.
     """
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     if datasets is None:
         datasets = default_datasets(config.semantic_classes)
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     content = _ConfigFile(FORMAT, FORMAT_VERSION, config, dict(datasets))
     size = safetensors_file.write(folder / WEIGHTS_FILE, variables, {"format": FORMAT})
     (folder / CONFIG_FILE).write_text(json.dumps(to_plain(content), indent=2) + "\n")

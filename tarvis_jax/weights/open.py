@@ -15,11 +15,9 @@ import numpy as np
 
 from tarvis_jax.config import from_mapping
 from tarvis_jax.dataset_info import DatasetInfo, default_datasets
-from tarvis_jax.datasets import DATASETS
-from tarvis_jax.inference.config import INFERENCE_DEFAULTS
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.variables import abstract_model, compare, flatten
-from tarvis_jax.run_config import Config, dataset_spec
+from tarvis_jax.run_config import Config
 from tarvis_jax.weights import folder, hub
 from tarvis_jax.weights.checkpoints import FOLDER, Checkpoints
 from tarvis_jax.weights.deferred import Deferred, deferred
@@ -157,9 +155,7 @@ def _open_run(workdir: pathlib.Path) -> OpenedModel:
         )
         for name, shape in shapes.items()
     }
-    specs = DATASETS | {dataset.name: dataset_spec(dataset) for dataset in config.data.datasets}
-    datasets = default_datasets(config.model.semantic_classes, specs, INFERENCE_DEFAULTS | config.inference)
-    return OpenedModel(workdir, config.model, variables, datasets, _all_loaded(workdir, shapes), config)
+    return OpenedModel(workdir, config.model, variables, config.dataset_infos(), _all_loaded(workdir, shapes), config)
 
 
 def _open_folder(path: pathlib.Path) -> OpenedModel:

@@ -7,15 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from tarvis_jax.datasets import DATASETS
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.queries import SEMANTIC_TABLE, semantic_rows
 from tarvis_jax.weights.deferred import Deferred
 from tarvis_jax.weights.open import OpenedBackbone, OpenedModel, open_weights
 from tarvis_jax.weights.report import Report, entry, fits
-
-# The 19 classes of KITTI-STEP and Cityscapes-VPS among the 34 of Cityscapes (their official ids).
-CITYSCAPES_EVALUATED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-STARTS_FROM_CITYSCAPES = ("CITYSCAPES_VPS", "KITTI_STEP")
 
 Weights = dict[str, np.ndarray]
 
@@ -31,8 +28,9 @@ def load_initial_weights(
 ) -> tuple[Weights, Weights, Report]:
     """(params, frozen, report) for a model of `model_config`, whose datasets may differ from those of the source.
 
-    Class queries: kept for datasets that both have; taken from Cityscapes for the two driving datasets (its classes
-    contain theirs); drawn from the seed (those of `params`) for all others.
+    Class queries: kept for datasets that both have; taken from the dataset that the table of datasets names for the
+    purpose (`class_origin`: Cityscapes, whose classes contain those of the two driving datasets); drawn from the seed
+    (those of `params`) for all others.
 
     Args:
       source: what `open_weights` takes. With a backbone of another project, all the rest starts from the seed.
@@ -128,7 +126,7 @@ def transfer_class_queries(
         if origin == name:
             result[rows] = old[old_rows[name]]
         elif origin is not None:
-            result[rows] = old[old_rows[origin]][list(CITYSCAPES_EVALUATED)]
+            result[rows] = old[old_rows[origin]][list(DATASETS[name].class_origin.classes)]
     return result
 
 
@@ -136,6 +134,8 @@ def _origin(name: str, old_classes: Mapping[str, int], new_classes: Mapping[str,
     """The dataset of the old table that the queries of dataset `name` start from; None: they are new."""
     if old_classes.get(name) == new_classes[name]:
         return name
-    if name in STARTS_FROM_CITYSCAPES and "CITYSCAPES" in old_classes:
-        return "CITYSCAPES"
-    return None
+    row = DATASETS.get(name)
+    if row is None or row.class_origin is None or row.spec.num_classes != new_classes[name]:
+        return None
+    origin = row.class_origin.dataset
+    return origin if old_classes.get(origin) == DATASETS[origin].spec.num_classes else None

@@ -47,6 +47,16 @@ def test_bad_targets(tmp_path):
         ("{}", "expected a list of targets, found dict"),
         ('[{"id": 1}]', r"\[0\]: expected keys id, frame and either mask or point_yx"),
         ('[{"id": 1, "frame": 0, "point_yx": [1, 2], "colour": 3}]', r"unknown keys \['colour'\]"),
+        (
+            '[{"id": 1, "frame": "0", "point_yx": [1, 2]}]',
+            r"\[0\]: frame: expected a whole number .*found '0'",
+        ),
+        ('[{"id": [1], "frame": 0, "point_yx": [1, 2]}]', r"id: expected a whole number or a text, found \[1\]"),
+        ('[{"id": 1, "frame": 0, "point_yx": [1]}]', r"point_yx: expected two numbers \[y, x\], found \[1\]"),
+        ('[{"id": 1, "frame": 0, "mask": 3}]', "mask: expected an image file or an RLE, found 3"),
+        ('[{"id": 1, "frame": 0, "mask": "../a.png"}]', "mask: expected a file in .* or below, found '../a.png'"),
+        ('[{"id": 1, "frame": 0, "mask": {"size": [9, 0], "counts": "a"}}]', r"size of the mask: .*found \[9, 0\]"),
+        ('[{"id": 1, "frame": 0, "mask": {"size": [9, 9], "counts": "5"}}]', "runs of the RLE add up to 5 pixels"),
         ('[{"id": 1, "frame": 0, "mask": "nowhere.png"}]', "nowhere.png cannot be read as an image"),
     ):
         path.write_text(content)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tarvis_jax.evaluation.metrics import jf
-from tarvis_jax.evaluation.metrics.ap import evaluate_ap, per_category_ap, track_iou
+from tarvis_jax.evaluation.metrics.ap import evaluate_ap, evaluate_ap_by_category, track_iou
 from tarvis_jax.evaluation.metrics.panoptic import PanopticQuality, Segments, frame_overlaps
 from tarvis_jax.evaluation.metrics.stq import SegmentationTrackingQuality
 
@@ -53,7 +53,7 @@ def test_track_ap(metrics, name):
     root, expected = metrics / name, load(metrics / name / "expected.json")
     truth, predictions = load(root / "annotations.json"), load(root / "results.json")
     assert evaluate_ap(truth, predictions) == pytest.approx(expected["expected"], abs=ABSOLUTE)
-    found = per_category_ap(truth, predictions)
+    _, found = evaluate_ap_by_category(truth, predictions)
     assert {str(c) for c in found} == set(expected["per_category"])
     for category, values in expected["per_category"].items():
         common = {k: v for k, v in values.items() if k in found[int(category)]}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import readers
-from input_pipeline.config import reference_dataset
+from input_pipeline.config import dataset_config
 from input_pipeline.synthetic import THING_CLASSES, write_synthetic_workspace
 from tarvis_jax.datasets import DatasetSpec
 from tarvis_jax.evaluation.metrics import jf
@@ -32,9 +32,7 @@ def records(tmp_path_factory):
     paths = {"BURST": {"eval_annotations": "dataset_annotations/inference/burst/all_classes_{split}.json"}}
     return {
         name: readers.evaluation_videos(
-            reference_dataset(
-                name, num_classes=spec.num_classes, thing_classes=spec.thing_classes, **paths.get(name, {})
-            ),
+            dataset_config(name, num_classes=spec.num_classes, thing_classes=spec.thing_classes, **paths.get(name, {})),
             "val",
             str(root),
         )
@@ -69,13 +67,16 @@ def perfect(record, spec: DatasetSpec) -> VideoResult:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_truth_scores_one(records, name):
     results = {str(r.id): perfect(r, SPECS[name]) for r in records[name]}
-    scores = evaluate(results, records[name], SPECS[name])
+    found = evaluate(results, records[name], SPECS[name])
+    scores = found.summary
     undefined = [key for key, value in scores.items() if value == -1]
     assert all(key in ("APm", "APl", "ARm", "ARl") for key in undefined), "no object is that large"
     for key, value in scores.items():
         if key not in undefined and "Decay" not in key and key != "AR1":
             assert value == pytest.approx(1.0), key
     assert f"{name}\n" in format_table({name: scores})
+    tables = [*found.per_class.values(), *found.per_video.values()]
+    assert tables and all(v == pytest.approx(1.0) for t in tables for k, v in t.items() if k != "AR1")
 
 
 def test_point_objects_count_from_their_first_frame(records):
@@ -85,13 +86,17 @@ def test_point_objects_count_from_their_first_frame(records):
     for result in results.values():
         for track in result.tracks:
             track.segmentations[0] = None
-    expected = []
+    expected, by_video = [], {}
     for record in videos:
-        for start in record.first_frames().values():
-            seen = start == 0
-            expected.append(1 - seen / (record.num_frames - start))
+        starts = record.first_frames().values()
+        by_video[str(record.id)] = [1 - (start == 0) / (record.num_frames - start) for start in starts]
+        expected += by_video[str(record.id)]
     assert any(e < 1 for e in expected)
-    assert evaluate(results, videos, spec)["J-Mean"] == pytest.approx(np.mean(expected))
+    scores = evaluate(results, videos, spec)
+    assert scores.summary["J-Mean"] == pytest.approx(np.mean(expected))
+    assert {video: each["J-Mean"] for video, each in scores.per_video.items()} == pytest.approx(
+        {video: np.mean(values) for video, values in by_video.items()}
+    )
 
 
 def test_mask_objects_do_not_count_in_the_first_and_last_frame(records):
@@ -100,7 +105,7 @@ def test_mask_objects_do_not_count_in_the_first_and_last_frame(records):
     for result in results.values():
         for track in result.tracks:
             track.segmentations[0] = track.segmentations[-1] = None
-    assert evaluate(results, videos, spec)["J&F-Mean"] == 1.0
+    assert evaluate(results, videos, spec).summary["J&F-Mean"] == 1.0
 
 
 def test_id_switch_costs_the_tube_and_not_the_frames(records):
@@ -114,8 +119,11 @@ def test_id_switch_costs_the_tube_and_not_the_frames(records):
             track.segmentations = halves[0]
             late.append(dataclasses.replace(track, id=track.id + 100, segmentations=halves[1]))
         result.tracks += late
-    scores = evaluate(results, videos, spec)
+    scores = evaluate(results, videos, spec).summary
     assert scores["PQ_frame"] == scores["PQ_tube_stuff"] == scores["SQ"] == 1.0
+    per_class = evaluate(results, videos, spec).per_class
+    assert all(row["IoU"] == row["PQ_frame"] == 1.0 for row in per_class.values())
+    assert all((row["PQ_tube"] == 1.0) == (c - 1 not in THING_CLASSES) for c, row in per_class.items())
     assert scores["PQ_tube_things"] < 0.9 and scores["AQ"] < 0.9
 
 
@@ -159,6 +167,7 @@ def test_panoptic_quality_by_hand():
     # Video: stuff 20/25; id 3 has 10 of the 20 thing pixels: IoU 0.5, no match.
     assert tube.scores([0]) == pytest.approx(20 / 25)
     assert tube.scores([1]) == 0.0
+    np.testing.assert_allclose(tube.by_class(), [20 / 25, 0.0])
     assert (tube.false_positives[1], tube.false_negatives[1]) == (2, 1)
 
 

@@ -151,7 +151,7 @@ def test_bad_inputs(exported, given):
 
 
 def test_command_line(tmp_path):
-    root = pathlib.Path(__file__).resolve().parents[1]
+    root = pathlib.Path(__file__).resolve().parents[2]
     tiny_model().save_pretrained(tmp_path / "shared")
     flags = ["--export_clip=1,32,32", "--export_objects=0", "--export_datasets=OVIS", "--export_platforms=cpu"]
     command = [sys.executable, "main.py", "--mode=export", f"--checkpoint={tmp_path / 'shared'}", *flags]
@@ -159,5 +159,3 @@ def test_command_line(tmp_path):
     assert run.returncode == 0, run.stderr
     loaded = export_loader.load(tmp_path / "out")
     assert loaded.classes("OVIS", np.zeros((1, 32, 32, 3), np.uint8))["class_logits"].shape == (12, 26)
-    run = subprocess.run([*command[:3], "--output=x"], cwd=root, capture_output=True, text=True)
-    assert run.returncode != 0 and "needs --checkpoint, or --config" in run.stdout + run.stderr

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from tarvis_jax.inference.targets import ExemplarMemory, Target, silence_before_given
+from tarvis_jax.inference.targets import ExemplarMemory, silence_before_given
+from tarvis_jax.results.target import Target
 
 
 def _upsample(logits):

@@ -36,7 +36,7 @@ def test_exemplar_files(tmp_path):
     assert [track.id for track in result.tracks] == [1, 4]
     assert read_tracks(tmp_path / "tracks.json") == result
     assert len(list((tmp_path / "overlays").glob("*.png"))) == 6
-    assert next(iter(open_frames(tmp_path / "overlay.mp4"))).shape == (192, 192, 3)  # 64 pixels, three times
+    assert next(iter(open_frames(tmp_path / "overlay.mp4"))).shape == (256, 256, 3)  # 64 pixels, four times
     ids = np.asarray(Image.open(tmp_path / "masks" / "00005.png"))
     np.testing.assert_array_equal(ids == 4, _stripe(40, 56))
     assert summary.num_frames == 6 and summary.model_seconds == pytest.approx(0.02)

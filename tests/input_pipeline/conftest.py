@@ -2,7 +2,7 @@
 
 import pytest
 
-from input_pipeline.config import DataConfig, DatasetConfig, reference_dataset
+from input_pipeline.config import DataConfig, DatasetConfig, dataset_config
 from tests.input_pipeline import official_files
 
 
@@ -23,7 +23,7 @@ def small(name: str, **overrides) -> DatasetConfig:
     values = {"min_dims": (48, 64), "buckets": ((64, 96), (64, 128)), "max_instances": 4, "frame_sampling_factor": 2.0}
     if name == "YOUTUBE_VIS":
         values["num_classes"] = 3
-    return reference_dataset(name, **{**values, **overrides})
+    return dataset_config(name, **{**values, **overrides})
 
 
 @pytest.fixture(scope="session")

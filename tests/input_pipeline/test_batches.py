@@ -1,6 +1,7 @@
 import collections
 import dataclasses
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -28,6 +29,12 @@ def run(make_config):
     """(config, the first batches of a mixture)."""
     config = make_config(seed=1)
     return config, take(config, STEPS)
+
+
+def test_without_tensorflow_the_error_says_what_to_do(make_config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(ValueError, match="pip install tensorflow-cpu.*recorded batches"):
+        take(make_config(), 1)
 
 
 def test_batches_keep_the_contract(run):
@@ -220,8 +227,10 @@ def test_impossible_settings(make_config, make_dataset, workspace):
         batches.train_batches(make_config(datasets=(make_dataset("DAVIS"),), clip_length=9))
     with pytest.raises(ValueError, match="found twice: \\['DAVIS'\\]"):
         make_config(datasets=(make_dataset("DAVIS"),) * 2)
-    with pytest.raises(ValueError, match=r"format: expected one of .*; crop\[0\]: expected"):
-        make_dataset("DAVIS", format="zip", crop=(0.0, 1.0))
+    with pytest.raises(ValueError, match=r"^dataset DAVIS: min_dims\[0\]: expected .*; crop\[0\]: expected 0\.\.1 "):
+        make_dataset("DAVIS", crop=(0.0, 1.0), min_dims=(0,))
+    with pytest.raises(ValueError, match="dataset DAVIS: reader: expected the name of a module .*found '../davis'"):
+        make_dataset("DAVIS", reader="../davis")
 
 
 def test_a_dataset_whose_objects_vanish_is_an_error(make_config, make_dataset):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import readers as datasets
-from input_pipeline.config import reference_dataset
+from input_pipeline.config import dataset_config
 from tests.input_pipeline import official_files
 from tests.input_pipeline.official_files import FRAMES, HEIGHT, WIDTH
 
@@ -91,7 +91,7 @@ def test_vipseg_errors(own_workspace, make_dataset):
 
 
 def test_ovis_is_the_same_format(workspace):
-    config = reference_dataset(
+    config = dataset_config(
         "OVIS",
         train_images="dataset_images/training/youtube_vis_2021",
         train_annotations="dataset_annotations/training/youtube_vis_2021.json",
@@ -257,16 +257,22 @@ def test_corrupt_mask_png(own_workspace, make_dataset):
         datasets.evaluation_videos(make_dataset("DAVIS"), "val", str(own_workspace))
 
 
-def test_unknown_names():
-    with pytest.raises(ValueError, match="dataset 'COCO' has no reader"):
-        reference_dataset("COCO")
+def test_unknown_names(make_dataset, workspace):
+    with pytest.raises(ValueError, match="dataset: expected one of .*BURST, found 'KITTY'"):
+        dataset_config("KITTY")
+    with pytest.raises(ValueError, match="dataset 'COCO' has no reader; those that have one are .*'DAVIS'"):
+        dataset_config("COCO")
+    unknown = make_dataset("DAVIS", reader="zip")
+    for read in (datasets.training_videos, lambda *args: datasets.evaluation_videos(args[0], "val", args[1])):
+        with pytest.raises(ValueError, match="DAVIS: reader should be a module of .*'burst', .*found 'zip'"):
+            read(unknown, str(workspace))
     with pytest.raises(ValueError, match="unknown fields"):
-        reference_dataset("DAVIS", colour=3)
+        dataset_config("DAVIS", colour=3)
 
 
 def test_davis240(shared_dir):
     folder = shared_dir / "samples" / "davis240"
-    config = reference_dataset("DAVIS", format="davis_official", eval_images=str(folder))
+    config = dataset_config("DAVIS", reader="davis_official", eval_images=str(folder))
     videos = datasets.evaluation_videos(config, "val")
     assert len(videos) == 10
     by_name = {video.id: video for video in videos}
@@ -281,7 +287,7 @@ def test_official_fixtures_of_the_metrics(shared_dir):
     from input_pipeline.readers import burst, youtube_vis
 
     file = shared_dir / "metrics" / "ytvis" / "annotations.json"
-    videos = youtube_vis.read(file, file.parent, reference_dataset("YOUTUBE_VIS"), needs_annotations=True, check=False)
+    videos = youtube_vis.read(file, file.parent, dataset_config("YOUTUBE_VIS"), needs_annotations=True, check=False)
     areas = {track["id"]: track["areas"] for track in json.loads(file.read_text())["annotations"]}
     for video in videos:
         for instance in video.instances:
@@ -290,7 +296,7 @@ def test_official_fixtures_of_the_metrics(shared_dir):
     assert any(video.crowd for video in videos)
 
     file = shared_dir / "metrics" / "burst" / "gt" / "first_frame_annotations.json"
-    for video in burst.read(file, file.parent, reference_dataset("BURST"), check=False):
+    for video in burst.read(file, file.parent, dataset_config("BURST"), check=False):
         for t, found in enumerate(video.points):
             for instance, (y, x) in found.items():
                 assert video.instance_mask(t, instance)[int(y), int(x)]

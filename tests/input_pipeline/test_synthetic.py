@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from input_pipeline import readers as datasets
-from input_pipeline.config import reference_dataset
+from input_pipeline.config import dataset_config
 from input_pipeline.synthetic import main, write_synthetic_workspace
 from input_pipeline.synthetic_scenes import THINGS, draw_video
 
@@ -204,13 +204,13 @@ def test_burst_prompts_lie_in_their_objects(workspace):
         ("DAVIS", {}),
         (
             "DAVIS",
-            {"format": "davis_official", "train_images": "davis", "eval_images": "davis", "train_annotations": "train"},
+            {"reader": "davis_official", "train_images": "davis", "eval_images": "davis", "train_annotations": "train"},
         ),
         ("BURST", {"min_mask_area": 1}),
     ],
 )
 def test_the_readers_read_it(workspace, name, overrides):
-    config = reference_dataset(name, **overrides)
+    config = dataset_config(name, **overrides)
     for videos in (
         datasets.training_videos(config, str(workspace)),
         datasets.evaluation_videos(config, "val", str(workspace)),

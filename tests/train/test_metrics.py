@@ -27,3 +27,10 @@ def test_wandb_must_be_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with pytest.raises(ValueError, match="pip install wandb"):
         write(tmp_path, [], wandb_project="tarvis")
+
+
+@pytest.mark.parametrize("package", ["clu", "tensorflow"])
+def test_what_tensorboard_needs_must_be_installed(package, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    with pytest.raises(ValueError, match="train.tensorboard: needs the packages clu and tensorflow"):
+        MetricWriter(tmp_path, {}, tensorboard=True)

@@ -17,6 +17,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.synthetic.num_val = 1
     config.synthetic.num_frames = 4
     config.model.update({name: getattr(tiny.MODEL, name) for name in config.model})
+    config.model.semantic_classes = ()  # DAVIS has no classes
     config.loss.num_points = 16
     config.optimizer.warmup_steps = 1
     config.train.num_steps = int(arg)

@@ -3,7 +3,6 @@ import json
 import numpy as np
 import pytest
 
-from tarvis_jax.class_names import CLASS_NAMES
 from tarvis_jax.dataset_info import DatasetInfo, default_datasets
 from tarvis_jax.datasets import DATASETS, DatasetSpec
 from tarvis_jax.inference.config import InferenceConfig
@@ -14,31 +13,40 @@ from tarvis_jax.weights import folder as pretrained
 def test_everything_comes_back(tmp_path):
     config = ModelConfig(backbone="ResNetTiny", drop_path=0.25, semantic_classes=(("MINE", 2), ("OVIS", 25)))
     info = DatasetInfo(DatasetSpec("panoptic", 2, (1,)), ("sky", "kite"), InferenceConfig(5, 2, min_dim=100))
-    datasets = default_datasets(config.semantic_classes) | {"MINE": info}
+    datasets = default_datasets(config.semantic_classes, {"MINE": info})
     pretrained.save_safetensors({"x": np.ones(3, np.float32)}, config, tmp_path / "new" / "folder", datasets)
     loaded = pretrained.load(tmp_path / "new" / "folder")
     assert loaded.config == config and loaded.datasets == datasets
     np.testing.assert_array_equal(loaded.variables["x"], 1)
 
 
-def test_known_and_unknown_datasets():
-    found = default_datasets((("KITTI_STEP", 19), ("OVIS", 3), ("ZOO", 7)))
-    assert sorted(found) == ["BURST", "DAVIS", "KITTI_STEP", "OVIS", "ZOO"]
+def test_datasets_of_a_model():
+    found = default_datasets((("KITTI_STEP", 19), ("OVIS", 25)))
+    assert sorted(found) == ["BURST", "DAVIS", "KITTI_STEP", "OVIS"]
     assert found["KITTI_STEP"].class_names[13] == "car" and found["KITTI_STEP"].spec.thing_classes == (11, 13)
-    assert found["OVIS"].class_names == () and found["OVIS"].spec.num_classes == 3  # another set of classes
-    assert found["ZOO"].spec == DatasetSpec("instance", 7)
-
-
-def test_tables_of_names():
-    assert {name: len(names) for name, names in CLASS_NAMES.items()} == {
-        name: DATASETS[name].num_classes for name in CLASS_NAMES
+    assert found["OVIS"].inference.max_predictions == 20
+    mine = {
+        "OVIS": DatasetInfo(DatasetSpec("instance", 3)),
+        "CLICKS": DatasetInfo(DatasetSpec("exemplar", exemplar="point")),
+        "OTHER": DatasetInfo(DatasetSpec("instance", 3)),  # the model has no queries for it
     }
-    for names in CLASS_NAMES.values():
-        assert len(set(names)) == len(names) and all(names)
-    assert CLASS_NAMES["CITYSCAPES"][26] == "car" and CLASS_NAMES["YOUTUBE_VIS"][16] == "giant_panda"
-    things = DATASETS["VIPSEG"].thing_classes
-    assert {CLASS_NAMES["VIPSEG"][i] for i in things} >= {"person", "car", "train"}
-    assert "sky" not in {CLASS_NAMES["VIPSEG"][i] for i in things}
+    found = default_datasets((("OVIS", 3),), mine)
+    assert found["OVIS"] is mine["OVIS"] and sorted(found) == ["BURST", "CLICKS", "DAVIS", "OVIS"]
+
+
+def test_datasets_that_nobody_described():
+    with pytest.raises(ValueError) as error:
+        default_datasets((("KITTI_STEP", 19), ("OVIS", 3), ("ZOO", 7)))
+    for words in (
+        "OVIS: the model has queries for its 3 classes, but this dataset is known with 25 classes",
+        "ZOO: the model has queries for its 7 classes, but this dataset is unknown",
+        "a DatasetInfo each",
+        "data.datasets",
+    ):
+        assert words in str(error.value)
+    assert "KITTI_STEP" not in str(error.value)
+    with pytest.raises(ValueError, match="ZOO: the model has queries"):
+        pretrained.save_safetensors({}, ModelConfig(semantic_classes=(("ZOO", 7),)), "never_made")
 
 
 @pytest.mark.parametrize("dataset", ["YOUTUBE_VIS", "OVIS"])
@@ -46,7 +54,7 @@ def test_names_are_those_of_the_annotations(shared_dir, dataset):
     folder = {"YOUTUBE_VIS": "ytvis", "OVIS": "ovis"}[dataset]
     categories = json.loads((shared_dir / "metrics" / folder / "annotations.json").read_text())["categories"]
     official = {c["id"]: c["name"].replace("Vehical", "Vehicle") for c in categories}  # a misspelling of OVIS' file
-    assert official == dict(enumerate(CLASS_NAMES[dataset], start=1))
+    assert official == dict(enumerate(DATASETS[dataset].class_names, start=1))
 
 
 def _edited(**changes):

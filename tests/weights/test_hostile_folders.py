@@ -117,7 +117,7 @@ CONFIGS = {
     ),
     "other number of classes": (dataset("spec", num_classes=18), ["config.json.datasets.KITTI_STEP", "19"]),
     "unknown task": (dataset("spec", task="vis"), ["KITTI_STEP.spec: task", "found 'vis'"]),
-    "thing class that does not exist": (dataset("spec", thing_classes=[K]), ["thing_classes", "0..18, found [19]"]),
+    "thing class that does not exist": (dataset("spec", thing_classes=[K]), ["thing_classes", "0..18, found (19,)"]),
     "thing class below 0": (dataset("spec", thing_classes=[-1]), ["thing_classes[0]", "found -1"]),
     "thing class twice": (dataset("spec", thing_classes=[1, 1]), ["thing_classes", "(1, 1)"]),
     "unknown exemplar": (dataset("spec", exemplar="box"), ["exemplar", "found 'box'"]),

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from tarvis_jax.dataset_info import DatasetInfo, default_datasets
+from tarvis_jax.datasets import DatasetSpec
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.structure import ModelStructure
 from tarvis_jax.weights import folder as pretrained
@@ -27,8 +29,9 @@ with pytest.MonkeyPatch.context() as _known:  # a ModelConfig names a backbone t
         object_encoder_layers=1,
         object_encoder_ffn_size=32,
         num_instance_queries=4,
-        semantic_classes=(("CITYSCAPES", 34), ("COCO", 3)),
+        semantic_classes=(("CITYSCAPES", 34), ("MINE", 3)),
     )
+_DATASETS = default_datasets(_CONFIG.semantic_classes, {"MINE": DatasetInfo(DatasetSpec("instance", 3))})
 
 
 def _state(config) -> tuple[dict, dict]:
@@ -53,7 +56,7 @@ def model(registered, tmp_path_factory):
     rng = np.random.default_rng(0)
     variables = {n: rng.standard_normal(v.shape).astype(v.dtype) for n, v in {**state[0], **state[1]}.items()}
     folder = tmp_path_factory.mktemp("model")
-    pretrained.save_safetensors(variables, _CONFIG, folder)
+    pretrained.save_safetensors(variables, _CONFIG, folder, _DATASETS)
     return folder, variables
 
 
@@ -69,11 +72,11 @@ def test_a_whole_model(model):
 
 def test_other_datasets(model):
     folder, variables = model
-    config = dataclasses.replace(_CONFIG, semantic_classes=(("COCO", 3), ("MINE", 2)))
+    config = dataclasses.replace(_CONFIG, semantic_classes=(("MINE", 3), ("NEW", 2)))
     params, _, report = load_initial_weights(folder, config, *_state(config))
     np.testing.assert_array_equal(params[SEMANTIC_TABLE][1:4], variables[SEMANTIC_TABLE][35:38])
     assert (params[SEMANTIC_TABLE][4:] == 0.125).all()
-    assert report.notes == (f"{SEMANTIC_TABLE}: COCO from COCO, MINE from the seed",)
+    assert report.notes == (f"{SEMANTIC_TABLE}: MINE from MINE, NEW from the seed",)
 
 
 def test_another_architecture_needs_patterns(model):
@@ -111,7 +114,7 @@ def test_leaving_out_alone_does_not_make_a_variable_new(model):
 def test_weights_of_a_folder_must_fit_its_config(model, tmp_path):
     _, variables = model
     broken = {name: value for name, value in variables.items() if name != "decoder/norm/scale"}
-    pretrained.save_safetensors(broken, _CONFIG, tmp_path)
+    pretrained.save_safetensors(broken, _CONFIG, tmp_path, _DATASETS)
     with pytest.raises(ValueError, match="do not fit their own architecture(.|\n)*missing: decoder/norm/scale"):
         open_model(tmp_path)
 

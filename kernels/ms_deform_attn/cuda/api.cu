@@ -160,6 +160,20 @@ Kernel choose(const MsdaCall& call, bool is_forward) {
   return general_kernel<Value, 1>(is_forward, lanes_of(call.depth));
 }
 
+// Every kernel that `choose` may return.
+template <typename Value>
+const char* load_kernels() {
+  for (const bool is_forward : {true, false}) {
+    for (const bool is_bfloat16 : {true, false}) {
+      if (const char* error = load_kernel(usual_kernel<Value>(is_forward, is_bfloat16))) return error;
+    }
+    for (int lanes = 1; lanes <= 32; lanes *= 2) {
+      if (const char* error = load_kernel(general_kernel<Value, 1>(is_forward, lanes))) return error;
+    }
+  }
+  return nullptr;
+}
+
 const char* run(const MsdaCall& call, Params& params, bool is_forward, Stream stream) {
   if (call.batch == 0 || call.queries == 0) return nullptr;
   const int slots_log2 = log2_up(kThreads / lanes_of(call.depth));
@@ -176,6 +190,17 @@ const char* run(const MsdaCall& call, Params& params, bool is_forward, Stream st
 
 }  // namespace
 }  // namespace msda
+
+const char* msda_load(int32_t device) {
+  using namespace msda;
+  int before = 0;
+  const char* error = get_device(&before);
+  if (!error) error = set_device(device);
+  if (!error) error = load_kernels<float>();
+  if (!error) error = load_kernels<Bfloat16>();
+  if (const char* not_restored = set_device(before); !error) error = not_restored;
+  return error ? fail("cannot load the kernels onto device " + std::to_string(device) + ": " + error) : nullptr;
+}
 
 const char* msda_forward(const MsdaCall* call, void* out, void* stream) {
   using namespace msda;

@@ -19,7 +19,11 @@ struct MsdaCall {
   const float* reference;  // [Q, L, 2], (x, y) normalised to the level
 };
 
-// Both return nullptr or what is wrong; the text is valid until the next call of the same thread.
+// All functions return nullptr or what is wrong; the text is valid until the next call of the same thread.
+
+// Loads every kernel onto a device (its CUDA ordinal). Without it CUDA loads a kernel at its first launch, which fails if
+// that launch is being captured into a graph.
+const char* msda_load(int32_t device);
 
 // out: [B, Q, M, D] of value_type.
 const char* msda_forward(const MsdaCall* call, void* out, void* stream);

@@ -4,6 +4,7 @@ import ctypes
 import functools
 import os
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -80,13 +81,36 @@ def _attributes(level_shapes: LevelShapes, softmax: bool) -> dict[str, object]:
 
 @functools.cache
 def _register() -> None:
-    """Builds and loads the library and names its handlers to XLA, once per process."""
-    register(build.library_path(), platform="CUDA")
+    """Builds the library, loads it with its kernels and names its handlers to XLA, once per process."""
+    register(build.library_path(), platform="CUDA", devices=_devices_of_this_process())
 
 
-def register(library: str | os.PathLike, *, platform: str) -> None:
-    """Names the handlers of a built library to XLA for a platform ("CUDA"; the tests' emulation: "cpu")."""
+def _devices_of_this_process() -> list[int]:
+    """CUDA ordinals of the GPUs that JAX uses here; none where it only compiles for a GPU."""
+    try:
+        return [device.local_hardware_id for device in jax.local_devices(backend="cuda")]
+    except RuntimeError:  # no such platform here
+        return []
+
+
+def register(library: str | os.PathLike, *, platform: str, devices: Sequence[int]) -> None:
+    """Names the handlers of a built library to XLA and loads its kernels onto devices.
+
+    XLA records the handlers into CUDA graphs, where a kernel that CUDA has not loaded yet cannot be launched.
+
+    Args:
+      library: its path.
+      platform: "CUDA"; for the tests' emulation "cpu".
+      devices: CUDA ordinals.
+
+    Raises:
+      RuntimeError: the kernels cannot be loaded; with CUDA's message.
+    """
     loaded = ctypes.CDLL(str(pathlib.Path(library)))
+    loaded.msda_load.argtypes, loaded.msda_load.restype = [ctypes.c_int32], ctypes.c_char_p
+    for device in devices:
+        if error := loaded.msda_load(device):
+            raise RuntimeError(error.decode())
     for name, target in _TARGETS.items():
         handler = jax.ffi.pycapsule(getattr(loaded, f"msda_ffi_{name}"))
         jax.ffi.register_ffi_target(target, handler, platform=platform)

@@ -84,6 +84,23 @@ inline const char* fill_zero(void* address, size_t bytes, Stream stream) {
   return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
 }
 
+inline const char* set_device(int ordinal) {
+  const cudaError_t status = cudaSetDevice(ordinal);
+  return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
+}
+inline const char* get_device(int* ordinal) {
+  const cudaError_t status = cudaGetDevice(ordinal);
+  return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
+}
+
+// Brings a kernel's code onto the current device: to tell its attributes, CUDA must load it.
+template <typename Params>
+const char* load_kernel(void (*kernel)(Params)) {
+  cudaFuncAttributes attributes;
+  const cudaError_t status = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
+  return status == cudaSuccess ? nullptr : cudaGetErrorString(status);
+}
+
 template <typename Params>
 const char* launch(void (*kernel)(Params), unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned threads,
                    Stream stream, const Params& params) {

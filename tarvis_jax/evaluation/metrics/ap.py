@@ -62,6 +62,13 @@ def evaluate_ap(ground_truth: Mapping[str, Any], predictions: Sequence[Mapping[s
     Raises:
       ValueError: an unknown video or category, or tracks of another length than the video's.
     """
+    return evaluate_ap_by_category(ground_truth, predictions)[0]
+
+
+def evaluate_ap_by_category(
+    ground_truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, float], dict[int, dict[str, float]]]:
+    """What `evaluate_ap` returns, and AP, AP50, AP75, AR1, AR10, AR100 of each category with a track that counts."""
     cells = _build_cells(ground_truth, predictions)
     by_category = _score_categories(cells, _ALL, _ALL)
     result = {
@@ -78,15 +85,7 @@ def evaluate_ap(ground_truth: Mapping[str, Any], predictions: Sequence[Mapping[s
         for name, limits in _OCCLUSIONS.items():
             scores = _score_categories(cells, _ALL, limits)
             result |= {f"AP_occ_{name}": _mean_precision(scores), f"AR_occ_{name}": _mean_recall(scores)}
-    return result
-
-
-def per_category_ap(
-    ground_truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]
-) -> dict[int, dict[str, float]]:
-    """AP, AP50, AP75, AR1, AR10, AR100 of each category that has a track that is no crowd."""
-    by_category = _score_categories(_build_cells(ground_truth, predictions), _ALL, _ALL)
-    return {
+    return result, {
         category: {
             "AP": float(scores.precision.mean()),
             "AP50": float(scores.precision[0].mean()),

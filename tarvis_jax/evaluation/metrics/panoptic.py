@@ -73,9 +73,14 @@ class PanopticQuality:
 
     def scores(self, classes: Iterable[int] | None = None) -> float:
         """Mean PQ (0..1) over `classes` (default: all) with any tube; -1 if none has."""
+        by_class = self.by_class()
+        chosen = [c for c in (range(self.num_classes) if classes is None else classes) if by_class[c] >= 0]
+        return float(np.mean(by_class[chosen])) if chosen else -1.0
+
+    def by_class(self) -> np.ndarray:
+        """PQ (0..1) of each class, float64 [K]; -1 for classes without any tube."""
         total = self.true_positives + (self.false_positives + self.false_negatives) / 2
-        chosen = [c for c in (range(self.num_classes) if classes is None else classes) if total[c] > 0]
-        return float(np.mean(self.iou[chosen] / total[chosen])) if chosen else -1.0
+        return np.divide(self.iou, total, out=np.full(self.num_classes, -1.0), where=total > 0)
 
     def _add_window(self, overlaps: Sequence["_Overlaps"]) -> None:
         pairs = np.concatenate([o.pairs for o in overlaps])

@@ -77,12 +77,20 @@ class SegmentationTrackingQuality:
 
         Predicted void on labelled pixels counts as one more class, of IoU 0 (the official rule).
         """
-        hit = np.append(np.diagonal(self.confusion), 0)
-        union = np.append(self.confusion.sum(axis=1), 0) + self.confusion.sum(axis=0) - hit
-        present = union > 0
-        sq = float(np.mean(hit[present] / union[present])) if present.any() else 0.0
+        iou = self._iou()
+        sq = float(np.mean(iou[iou >= 0])) if (iou >= 0).any() else 0.0
         aq = self.association / self.num_tubes if self.num_tubes else 0.0
         return {"STQ": math.sqrt(aq * sq), "AQ": aq, "SQ": sq}
+
+    def iou_by_class(self) -> np.ndarray:
+        """IoU (0..1) of each class over all pixels of all videos, float64 [K]; -1 where it is in neither."""
+        return self._iou()[:-1]
+
+    def _iou(self) -> np.ndarray:
+        """float64 [K + 1], the last one that of predicted void."""
+        hit = np.append(np.diagonal(self.confusion), 0)
+        union = np.append(self.confusion.sum(axis=1), 0) + self.confusion.sum(axis=0) - hit
+        return np.divide(hit, union, out=np.full(len(hit), -1.0), where=union > 0)
 
     def _start_video(self) -> None:
         self._true_sizes: dict[int, int] = {}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tarvis_jax.datasets import DATASETS
+from tarvis_jax.datasets import DATASETS, class_counts
 from tarvis_jax.model.backbones import BACKBONES, ConvNextConfig, ResNetConfig, SwinConfig
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.variables import abstract_model, flatten
@@ -118,7 +118,7 @@ def model_config_from_reference(config: Mapping[str, Any], state_dict: Mapping[s
     unknown = sorted(set(names) - set(DATASETS))
     if unknown:
         raise ValueError(f"config.yaml: TRAINING.DATASET_LIST: expected names of {sorted(DATASETS)}, found {unknown}")
-    classes = tuple((name, DATASETS[name].num_classes) for name in sorted(names) if DATASETS[name].num_classes)
+    classes = class_counts(names)
     table = state_dict.get("embedding_container._semantic_queries")
     num_rows = 1 + sum(k for _, k in classes)
     if table is not None and table.shape[0] != num_rows:
@@ -197,7 +197,9 @@ def reference_config(config: ModelConfig) -> dict[str, Any]:
     fixed = ("hidden_size", "num_heads", "neck_layers", "neck_points", "temporal_window", "decoder_layers")
     different = [name for name in fixed if getattr(config, name) != getattr(default, name)]
     unknown = [
-        name for name, number in config.semantic_classes if name not in DATASETS or DATASETS[name].num_classes != number
+        name
+        for name, number in config.semantic_classes
+        if name not in DATASETS or DATASETS[name].spec.num_classes != number
     ]
     if different or unknown:
         raise ValueError(

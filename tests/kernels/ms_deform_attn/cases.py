@@ -55,6 +55,8 @@ _OFFSETS = {
     "inside": lambda rng, shape: rng.uniform(-0.4, 0.4, shape),
     "spread": lambda rng, shape: rng.normal(0, 4, shape),
     "whole pixels": lambda rng, shape: rng.integers(-4, 5, shape).astype(float),
+    # From the centre of a cell never near a kink, where rounding decides which gradient is meant.
+    "between pixels": lambda rng, shape: rng.integers(-4, 4, shape) + rng.uniform(0.1, 0.9, shape),
     "borders": lambda rng, shape: rng.choice([-1.0, -0.5, 0.0, 0.5, 12.0, 12.5, 13.0], shape),
     "far outside": lambda rng, shape: rng.choice([-1e3, 40.0, 1e6], shape),
     "huge": lambda rng, shape: rng.choice([-1e30, 3e9, 1e38], shape),

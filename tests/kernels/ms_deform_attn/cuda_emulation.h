@@ -3,7 +3,8 @@
 // The 32 lanes of a warp are coroutines that take turns in the order of their numbers. A shuffle writes the lane's
 // value, lets every other lane come to the same shuffle, and then reads. Warps run one after the other. A lane that
 // skips a shuffle, and an access that is not aligned or outside the arrays named by `emulation_allow`, are errors of the
-// launch: on a GPU they would be undefined.
+// launch: on a GPU they would be undefined. So is a kernel that was not loaded before its launch: while CUDA captures a
+// graph, that fails.
 #pragma once
 
 #include <ucontext.h>
@@ -117,9 +118,36 @@ inline float shuffle_xor(float value, int mask) { return exchange(value, current
 
 inline float select(bool condition, float a, float b) { return condition ? a : b; }
 
+// ---- loading --------------------------------------------------------------------------------------------------------
+
+inline int device = 0;                       // the current one
+inline std::vector<const void*> loaded[2];  // by device: kernels whose code is there
+
+inline bool is_loaded(const void* kernel) {
+  return std::find(loaded[device].begin(), loaded[device].end(), kernel) != loaded[device].end();
+}
+inline const char* get_device(int* ordinal) {
+  *ordinal = device;
+  return nullptr;
+}
+inline const char* set_device(int ordinal) {
+  if (ordinal < 0 || ordinal > 1) return "no such device";
+  device = ordinal;
+  return nullptr;
+}
+template <typename Params>
+const char* load_kernel(void (*kernel)(Params)) {
+  const auto* address = reinterpret_cast<const void*>(kernel);
+  if (!is_loaded(address)) loaded[device].push_back(address);
+  return nullptr;
+}
+
+// ---- launches -------------------------------------------------------------------------------------------------------
+
 template <typename Params>
 const char* launch(void (*kernel)(Params), unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned threads, Stream,
                    const Params& params) {
+  if (!is_loaded(reinterpret_cast<const void*>(kernel))) return "the kernel is not loaded";  // as inside a CUDA graph
   static std::mutex one_at_a_time;  // XLA runs independent calls in several threads
   const std::lock_guard lock(one_at_a_time);
   error.clear();
@@ -218,3 +246,8 @@ extern "C" inline __attribute__((used)) void emulation_allow(const void* array, 
   msda::allowed.push_back({begin, begin + bytes});
 }
 extern "C" inline __attribute__((used)) void emulation_allow_all() { msda::allowed.clear(); }
+// Kernels loaded onto a device, and the current device.
+extern "C" inline __attribute__((used)) int emulation_loaded(int device) {
+  return static_cast<int>(msda::loaded[device].size());
+}
+extern "C" inline __attribute__((used)) int emulation_device() { return msda::device; }

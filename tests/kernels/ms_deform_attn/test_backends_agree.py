@@ -23,7 +23,8 @@ RESOLUTIONS = {
 def test_agrees_with_xla(name, dtype, resolution):
     levels = RESOLUTIONS[resolution]
     case = cases.Case(
-        "spread",
+        "between pixels",
+        reference_on_centres=True,
         level_shapes=levels,
         num_queries=sum(h * w for h, w in levels),
         value_dtype=dtype,

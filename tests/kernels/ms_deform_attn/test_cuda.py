@@ -61,7 +61,7 @@ def emulated_library(tmp_path_factory):
     if "cpu" not in os.environ.get("JAX_PLATFORMS", "cpu"):
         pytest.skip("the emulation needs JAX's CPU platform: put cpu into JAX_PLATFORMS")
     path = cuda_tools.build_emulation(tmp_path_factory.mktemp("emulation"))
-    backend.register(path, platform="cpu")
+    backend.register(path, platform="cpu", devices=[0])
     return path
 
 
@@ -119,7 +119,13 @@ def test_kernels_keep_bad_numbers_local(gpu, name):
 def test_real_size_equals_the_xla_back_end(gpu):
     """T 3 at 512x896, bfloat16 values: too large for the oracle."""
     case = dataclasses.replace(
-        _USUAL, batch=3, num_queries=9408, level_shapes=((16, 28), (32, 56), (64, 112)), value_dtype="bfloat16"
+        _USUAL,
+        offsets="between pixels",
+        reference_on_centres=True,
+        batch=3,
+        num_queries=9408,
+        level_shapes=((16, 28), (32, 56), (64, 112)),
+        value_dtype="bfloat16",
     )
     inputs = cases.make_inputs(case)
     out, grads = cases.run_backend("cuda", case, inputs)
@@ -214,6 +220,35 @@ def test_handlers_refuse_wrong_arrays(emulation):
         run(value=inputs["value"][:, 1:])
     with pytest.raises(Exception, match="D: expected a multiple of 4 up to 256, found 30"):
         run(value=inputs["value"][..., :30])
+
+
+def test_every_kernel_is_loaded_when_registered(emulation, emulated_library):
+    """The emulation refuses to launch what is not loaded, so that all tests above say so too."""
+    assert emulation.emulation_loaded(0) == 32
+    assert emulation.emulation_loaded(1) == 0
+    backend.register(emulated_library, platform="cpu", devices=[1])
+    assert emulation.emulation_loaded(1) == 32
+    assert emulation.emulation_device() == 0  # as before
+    with pytest.raises(RuntimeError, match="cannot load the kernels onto device 7: no such device"):
+        backend.register(emulated_library, platform="cpu", devices=[7])
+    assert emulation.emulation_device() == 0
+
+
+@pytest.mark.gpu
+def test_first_launches_inside_cuda_graphs(gpu):
+    """In a process of its own: XLA records even a program of one call, and nothing has launched the kernels before."""
+    flags = "--xla_gpu_enable_command_buffer=FUSION,CUSTOM_CALL --xla_gpu_graph_min_graph_size=1"
+    script = (
+        "from tests.kernels.ms_deform_attn import cases; cases.assert_matches_oracle('cuda', cases.CASES['odd sizes'])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=build.FOLDER.parents[2],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"XLA_FLAGS": flags},
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
 
 
 def test_no_queries(emulation):
@@ -370,7 +405,7 @@ def test_the_library_builds(tmp_path, monkeypatch):
     )
     assert run.returncode == 0, run.stderr
     symbols = pathlib.Path(run.stdout.strip()).read_bytes()
-    for name in (b"msda_forward", b"msda_backward", b"msda_ffi_forward", b"msda_ffi_backward"):
+    for name in (b"msda_load", b"msda_forward", b"msda_backward", b"msda_ffi_forward", b"msda_ffi_backward"):
         assert b"\0" + name + b"\0" in symbols
 
 

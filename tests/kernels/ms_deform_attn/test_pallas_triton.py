@@ -1,13 +1,16 @@
 """The Triton back end: its numbers (interpreted; compiled on a GPU) and the machine code it compiles to."""
 
 import functools
+import logging
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import triton as plt
 
-from kernels.ms_deform_attn import pallas_triton
+from kernels.ms_deform_attn import backends, pallas_triton
+from kernels.ms_deform_attn.cuda import backend as cuda_backend
 from tests.kernels.ms_deform_attn import cases, triton_tools
 
 # Interpreting unrolled kernels compiles slowly: cases that share one shape, and those that differ in kind.
@@ -75,10 +78,50 @@ def test_scatter_adds_repeated_and_masked_rows():
     ],
 )
 def test_supports(dtype, head_size, level_shapes, num_points, platform, reason):
-    found = pallas_triton.supports(
-        dtype, head_size, platform=platform, level_shapes=level_shapes, num_points=num_points
-    )
+    with triton_tools.compiling_for("NVIDIA H200"):
+        found = pallas_triton.supports(
+            dtype, head_size, platform=platform, level_shapes=level_shapes, num_points=num_points
+        )
     assert found is None if reason is None else reason in found
+
+
+def choice_on_a_gpu(caplog) -> tuple[str, list[str]]:
+    """(module chosen for a GPU where nvcc is missing, lines logged) after two requests."""
+    backends._log_choice.cache_clear()
+    caplog.set_level(logging.INFO, logger=backends.__name__)
+    request = backends.requested(None, False)
+    for _ in range(2):
+        module = backends.choose(request, "cuda", jnp.float32, 32, ((2, 2),), 4)
+    return module.__name__.rpartition(".")[2], [record.getMessage() for record in caplog.records]
+
+
+def test_plain_xla_where_pallas_does_not_know_the_gpu(monkeypatch, caplog):
+    monkeypatch.delenv(backends.ENVIRONMENT_VARIABLE, raising=False)
+    monkeypatch.setattr(cuda_backend, "supports", lambda *args, **kwargs: "no nvcc")
+
+    def unknown():  # as in JAX 0.11.0 on such a GPU
+        raise ValueError("Unsupported GPU device kind: NVIDIA GeForce RTX 3090")
+
+    monkeypatch.setattr(plt, "get_gpu_info", unknown, raising=False)
+    module, (line,) = choice_on_a_gpu(caplog)
+    assert module == "xla"
+    assert line == (
+        "ms_deform_attn: back end xla on cuda (platform default; not cuda: no nvcc; not triton: Pallas does not know "
+        "this GPU (Unsupported GPU device kind: NVIDIA GeForce RTX 3090))"
+    )
+    monkeypatch.setattr(plt, "get_gpu_info", lambda: "anything it knows")
+    assert choice_on_a_gpu(caplog)[0] == "pallas_triton"
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="JAX 0.10 takes any GPU")
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="asks about GPUs that are not there")
+def test_pallas_own_answer_for_gpus_that_are_not_there():
+    def why_not(gpu: str) -> str | None:
+        with triton_tools.compiling_for(gpu):
+            return pallas_triton.supports(jnp.float32, 32, platform="cuda", level_shapes=((2, 2),), num_points=4)
+
+    assert why_not("NVIDIA A100-SXM4-80GB") is None
+    assert "Pallas does not know this GPU" in why_not("NVIDIA GeForce RTX 3090")
 
 
 REAL = {"batch": 3, "heads": 8, "head_size": 32, "num_points": 4, "level_shapes": ((16, 28), (32, 56), (64, 112))}

@@ -40,7 +40,7 @@ class MachineCode:
 
 def triton_ir(function: Callable, *shapes: jax.ShapeDtypeStruct) -> tuple[str, int, tuple[int, int, int]]:
     """(Triton IR, warps, grid) of the only Pallas kernel in a function of arrays, lowered for an H200."""
-    with _abstract_h200():
+    with compiling_for("NVIDIA H200"):
         lowered = jax.jit(function).trace(*shapes).lower(lowering_platforms=("cuda",))
     kernels = [op for op in _operations(lowered.compiler_ir().operation) if _is_triton_call(op)]
     [kernel] = kernels
@@ -52,10 +52,11 @@ def triton_ir(function: Callable, *shapes: jax.ShapeDtypeStruct) -> tuple[str, i
     return text, config["num_warps"].value, tuple(config[f"grid_{axis}"].value for axis in "xyz")
 
 
-def _abstract_h200() -> contextlib.AbstractContextManager:
+def compiling_for(gpu: str) -> contextlib.AbstractContextManager:
+    """Pallas lowers for this GPU, by the name that its driver gives it, whether or not there is one."""
     if jax.__version_info__ < (0, 11):  # without a GPU, these lower for what an H200 has: compute capability 9.0
         return contextlib.nullcontext()
-    device = jax.sharding.AbstractDevice(device_kind="NVIDIA H200", num_cores=None, platform="cuda")
+    device = jax.sharding.AbstractDevice(device_kind=gpu, num_cores=None, platform="cuda")
     return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device))
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tarvis_jax.command_line import run
 from tarvis_jax.convert.__main__ import main
 from tarvis_jax.weights.pytorch.backbones import is_backbone_file, open_backbone
 from tests.weights.pytorch import mini
@@ -141,8 +142,8 @@ def test_a_network_of_bgr_images_sees_the_same(values, tmp_path):
 
 def test_command_prints_the_report(values, tmp_path, capsys):
     _save(tmp_path / "a.pth", "bare zip", mini.swin_names(mini.reference_names("SwinMini", values["SwinMini"])))
-    assert main(["check-backbone", str(tmp_path / "a.pth"), "--backbone=SwinMini"]) == 0
+    assert run(main, ["check-backbone", str(tmp_path / "a.pth"), "--backbone=SwinMini"]) == 0
     out = capsys.readouterr().out
     assert "new          8 tensors" in out and "left out     6 tensors" in out and "layers.*.blocks.*.attn_mask" in out
-    assert main(["check-backbone", str(tmp_path / "a.pth"), "--backbone=ResNetMini"]) == 1
+    assert run(main, ["check-backbone", str(tmp_path / "a.pth"), "--backbone=ResNetMini"]) == 2
     assert "looks like SwinMini" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from tarvis_jax.command_line import run
 from tarvis_jax.convert.__main__ import main
 from tarvis_jax.convert.commands import to_pytorch
 from tarvis_jax.model.config import ModelConfig
@@ -495,7 +496,7 @@ def test_safetensors(tmp_path, shared_folder, name):
 def test_command_prints_one_line_and_fails(tmp_path, capsys):
     FILES["os.system in a zip archive"][0](tmp_path / "checkpoint.pth")
     (tmp_path / "config.yaml").write_text("a: 1")
-    assert main(["to-jax", str(tmp_path), str(tmp_path / "out")]) == 1
+    assert run(main, ["to-jax", str(tmp_path), str(tmp_path / "out")]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith(f"error: {tmp_path}/checkpoint.pth: refused") and captured.err.count("\n") == 1
     assert not (tmp_path / "out").exists()

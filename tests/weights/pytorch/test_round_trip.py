@@ -8,8 +8,10 @@ import pytest
 import torch
 import yaml
 
+from tarvis_jax.command_line import run
 from tarvis_jax.convert.__main__ import main
-from tarvis_jax.datasets import DATASETS
+from tarvis_jax.dataset_info import DatasetInfo
+from tarvis_jax.datasets import DATASETS, DatasetSpec
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.structure import ModelStructure
 from tarvis_jax.model.variables import abstract_model, flatten
@@ -17,7 +19,7 @@ from tarvis_jax.weights import folder as pretrained
 from tarvis_jax.weights.pytorch import reference as checkpoint
 from tarvis_jax.weights.pytorch import rules
 from tarvis_jax.weights.pytorch.mapping import export_weights, plan_weights
-from tarvis_jax.weights.start import CITYSCAPES_EVALUATED, load_initial_weights
+from tarvis_jax.weights.start import load_initial_weights
 from tests.weights.pytorch.test_reference import seeded_weights  # noqa: F401, a fixture
 
 BACKBONES = [f"ResNet{n}" for n in (50, 101)]
@@ -42,7 +44,7 @@ def reference_config(backbone, datasets):
 def manifest(shared_dir, backbone, datasets):
     """Names, shapes and dtypes; the table of class queries as these datasets have it."""
     result = json.loads((shared_dir / "parity" / "manifests" / f"{backbone}.json").read_text())
-    result[TABLE] = [[1 + sum(DATASETS[name].num_classes for name in datasets), 256], "float32"]
+    result[TABLE] = [[1 + sum(DATASETS[name].spec.num_classes for name in datasets), 256], "float32"]
     return result
 
 
@@ -72,7 +74,7 @@ def test_every_manifest(shared_dir, seeded_weights, backbone):  # noqa: F811
             else:
                 assert value.__array_interface__ == {**expected.__array_interface__, "version": 3}, name
         assert set(checkpoint.reference_config(config)["TRAINING"]["DATASET_LIST"]) == {
-            name for name in datasets if DATASETS[name].num_classes
+            name for name in datasets if DATASETS[name].spec.num_classes
         }
 
 
@@ -95,11 +97,11 @@ def releases(shared_dir, seeded_weights, tmp_path_factory):  # noqa: F811
 @pytest.mark.parametrize("backbone", ["ResNet50", "SwinTiny"])
 def test_files_both_ways(releases, tmp_path, capsys, backbone):
     folder, weights = releases[backbone]
-    assert main(["to-jax", str(folder), str(tmp_path / "ours")]) == 0
+    assert run(main, ["to-jax", str(folder), str(tmp_path / "ours")]) == 0
     out = capsys.readouterr().out
     assert f"loaded   {len(weights):5} tensors" in out and "new          0 tensors" in out
     assert ("left out: optimizers_and_lr_schedulers" in out) == (backbone == "SwinTiny")
-    assert main(["to-pytorch", str(tmp_path / "ours"), str(tmp_path / "back" / "model.pth")]) == 0
+    assert run(main, ["to-pytorch", str(tmp_path / "ours"), str(tmp_path / "back" / "model.pth")]) == 0
     assert (tmp_path / "back" / "config.yaml").read_text() == (folder / "config.yaml").read_text()
     content = torch.load(tmp_path / "back" / "model.pth", weights_only=True)
     assert list(content) == ["model"] and content["model"].keys() == weights.keys()
@@ -109,7 +111,7 @@ def test_files_both_ways(releases, tmp_path, capsys, backbone):
         assert value.tobytes() == weights[name].tobytes(), name
     config = pretrained.load(tmp_path / "ours").config
     names = PRETRAINING if backbone == "SwinTiny" else FINETUNING
-    assert [name for name, _ in config.semantic_classes] == sorted(n for n in names if DATASETS[n].num_classes)
+    assert [name for name, _ in config.semantic_classes] == sorted(n for n in names if DATASETS[n].spec.num_classes)
 
 
 def test_finetuning_starts_from_a_pretraining_checkpoint(releases):
@@ -126,7 +128,7 @@ def test_finetuning_starts_from_a_pretraining_checkpoint(releases):
     assert params.keys() == structure.params.keys() and frozen.keys() == structure.frozen.keys()
     table, theirs = params["queries/semantic"], weights[TABLE]
     np.testing.assert_array_equal(table[0], theirs[0])
-    cityscapes = theirs[1 + 150 :][:34][list(CITYSCAPES_EVALUATED)]  # behind ADE20K's 150
+    cityscapes = theirs[1 + 150 :][:34][list(DATASETS["KITTI_STEP"].class_origin.classes)]  # behind ADE20K's 150
     np.testing.assert_array_equal(table[1:20], cityscapes)  # CITYSCAPES_VPS
     np.testing.assert_array_equal(table[20:39], cityscapes)  # KITTI_STEP
     assert (table[39:] == 0.125).all() and len(table) == 1 + 19 + 19 + 25 + 124 + 40
@@ -137,15 +139,16 @@ def test_finetuning_starts_from_a_pretraining_checkpoint(releases):
 
 def test_an_architecture_that_the_reference_lacks_is_refused(tmp_path):
     config = dataclasses.replace(ModelConfig(), hidden_size=64, semantic_classes=(("MINE", 3),))
-    pretrained.save_safetensors({"a": np.zeros(1, np.float32)}, config, tmp_path)
+    mine = {"MINE": DatasetInfo(DatasetSpec("instance", 3))}
+    pretrained.save_safetensors({"a": np.zeros(1, np.float32)}, config, tmp_path, mine)
     with pytest.raises(ValueError, match="hidden_size.*MINE"):
         checkpoint.reference_config(config)
-    assert main(["to-pytorch", str(tmp_path), str(tmp_path / "a.pth")]) == 1
+    assert run(main, ["to-pytorch", str(tmp_path), str(tmp_path / "a.pth")]) == 2
     assert not (tmp_path / "a.pth").exists()
 
 
 def test_another_config_is_not_overwritten(releases, tmp_path, capsys):
     (tmp_path / "config.yaml").write_text("of: another model")
-    assert main(["to-pytorch", str(releases["SwinTiny"][0]), str(tmp_path / "a.pth")]) == 1
+    assert run(main, ["to-pytorch", str(releases["SwinTiny"][0]), str(tmp_path / "a.pth")]) == 2
     assert "choose another folder" in capsys.readouterr().err
     assert (tmp_path / "config.yaml").read_text() == "of: another model"

@@ -9,29 +9,29 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 # fmt: off
-_YOUTUBE_VIS_2021 = _names("""
+YOUTUBE_VIS_2021 = _names("""
     airplane, bear, bird, boat, car, cat, cow, deer, dog, duck, earless_seal, elephant, fish, flying_disc, fox, frog,
     giant_panda, giraffe, horse, leopard, lizard, monkey, motorbike, mouse, parrot, person, rabbit, shark, skateboard,
     snake, snowboard, squirrel, surfboard, tennis_racket, tiger, train, truck, turtle, whale, zebra
 """)
 
-_OVIS = _names("""
+OVIS = _names("""
     Person, Bird, Cat, Dog, Horse, Sheep, Cow, Elephant, Bear, Zebra, Giraffe, Poultry, Giant_panda, Lizard, Parrot,
     Monkey, Rabbit, Tiger, Fish, Turtle, Bicycle, Motorcycle, Airplane, Boat, Vehicle
 """)
 
-_CITYSCAPES = _names("""
+CITYSCAPES = _names("""
     unlabeled, ego vehicle, rectification border, out of roi, static, dynamic, ground, road, sidewalk, parking,
     rail track, building, wall, fence, guard rail, bridge, tunnel, pole, polegroup, traffic light, traffic sign,
     vegetation, terrain, sky, person, rider, car, truck, bus, caravan, trailer, train, motorcycle, bicycle
 """)
 
-_CITYSCAPES_EVALUATED = _names("""
+CITYSCAPES_EVALUATED = _names("""
     road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain, sky, person, rider,
     car, truck, bus, train, motorcycle, bicycle
 """)
 
-_VIPSEG = _names("""
+VIPSEG = _names("""
     wall, ceiling, door, stair, ladder, escalator, Playground_slide, handrail_or_fence, window, rail, goal, pillar,
     pole, floor, ground, grass, sand, athletic_field, road, path, crosswalk, building, house, bridge, tower, windmill,
     well_or_well_lid, other_construction, sky, mountain, stone, wood, ice, snowfield, grandstand, sea, river, lake,
@@ -46,12 +46,3 @@ _VIPSEG = _names("""
     other_electronic_product, fruit, food, instrument, train
 """)
 # fmt: on
-
-CLASS_NAMES: dict[str, tuple[str, ...]] = {
-    "CITYSCAPES": _CITYSCAPES,
-    "CITYSCAPES_VPS": _CITYSCAPES_EVALUATED,
-    "KITTI_STEP": _CITYSCAPES_EVALUATED,
-    "OVIS": _OVIS,
-    "VIPSEG": _VIPSEG,
-    "YOUTUBE_VIS": _YOUTUBE_VIS_2021,
-}

@@ -1,0 +1,30 @@
+"""DAVIS 2017 in its official layout: JPEGImages/480p, Annotations/480p (palette PNGs), ImageSets/2017/<split>.txt.
+
+`train_images` and `eval_images` name that folder; training takes `train_annotations` as the split's name ("train").
+"""
+
+import pathlib
+
+from input_pipeline import workspace
+from input_pipeline.config import DatasetConfig
+from input_pipeline.readers import davis
+from input_pipeline.records import VideoRecord
+
+_RESOLUTION = "480p"
+
+
+def training_videos(config: DatasetConfig, root: str) -> list[VideoRecord]:
+    """The sequences of the training split."""
+    folder = workspace.resolve(config.train_images, root, dataset=config.name, key="train_images", kind="folder")
+    return _read(folder, config.train_annotations or "train", config)
+
+
+def evaluation_videos(config: DatasetConfig, split: str, root: str) -> list[VideoRecord]:
+    """The sequences of `split`; `annotated_frames` are those that have a PNG (test-dev has only the first)."""
+    folder = workspace.resolve(config.eval_images, root, dataset=config.name, key="eval_images", kind="folder")
+    return _read(folder, split, config)
+
+
+def _read(folder: pathlib.Path, split: str, config: DatasetConfig) -> list[VideoRecord]:
+    names = folder / "ImageSets" / "2017" / f"{split}.txt"
+    return davis.read(names, folder / "JPEGImages" / _RESOLUTION, folder / "Annotations" / _RESOLUTION, config)

@@ -1,0 +1,118 @@
+"""The progress table and the time that is left, by a clock that only the test moves."""
+
+import dataclasses
+
+import pytest
+from absl import logging
+
+from configs import finetune, quickstart
+from tarvis_jax.compiled import Programs
+from tarvis_jax.config import from_mapping
+from tarvis_jax.run_config import Config
+from tarvis_jax.train.progress import HEADER_LINES, Progress, duration, num_programs, short_names
+
+
+class Clock:
+    seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture(scope="module")
+def config():
+    return from_mapping(Config, quickstart.get_config("steps=1000"))
+
+
+def compile_for(programs: Programs, seconds: float, clock: Clock) -> None:
+    programs.num_compilations += 1
+    programs.compile_seconds += seconds
+    clock.seconds += seconds
+
+
+def test_time_left_counts_compilation(config):
+    clock, programs = Clock(), Programs()
+    progress = Progress(config, programs, clock)
+    assert num_programs(config) == 4  # instance, panoptic, exemplar (DAVIS and BURST share theirs), update
+    for seconds in (30.0, 10.0):
+        compile_for(programs, seconds, clock)
+    clock.seconds += 50.0  # 100 steps
+    with progress.waiting():
+        clock.seconds += 5.0
+    with progress.paused():
+        clock.seconds += 300.0  # an evaluation
+    rates = progress.rates(100)
+    assert rates == {
+        "steps_per_sec": pytest.approx(100 / 55),
+        "data_wait_percent": pytest.approx(100 * 5 / 55),
+        "num_compilations": 2.0,
+        "train_seconds": pytest.approx(55.0),
+        "compile_seconds": pytest.approx(40.0),
+    }
+    # 900 steps of 0.55 s and two programs of 20 s.
+    assert progress.seconds_left(100) == pytest.approx(900 * 0.55 + 2 * 20)
+    # Each step compiles one program at most.
+    assert progress.seconds_left(999) == pytest.approx(0.55 + 20) and progress.seconds_left(1000) == 0.0
+    # All is compiled: only steps are left, at the mean of both intervals.
+    for _ in range(2):
+        compile_for(programs, 20.0, clock)
+    clock.seconds += 45.0
+    assert progress.rates(100)["data_wait_percent"] == 0.0
+    assert progress.seconds_left(200) == pytest.approx(800 * 0.5)
+
+
+def test_programs_of_the_largest_mixture():
+    config = from_mapping(Config, finetune.get_config())
+    buckets = {dataset.name: len(dataset.buckets) for dataset in config.data.datasets}
+    assert (buckets["BURST"], buckets["DAVIS"]) == (4, 4)  # the same sizes, the same objective
+    assert num_programs(config) == sum(buckets.values()) - 4 + 1
+    without = [dataclasses.replace(d, weight=0.0) if d.name == "OVIS" else d for d in config.data.datasets]
+    data = dataclasses.replace(config.data, datasets=tuple(without))
+    assert num_programs(dataclasses.replace(config, data=data)) == num_programs(config) - buckets["OVIS"]
+
+
+SCALARS = {"grad_norm": 0.0123, "learning_rate": 1e-4, "steps_per_sec": 1.5, "data_wait_percent": 3.2}
+
+
+def test_datasets_keep_the_order_of_the_config():
+    config = from_mapping(Config, finetune.get_config())
+    clock = Clock()
+    progress = Progress(config, Programs(), clock)
+    clock.seconds += 10
+    progress.rates(20)
+    header = progress.header()
+    names = ["YOUTUBE", "OVIS", "KITTI", "CITYSCAPES", "VIPSEG", "BURST", "DAVIS"]
+    assert header.split() == ["step", *names, "grad", "lr", "steps/s", "wait", "left"]
+    # As the losses arrive: in another order, some missing.
+    lines = [
+        progress.line(20, SCALARS | {"train/DAVIS/loss": 101.234, "train/OVIS/loss": 20.5}),
+        progress.line(90_000, SCALARS | {"train/OVIS/loss": 3.0, "train/YOUTUBE_VIS/loss": 7.0}),
+    ]
+    assert lines[0].split()[1:8] == ["-", "20.50", "-", "-", "-", "-", "101.23"]
+    assert lines[1].split() == ["90000", "7.00", "3.00", *"-----", "1.2e-02", "1.0e-04", "1.50", "3%", "0:00:00"]
+    # Columns stand below each other, and with the time of day all fits in 120 characters.
+    assert len({len(line) for line in (header, *lines)}) == 1 and len(header) + len("16:41:19 ") <= 120
+    assert [header.index(name) + len(name) for name in names] == [
+        end for end in range(len(header)) if lines[0][end - 1] != " " and lines[0][end] == " " and end < 75 and end > 6
+    ]
+
+
+def test_the_header_is_repeated(config, monkeypatch):
+    found = []
+    monkeypatch.setattr(logging, "info", lambda text, *values: found.append(text % values))
+    progress = Progress(config, Programs(), Clock())
+    for step in range(1, HEADER_LINES + 2):
+        progress.log(step, SCALARS)
+    headers = [i for i, line in enumerate(found) if line == progress.header()]
+    assert headers == [0, HEADER_LINES + 1] and len(found) == HEADER_LINES + 3
+
+
+def test_short_names():
+    assert short_names(["YOUTUBE_VIS", "DAVIS"]) == ["YOUTUBE", "DAVIS"]
+    names = ["CITYSCAPES_VPS", "CITYSCAPES", "KITTI_STEP"]
+    assert short_names(names) == ["CITYSCAPES_VPS", "CITYSCAPES", "KITTI"]
+
+
+def test_durations():
+    expected = {0: "0:00:00", 59.6: "0:01:00", 3723: "1:02:03", 86399: "23:59:59", 86400 * 3 + 4 * 3600: "3d04:00"}
+    assert {seconds: duration(seconds) for seconds in expected} == expected
