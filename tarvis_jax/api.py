@@ -227,10 +227,7 @@ def load(
         changes["compute_dtype"] = dtype
     if backend is not None:
         changes["ms_deform_attn_backend"] = backend
-    try:
-        return Model(dataclasses.replace(opened.config, **changes), opened.variables, opened.datasets, resolved)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    return Model(dataclasses.replace(opened.config, **changes), opened.variables, opened.datasets, resolved)
 
 
 def from_pretrained(folder_or_hub_id: str | pathlib.Path, **options: Any) -> Model:

@@ -52,7 +52,7 @@ def fail(capsys, monkeypatch):
         (("--config=configs/quickstart.py:steps=x", NEW), "--config=configs/quickstart.py:steps=x: invalid literal"),
         ((CONFIG, NEW, "--config.train.num_step=3"), "config.train.num_step: no such key. Did you mean num_steps"),
         ((CONFIG, NEW, "--config.train.num_steps=x"), "--config.train.num_steps=x: expected int, found 'x'"),
-        ((CONFIG, NEW, "--config.train.num_steps=0"), "config.train: num_steps: expected at least 1, found 0"),
+        ((CONFIG, NEW, "--config.train.num_steps=0"), "config.train: num_steps: expected 1..1000000000, found 0"),
         (("--config.train.num_steps=3",), "--config.train.num_steps=3: expected --config=FILE too"),
         ((CONFIG, NEW, "--finetune_from=a", "--restore_weights=b"), "--finetune_from and --restore_weights: expected"),
         ((CONFIG, "--restore_session=a"), "--restore_session takes config and workdir of the run it names"),

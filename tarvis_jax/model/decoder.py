@@ -11,14 +11,12 @@ from flax import nnx
 
 from kernels.attention.rules import InsideMask, OnlyKeys, TowardsMask
 from tarvis_jax.model.attention import MLP, FeedForward, MultiHeadAttention, layer_norm, linear
-from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.config import SOFT_MASKED, ModelConfig
 from tarvis_jax.model.frozen import Frozen
 from tarvis_jax.model.position_encoding import sine_3d
 from tarvis_jax.model.queries import BACKGROUND, BACKGROUND_VOS, INSTANCE, SEMANTIC, VOS, Groups, QuerySet, group_slice
 
 INVALID_MASK_LOGIT = -1e4
-HARD_MASKED = "hard_masked"
-SOFT_MASKED = "soft_masked"
 
 # The reference has a mask head for "free" queries, which no task makes, and projections for "vos" and
 # "background_vos", which no task reads. Their parameters are kept so that its checkpoints convert both ways.
@@ -108,11 +106,6 @@ class QueryDecoder(nnx.Module):
     """Refines a query set on a feature pyramid and predicts masks and classes."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        if config.cross_attention not in (HARD_MASKED, SOFT_MASKED):
-            raise ValueError(
-                f"ModelConfig.cross_attention: expected {HARD_MASKED!r} or {SOFT_MASKED!r}, "
-                f"found {config.cross_attention!r}"
-            )
         self.config = config
         self.dtype = dtype = jnp.dtype(config.compute_dtype)
         size = config.hidden_size

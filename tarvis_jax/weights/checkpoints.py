@@ -89,6 +89,19 @@ class Checkpoints:
             raise ValueError(f"{self._folder}/{step}: {message} {error}") from error
         return saved["weights"], saved["progress"]
 
+    def saved_weights(self, step: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes, by name, of what `restore_weights` gives; no value is read.
+
+        Raises:
+          ValueError: there is no checkpoint, or it has no weights.
+        """
+        step = self._step(step)
+        saved = self._manager.item_metadata(step)["weights"]
+        if saved is None or not {"params", "frozen", "ema"} <= set(saved):
+            raise ValueError(f"{self._folder}/{step}: expected a checkpoint of a run, found no weights in it")
+        groups = (saved["ema"] or saved["params"], saved["frozen"])
+        return {name: jax.ShapeDtypeStruct(v.shape, v.dtype) for group in groups for name, v in group.items()}
+
     def restore_weights(self, step: int | None = None) -> tuple[Arrays, Arrays]:
         """(parameters, frozen variables) for inference, on the first device: the moving average where one was kept."""
         step = self._step(step)

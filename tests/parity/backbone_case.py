@@ -14,8 +14,8 @@ import numpy as np
 from flax import nnx
 
 from tarvis_jax.model.backbones import ConvNextConfig
-from tarvis_jax.model.config import ModelConfig
-from tarvis_jax.model.decoder import HARD_MASKED, SOFT_MASKED, Predictions
+from tarvis_jax.model.config import HARD_MASKED, SOFT_MASKED, ModelConfig
+from tarvis_jax.model.decoder import Predictions
 from tarvis_jax.model.frozen import Frozen
 from tarvis_jax.model.tarvis import TarViS
 from tarvis_jax.model.variables import fill

@@ -15,20 +15,22 @@ from tarvis_jax.weights.open import open_model
 from tarvis_jax.weights.start import SEMANTIC_TABLE, load_initial_weights
 from tests.weights.pytorch import mini
 
-_CONFIG = ModelConfig(
-    backbone="ResNetMini",
-    hidden_size=32,
-    num_heads=2,
-    neck_layers=1,
-    neck_ffn_size=32,
-    neck_groups=4,
-    decoder_layers=1,
-    decoder_ffn_size=32,
-    object_encoder_layers=1,
-    object_encoder_ffn_size=32,
-    num_instance_queries=4,
-    semantic_classes=(("CITYSCAPES", 34), ("MINE", 3)),
-)
+with pytest.MonkeyPatch.context() as _known:  # a ModelConfig names a backbone that exists
+    mini.register(_known)
+    _CONFIG = ModelConfig(
+        backbone="ResNetMini",
+        hidden_size=32,
+        num_heads=2,
+        neck_layers=1,
+        neck_ffn_size=32,
+        neck_groups=4,
+        decoder_layers=1,
+        decoder_ffn_size=32,
+        object_encoder_layers=1,
+        object_encoder_ffn_size=32,
+        num_instance_queries=4,
+        semantic_classes=(("CITYSCAPES", 34), ("MINE", 3)),
+    )
 _DATASETS = default_datasets(_CONFIG.semantic_classes, {"MINE": DatasetInfo(DatasetSpec("instance", 3))})
 
 

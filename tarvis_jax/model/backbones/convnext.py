@@ -1,11 +1,13 @@
 """ConvNeXt (Liu et al., CVPR 2022) with a LayerNorm on each output."""
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tarvis_jax.fields import Range, check_fields
 from tarvis_jax.model.backbones import layers
 
 _EPSILON = 1e-6
@@ -24,13 +26,16 @@ class ConvNextConfig:
       drop_path: stochastic depth the reference trains with.
     """
 
-    depths: tuple[int, ...]
-    channels: tuple[int, ...]
-    layer_scale: float = 1e-6
-    pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    depths: layers.Stages
+    channels: layers.Stages
+    layer_scale: Annotated[float, Range(0, 1)] = 1e-6
+    pixel_mean: layers.Pixel = (0.485, 0.456, 0.406)
+    pixel_std: layers.Pixel = (0.229, 0.224, 0.225)
     unit_scale: bool = True
-    drop_path: float = 0.0
+    drop_path: Annotated[float, Range(0, 1, below_high=True)] = 0.0
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 class ConvNextBlock(nnx.Module):

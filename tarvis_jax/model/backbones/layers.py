@@ -1,13 +1,21 @@
 """What the backbones share: convolution, frozen batch norm, stochastic depth."""
 
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from tarvis_jax.fields import Length, Range
 from tarvis_jax.model.frozen import Frozen
+
+# Fields of the backbones' configs.
+Width = Annotated[int, Range(1, 65_536)]
+Stages = Annotated[tuple[Width, ...], Length(4, 4)]  # one number for each of the strides 4, 8, 16, 32
+_Channel = Annotated[float, Range(0, 255, above_low=True)]
+Pixel = tuple[_Channel, _Channel, _Channel]
 
 # Torch draws transformer weights from a normal of this width, cut far outside of it.
 TRUNCATED_NORMAL = nnx.initializers.truncated_normal(0.02)

@@ -1,12 +1,14 @@
 """Swin transformer (Liu et al., ICCV 2021) with a LayerNorm on each output."""
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tarvis_jax.fields import Range, check_fields
 from tarvis_jax.model.backbones import layers
 
 _EPSILON = 1e-5
@@ -27,14 +29,17 @@ class SwinConfig:
       drop_path: stochastic depth the reference trains with.
     """
 
-    depths: tuple[int, ...]
-    channels: int
-    num_heads: tuple[int, ...]
-    window: int
-    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    depths: layers.Stages
+    channels: layers.Width
+    num_heads: layers.Stages
+    window: Annotated[int, Range(1, 64)]
+    pixel_mean: layers.Pixel = (123.675, 116.28, 103.53)
+    pixel_std: layers.Pixel = (58.395, 57.12, 57.375)
     unit_scale: bool = False
-    drop_path: float = 0.3
+    drop_path: Annotated[float, Range(0, 1, below_high=True)] = 0.3
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 def relative_position_index(window: int) -> np.ndarray:

@@ -35,8 +35,9 @@ from tarvis_jax.model.backbones import (
     build_backbone,
 )
 from tarvis_jax.model.variables import Keys, flatten
+from tarvis_jax.weights.deferred import Deferred
 from tarvis_jax.weights.pytorch.files import StoredTensor, read_torch_file
-from tarvis_jax.weights.pytorch.mapping import Deferred, plan_weights
+from tarvis_jax.weights.pytorch.mapping import plan_weights
 from tarvis_jax.weights.pytorch.reference import check_backbone, check_state_dict
 from tarvis_jax.weights.pytorch.rules import backbone_rules
 from tarvis_jax.weights.report import Report, fits
@@ -191,4 +192,4 @@ def _recoloured(
         # (x - mean) / theirs = (x - mean) / ours * (ours / theirs), and the padding is 0 on either side.
         return (np.asarray(kernel)[:, :, ::step] * (ours / theirs[::step])[:, None]).astype(kernel.dtype)
 
-    return Deferred(kernel.name, kernel.shape, kernel.dtype, make)
+    return dataclasses.replace(kernel, make=make)

@@ -1,39 +1,13 @@
 """Applies the conversion rules strictly: every tensor used once, every variable filled once, one error for all."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from tarvis_jax.weights.deferred import Deferred, deferred
 from tarvis_jax.weights.pytorch.rules import Rule
 from tarvis_jax.weights.report import Report, entry, fits
-
-
-@dataclasses.dataclass(frozen=True)
-class Deferred:
-    """An array whose shape and dtype are known and whose values are made by `np.asarray`.
-
-    Attributes:
-      name: of the tensor that the values come from, for messages.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    make: Callable[[], np.ndarray]
-
-    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        """The values.
-
-        Raises:
-          ValueError: some are not finite: with such weights every output would be NaN.
-        """
-        array = self.make()
-        if array.dtype.kind in "fc" and not (is_finite := np.isfinite(array)).all():
-            bad = array.size - np.count_nonzero(is_finite)
-            raise ValueError(f"tensor {self.name}: expected finite values, found {bad} of {array.size} NaN or infinite")
-        return array if dtype is None else array.astype(dtype, copy=False)
 
 
 def plan_weights(
@@ -59,7 +33,7 @@ def plan_weights(
       leave_out: shell patterns of tensors that are not used, whatever the rules say.
       derived_may_lack: tensors that we derive need not be there.
       shown_names: what to call tensors in messages and in the report where that is not their key in `state_dict`.
-      source: for the report.
+      source: the file, for the report and for messages.
 
     Returns:
       {path: array to be read}, and the report.
@@ -101,7 +75,7 @@ def plan_weights(
                 f"expected {_describe(wanted)} in our layout, found {_describe(probe)}"
             )
             continue
-        planned[path] = Deferred(shown, probe.shape, probe.dtype, _reader(value, rule))
+        planned[path] = deferred(f"{source}: tensor {shown}".removeprefix(": "), probe, _reader(value, rule))
         loaded.append(entry(shown, value))
     fresh = []
     for path, variable in expected.items():
@@ -149,7 +123,7 @@ def export_weights(variables: Mapping[str, Any], rules: Sequence[Rule]) -> dict[
         probe = np.broadcast_to(np.zeros((), np.dtype(value.dtype)), tuple(value.shape))
         for rule, name in matches:
             like = rule.layout.to_torch(probe) if rule.derive is None else rule.derive(probe)
-            state_dict[name] = Deferred(path, like.shape, like.dtype, _writer(value, rule, like))
+            state_dict[name] = deferred(f"variable {path}", like, _writer(value, rule, like))
     return state_dict
 
 

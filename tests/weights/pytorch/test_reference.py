@@ -166,7 +166,7 @@ def test_plain_pickle_is_refused(tmp_path, capsys):
 
 def test_config_must_lie_beside_the_checkpoint(tmp_path):
     torch.save({"model": {}}, tmp_path / "checkpoint.pth")
-    with pytest.raises(FileNotFoundError, match="config.yaml"):
+    with pytest.raises(ValueError, match="config.yaml"):
         checkpoint.read_torch_checkpoint(tmp_path / "checkpoint.pth")
 
 
