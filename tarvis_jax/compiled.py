@@ -43,4 +43,4 @@ class Programs:
 def shapes_of(arguments: Any) -> Hashable:
     """Shapes and dtypes of a pytree of arrays, as a key."""
     leaves, structure = jax.tree.flatten(arguments)
-    return structure, tuple((np.shape(leaf), str(leaf.dtype)) for leaf in leaves)
+    return structure, tuple((np.shape(leaf), leaf.dtype) for leaf in leaves)

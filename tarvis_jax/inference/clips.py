@@ -13,11 +13,20 @@ PAD_VALUE = 128  # what the reference pads images with, on the right and at the 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """Consecutive frames [first, first + len(frames)) of a video; the frames as the caller prepared them."""
+    """Consecutive frames of a video.
+
+    Attributes:
+      first: number of the first one.
+      frames: as the caller prepared them.
+      is_last: whether the video ends here.
+      final: numbers of the frames that this clip completes: no later clip covers them, and no earlier one completed
+        them. The first clip completes the frames before it, too.
+    """
 
     first: int
     frames: list[np.ndarray]
     is_last: bool
+    final: range
 
     @property
     def end(self) -> int:
@@ -38,17 +47,19 @@ def iterate_clips(frames: Iterable[np.ndarray], length: int, overlap: int, first
     check_schedule(length, overlap)
     window: list[np.ndarray] = []
     start = first_frame
+    final_end = 0
     index = -1
     for index, frame in enumerate(frames):
         if len(window) == length:  # one frame beyond the clip: it is not the last
-            yield Clip(start, list(window), is_last=False)
-            start += length - overlap
+            final = range(final_end, start + length - overlap)
+            yield Clip(start, list(window), is_last=False, final=final)
+            start = final_end = final.stop
             del window[: length - overlap]
         if index >= first_frame:
             window.append(frame)
     if index < first_frame:
         raise ValueError(f"first clip starts at frame {first_frame}, but the video has only {index + 1} frames")
-    yield Clip(start, window, is_last=True)
+    yield Clip(start, window, is_last=True, final=range(final_end, start + len(window)))
 
 
 @dataclasses.dataclass(frozen=True)

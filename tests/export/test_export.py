@@ -67,7 +67,7 @@ def test_parity_with_the_predictor(model, exported, given, tmp_path):
     found = np.load(tmp_path / "found.npz")
 
     predictor: Predictor = model.predictor
-    clip = predictor.clip_classes(given["images"], "KITTI_STEP")
+    clip = predictor.segment_classes(given["images"], "KITTI_STEP")
     inputs = ExemplarInputs(
         ids=[1, 2, 3],
         masks=np.concatenate([given["masks"], np.zeros((1, T, H, W), bool)]),
@@ -80,7 +80,7 @@ def test_parity_with_the_predictor(model, exported, given, tmp_path):
         "class_logits": clip.class_logits,
         "mask_logits": clip.mask_logits,
         "semantic_logits": clip.semantic_logits,
-        "objects": predictor.clip_exemplar(given["images"], inputs),
+        "objects": predictor.segment_objects(given["images"], inputs),
     }
     assert found["class_logits"].shape == (12, 20) and found["objects"].shape == (3, T, H // 4, W // 4)
     for name, value in expected.items():

@@ -109,7 +109,7 @@ def test_padded_object_slots_change_nothing(predictor):
         is_point=np.array([False, False, True]),
         valid_frames=np.array([True, True, False]),
     )
-    ours = predictor.clip_exemplar(images, inputs)
+    ours = predictor.segment_objects(images, inputs)
 
     def clip_objects(variables, images, *objects):
         model = fill(abstract_model(TINY), variables)
