@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kernels.attention.rules import InsideMask, OnlyKeys, TowardsMask
+from kernels.attention.biases import HardMaskBias, KeyPaddingBias, SoftMaskBias
 from tarvis_jax.model.attention import MLP, FeedForward, MultiHeadAttention, layer_norm, linear
 from tarvis_jax.model.config import Frozen, ModelConfig
 from tarvis_jax.model.position_encoding import sine_3d
@@ -93,12 +93,12 @@ class DecoderLayer(nnx.Module):
           [B, Q, C].
         """
         # Differs from the reference: it does not threshold bfloat16 masks and so never blocks anything with them.
-        where = InsideMask(mask_embed, mask_features)
+        where = HardMaskBias(mask_embed, mask_features)
         if self.is_soft:
-            where = TowardsMask(mask_embed, mask_features, self.mask_factors[...])
+            where = SoftMaskBias(mask_embed, mask_features, self.mask_factors[...])
         x = self.cross_attention(queries + embeddings, features, positions, where)
         queries = self.cross_norm(queries + x)
-        x = self.self_attention(queries + embeddings, queries, embeddings, OnlyKeys(valid))
+        x = self.self_attention(queries + embeddings, queries, embeddings, KeyPaddingBias(valid))
         queries = self.self_norm(queries + x)
         return self.ffn(queries)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kernels.attention.rules import Multiset, OnlyKeys
+from kernels.attention.biases import KeyCountBias, KeyPaddingBias
 from tarvis_jax.model.attention import MLP, FeedForward, MultiHeadAttention, layer_norm, linear
 from tarvis_jax.model.cell_counts import STRIDE, grid_counts, nearest_cell, part_counts
 from tarvis_jax.model.config import ModelConfig
@@ -64,9 +64,9 @@ class ObjectEncoderLayer(nnx.Module):
         Returns:
           [B, Q, C].
         """
-        x = self.self_attention(queries + embeddings, queries, embeddings, OnlyKeys(valid))
+        x = self.self_attention(queries + embeddings, queries, embeddings, KeyPaddingBias(valid))
         queries = self.self_norm(queries + x)
-        x = self.cross_attention(queries + embeddings, features, positions, Multiset(counts))
+        x = self.cross_attention(queries + embeddings, features, positions, KeyCountBias(counts))
         return self.ffn(self.cross_norm(queries + x))
 
 
