@@ -11,6 +11,7 @@ from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.masks import rle
 from tarvis_jax.masks.rle import Rle
+from tarvis_jax.results.class_scores import best_class
 from tarvis_jax.results.tracks import FrameObject, FrameResult
 
 
@@ -86,10 +87,3 @@ class ClassPipeline:
         name = self._class_names[class_id - 1] if self._class_names else None
         is_thing = self._semantic is None or class_id - 1 in self._spec.thing_classes
         return FrameObject(track_id, encoded, class_id, name, score, is_thing)
-
-
-def best_class(logits: np.ndarray) -> tuple[int, float]:
-    """Class id 1..K and its softmax probability of class logits [1 + K]."""
-    scores = stitch.softmax(logits)
-    class_id = 1 + int(np.argmax(scores[1:]))
-    return class_id, float(scores[class_id])

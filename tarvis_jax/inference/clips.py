@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import cv2
 import numpy as np
 
+from tarvis_jax.frame_size import resized_size
 from tarvis_jax.inference.config import check_schedule
 
 PAD_VALUE = 128  # what the reference pads images with, on the right and at the bottom
@@ -118,15 +119,10 @@ def plan_geometry(size: tuple[int, int], min_dim: int | None, max_dim: int, size
       max_dim: bound on the larger side after resizing, in pixels (only with min_dim).
       size_divisor: padded sides are multiples of this.
     """
-    height, width = size
-    resized = (height, width)
-    if min_dim is not None:
-        scale = min_dim / min(size)
-        if scale * max(size) > max_dim:
-            scale = max_dim / max(size)
-        resized = (round(scale * height), round(scale * width))
+    size = tuple(size)
+    resized = resized_size(size, min_dim, max_dim)
     padded = tuple(-(-side // size_divisor) * size_divisor for side in resized)
-    return Geometry(original=(height, width), resized=resized, padded=padded)
+    return Geometry(original=size, resized=resized, padded=padded)
 
 
 def _bilinear(size_in: int, size_out: int) -> np.ndarray:

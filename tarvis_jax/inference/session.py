@@ -8,12 +8,13 @@ import numpy as np
 
 from tarvis_jax import datasets
 from tarvis_jax.inference import clips
-from tarvis_jax.inference.class_pipeline import ClassPipeline, best_class
+from tarvis_jax.inference.class_pipeline import ClassPipeline
 from tarvis_jax.inference.config import INFERENCE_DEFAULTS, InferenceConfig
 from tarvis_jax.inference.frames import FrameSource, open_frames
 from tarvis_jax.inference.object_pipeline import ObjectPipeline
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.masks.rle import Rle
+from tarvis_jax.results.class_scores import best_class
 from tarvis_jax.results.target import Target
 from tarvis_jax.results.tracks import FrameResult, TargetId, Track, VideoResult, encode_semantic
 

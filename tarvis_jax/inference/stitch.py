@@ -13,6 +13,7 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from tarvis_jax.results.class_scores import softmax
 from tarvis_jax.results.tracks import TargetId
 
 Layer = tuple[list[TargetId], np.ndarray]  # ids [N] and their logits [N, h, w]
@@ -53,12 +54,6 @@ def drop_duplicates(mask_logits: np.ndarray, class_logits: np.ndarray, max_iou: 
         if all(iou[index, other] <= max_iou for other in kept):
             kept.append(int(index))
     return np.sort(np.array(kept, np.int64))
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis, float64 inside."""
-    exp = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return exp / exp.sum(axis=-1, keepdims=True)
 
 
 def mask_iou(masks_a: np.ndarray, masks_b: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from flax import nnx
 from kernels.attention.biases import AttentionBias
 from kernels.attention.operator import attend
 from kernels.attention.tokens import Projections, Tokens
+from tarvis_jax.model.config import ModelConfig
 
 _xavier_uniform = nnx.initializers.xavier_uniform()
 
@@ -55,6 +56,18 @@ class MultiHeadAttention(nnx.Module):
         self.dtype = dtype
         self.in_proj = linear(hidden_size, 3 * hidden_size, rngs=rngs, dtype=dtype)
         self.out_proj = linear(hidden_size, hidden_size, rngs=rngs, dtype=dtype)
+
+    @classmethod
+    def of_config(cls, config: ModelConfig, *, rngs: nnx.Rngs) -> "MultiHeadAttention":
+        """As wide, precise and frugal as the model's configuration says."""
+        return cls(
+            config.hidden_size,
+            config.num_heads,
+            max_logit_bytes=config.max_logit_bytes,
+            backend=config.attention_backend,
+            rngs=rngs,
+            dtype=jnp.dtype(config.compute_dtype),
+        )
 
     def __call__(
         self, query: jax.Array, features: jax.Array, positions: jax.Array, bias: AttentionBias | None = None

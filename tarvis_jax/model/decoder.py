@@ -52,19 +52,13 @@ class DecoderLayer(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.compute_dtype)
         size, heads = config.hidden_size, config.num_heads
-        attention = {
-            "max_logit_bytes": config.max_logit_bytes,
-            "backend": config.attention_backend,
-            "rngs": rngs,
-            "dtype": dtype,
-        }
         self.is_soft = config.cross_attention == SOFT_MASKED
-        self.cross_attention = MultiHeadAttention(size, heads, **attention)
+        self.cross_attention = MultiHeadAttention.of_config(config, rngs=rngs)
         self.cross_norm = layer_norm(size, rngs=rngs, dtype=dtype)
         if self.is_soft:
             # [M]: how strongly each head keeps to the mask: 32, 32, 16, 16, 8, 8, 4, 4 for 8 heads.
             self.mask_factors = Frozen(32.0 * 0.5 ** (4 * jnp.arange(heads) // heads).astype(jnp.float32))
-        self.self_attention = MultiHeadAttention(size, heads, **attention)
+        self.self_attention = MultiHeadAttention.of_config(config, rngs=rngs)
         self.self_norm = layer_norm(size, rngs=rngs, dtype=dtype)
         self.ffn = FeedForward(size, config.decoder_ffn_size, rngs=rngs, dtype=dtype)
 

@@ -29,16 +29,10 @@ class ObjectEncoderLayer(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.compute_dtype)
-        size, heads = config.hidden_size, config.num_heads
-        attention = {
-            "max_logit_bytes": config.max_logit_bytes,
-            "backend": config.attention_backend,
-            "rngs": rngs,
-            "dtype": dtype,
-        }
-        self.self_attention = MultiHeadAttention(size, heads, **attention)
+        size = config.hidden_size
+        self.self_attention = MultiHeadAttention.of_config(config, rngs=rngs)
         self.self_norm = layer_norm(size, rngs=rngs, dtype=dtype)
-        self.cross_attention = MultiHeadAttention(size, heads, **attention)
+        self.cross_attention = MultiHeadAttention.of_config(config, rngs=rngs)
         self.cross_norm = layer_norm(size, rngs=rngs, dtype=dtype)
         self.ffn = FeedForward(size, config.object_encoder_ffn_size, rngs=rngs, dtype=dtype)
 
