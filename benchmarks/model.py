@@ -64,10 +64,10 @@ class Reference:
 
 
 def benchmark_clip(args: argparse.Namespace, model: TarViS, dataset: str) -> Iterator[dict]:
-    """Seconds a clip of `Predictor.clip_classes`, frames/s; then the same beside the reference, with the ratio."""
+    """Seconds a clip of `Predictor.segment_classes`, frames/s; then the same beside the reference, with the ratio."""
     predictor = Predictor.from_model(model)
     images = np.random.default_rng(0).integers(0, 256, (args.frames, args.height, args.width, 3), np.uint8)
-    clip = lambda: predictor.clip_classes(images, dataset).mask_logits  # noqa: E731
+    clip = lambda: predictor.segment_classes(images, dataset).mask_logits  # noqa: E731
     time_of(clip)
     runs = {"ours": lambda: time_of(clip)}
 

@@ -121,16 +121,6 @@ def preserving_crop(masks: np.ndarray, size: tuple[int, int], rng: np.random.Gen
     return top, left
 
 
-def resized_size(size: tuple[int, int], min_dim: int | None, max_dim: int) -> tuple[int, int]:
-    """Height and width after the smaller side became `min_dim`, or less where the larger would exceed `max_dim`."""
-    if min_dim is None:
-        return size
-    scale = min_dim / min(size)
-    if max(size) * scale > max_dim:
-        scale = max_dim / max(size)
-    return max(1, round(scale * size[0])), max(1, round(scale * size[1]))
-
-
 def fitted_size(size: tuple[int, int], bucket: tuple[int, int]) -> tuple[int, int]:
     """`size`, shrunk (keeping the aspect) as far as needed to fit in `bucket`."""
     scale = min(1.0, bucket[0] / size[0], bucket[1] / size[1])

@@ -11,7 +11,7 @@ from absl import logging
 
 import main
 from tarvis_jax import command_line
-from tests.tiny_model import noise_video, tiny_model
+from tests import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = "--config=tests/train/tiny_config.py:1"
@@ -82,9 +82,9 @@ def test_errors_of_the_user(fail, arguments, message):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    tiny_model().save_pretrained(folder / "shared")
+    tiny.make_model().save_pretrained(folder / "shared")
     (folder / "frames").mkdir()
-    cv2.imwrite(str(folder / "frames/0.png"), noise_video(1)[0])
+    cv2.imwrite(str(folder / "frames/0.png"), tiny.noise_video(1)[0])
     return folder
 
 

@@ -34,8 +34,6 @@ class InferenceConfig:
         1 keeps all, as the reference does.
       association_iou: VIS and VPS: masks of successive clips are one track if their IoU in the overlap exceeds this.
       max_predictions: VIS: (track, class) pairs per video in the results file.
-      reference_overlap: do in overlapping frames what the reference does, defects included (see stitch.py,
-        targets.py); for parity with its results.
     """
 
     clip_length: Annotated[int, Range(1, 10_000)] = 12
@@ -47,7 +45,6 @@ class InferenceConfig:
     duplicate_iou: _Share = 1.0
     association_iou: _Share = 0.5
     max_predictions: Annotated[int, Range(1, 10**6)] = 10
-    reference_overlap: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)

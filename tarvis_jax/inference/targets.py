@@ -1,7 +1,7 @@
 """What a clip's object queries are made from: the targets given in it, and the masks of the clip before."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -13,10 +13,10 @@ BEFORE_FIRST_FRAME = -1e3  # mask logit of an object in frames before it is give
 
 @dataclasses.dataclass(frozen=True)
 class ExemplarInputs:
-    """What `Predictor.clip_exemplar` needs of the objects of a clip; rows are objects, padded pixels.
+    """What `Predictor.segment_objects` needs of the objects of a clip; rows are objects, padded pixels.
 
     Attributes:
-      ids: the caller's id per row (with `reference_overlap` an id may have a mask row and a point row).
+      ids: the caller's id per row.
       masks: bool [N, T, H, W]; all false for point rows.
       points_yx: float32 [N, 2] normalised to the padded image; 0 for mask rows.
       point_frames: int32 [N] frame within the clip; 0 for mask rows.
@@ -40,13 +40,12 @@ class ExemplarMemory:
     no predicted mask there.
 
     Differs from the reference: there, a point in the overlap makes a second object of the same id, and the two
-    compete for the pixels. `reference_overlap=True` keeps that.
+    compete for the pixels.
     """
 
-    def __init__(self, upsample: Callable[[np.ndarray], np.ndarray], reference_overlap: bool = False):
+    def __init__(self, upsample: Callable[[np.ndarray], np.ndarray]):
         """upsample: stride-4 logits [N, T, h, w] -> bool masks [N, T, H, W] (bilinear x4, > 0)."""
         self._upsample = upsample
-        self._reference_overlap = reference_overlap
         self.reset()
 
     def reset(self) -> None:
@@ -96,7 +95,7 @@ class ExemplarMemory:
             if target.mask is not None:
                 masks.setdefault(target.id, np.zeros((num_frames, *padded_size), bool))
                 masks[target.id][frame] = prepare_mask(target.mask)
-            elif self._reference_overlap or target.id not in masks:
+            elif self._uses_point(target, masks):
                 points.append((target.id, frame, normalise_point(target.point_yx)))
         ids = list(masks) + [object_id for object_id, _, _ in points]
         if not ids:
@@ -115,6 +114,10 @@ class ExemplarMemory:
         for row, (_, frame, point) in enumerate(points, start=num_masks):
             inputs.points_yx[row], inputs.point_frames[row] = point, frame
         return inputs
+
+    def _uses_point(self, target: Target, masks: Mapping[TargetId, np.ndarray]) -> bool:
+        """Whether a point makes queries, given the masks that objects of the clip have."""
+        return target.id not in masks
 
 
 def silence_before_given(logits: np.ndarray, first: int, ids: list[TargetId], targets: list[Target]) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kernels.attention.rules import InsideMask, OnlyKeys, TowardsMask
+from kernels.attention.biases import HardMaskBias, KeyPaddingBias, SoftMaskBias
 from tarvis_jax.model.attention import MLP, FeedForward, MultiHeadAttention, layer_norm, linear
 from tarvis_jax.model.config import SOFT_MASKED, ModelConfig
 from tarvis_jax.model.frozen import Frozen
@@ -51,19 +51,13 @@ class DecoderLayer(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.compute_dtype)
         size, heads = config.hidden_size, config.num_heads
-        attention = {
-            "max_logit_bytes": config.max_logit_bytes,
-            "backend": config.attention_backend,
-            "rngs": rngs,
-            "dtype": dtype,
-        }
         self.is_soft = config.cross_attention == SOFT_MASKED
-        self.cross_attention = MultiHeadAttention(size, heads, **attention)
+        self.cross_attention = MultiHeadAttention.of_config(config, rngs=rngs)
         self.cross_norm = layer_norm(size, rngs=rngs, dtype=dtype)
         if self.is_soft:
             # [M]: how strongly each head keeps to the mask: 32, 32, 16, 16, 8, 8, 4, 4 for 8 heads.
             self.mask_factors = Frozen(32.0 * 0.5 ** (4 * jnp.arange(heads) // heads).astype(jnp.float32))
-        self.self_attention = MultiHeadAttention(size, heads, **attention)
+        self.self_attention = MultiHeadAttention.of_config(config, rngs=rngs)
         self.self_norm = layer_norm(size, rngs=rngs, dtype=dtype)
         self.ffn = FeedForward(size, config.decoder_ffn_size, rngs=rngs, dtype=dtype)
 
@@ -92,12 +86,12 @@ class DecoderLayer(nnx.Module):
           [B, Q, C].
         """
         # Differs from the reference: it does not threshold bfloat16 masks and so never blocks anything with them.
-        where = InsideMask(mask_embed, mask_features)
+        where = HardMaskBias(mask_embed, mask_features)
         if self.is_soft:
-            where = TowardsMask(mask_embed, mask_features, self.mask_factors[...])
+            where = SoftMaskBias(mask_embed, mask_features, self.mask_factors[...])
         x = self.cross_attention(queries + embeddings, features, positions, where)
         queries = self.cross_norm(queries + x)
-        x = self.self_attention(queries + embeddings, queries, embeddings, OnlyKeys(valid))
+        x = self.self_attention(queries + embeddings, queries, embeddings, KeyPaddingBias(valid))
         queries = self.self_norm(queries + x)
         return self.ffn(queries)
 

@@ -20,7 +20,7 @@ from tarvis_jax.parallel.mesh import initialize_distributed, make_mesh, num_micr
 from tarvis_jax.run_config import CONFIG_FILE, Config
 from tarvis_jax.train.metrics import MetricWriter, read_metrics
 from tarvis_jax.train.progress import Progress
-from tarvis_jax.train.state import TrainState, from_items, to_items, with_weights
+from tarvis_jax.train.state import TrainState, from_items, replace_weights, to_items
 from tarvis_jax.train.step import TrainStepper, make_stepper
 from tarvis_jax.visualize.run_report import write_training_report
 from tarvis_jax.weights.checkpoints import Checkpoints
@@ -89,7 +89,7 @@ def _begin(config: Config, workdir: pathlib.Path, stepper: TrainStepper, checkpo
             leave_out=config.train.init_leave_out,
         )
         logging.info("weights to start from: %s", report)
-        state = with_weights(state, params, frozen)
+        state = replace_weights(state, params, frozen)
     return state
 
 

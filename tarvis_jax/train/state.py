@@ -73,7 +73,7 @@ def abstract_state(
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
 
 
-def with_weights(state: TrainState, params: Mapping[str, Any], frozen: Mapping[str, Any]) -> TrainState:
+def replace_weights(state: TrainState, params: Mapping[str, Any], frozen: Mapping[str, Any]) -> TrainState:
     """The state with other weights (and the moving average started from them).
 
     Raises:

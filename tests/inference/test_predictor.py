@@ -15,27 +15,10 @@ from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.predictor import ClassClip, Predictor, object_bucket
 from tarvis_jax.inference.session import Session
 from tarvis_jax.inference.targets import ExemplarInputs
-from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.variables import abstract_model, fill, flatten
+from tests import tiny
 
-TINY = ModelConfig(
-    backbone="ResNetTiny",
-    hidden_size=32,
-    num_heads=4,
-    neck_layers=1,
-    neck_ffn_size=32,
-    neck_groups=4,
-    decoder_layers=1,
-    decoder_strides=(16,),
-    background_grid=(2, 2),
-    temporal_window=1,
-    decoder_ffn_size=32,
-    object_encoder_layers=1,
-    object_encoder_ffn_size=32,
-    num_instance_queries=12,
-    num_queries_per_object=2,
-    semantic_classes=(("KITTI_STEP", 5), ("YOUTUBE_VIS", 4)),
-)
+TINY = dataclasses.replace(tiny.MODEL, semantic_classes=(("KITTI_STEP", 5), ("YOUTUBE_VIS", 4)))
 SIZE = (50, 60)
 
 
@@ -109,7 +92,7 @@ def test_padded_object_slots_change_nothing(predictor):
         is_point=np.array([False, False, True]),
         valid_frames=np.array([True, True, False]),
     )
-    ours = predictor.clip_exemplar(images, inputs)
+    ours = predictor.segment_objects(images, inputs)
 
     def clip_objects(variables, images, *objects):
         model = fill(abstract_model(TINY), variables)

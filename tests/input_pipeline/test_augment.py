@@ -3,6 +3,7 @@ import pytest
 
 from input_pipeline import augment
 from input_pipeline.augment import Clip
+from tarvis_jax.frame_size import resized_size
 
 
 def clip_of_coordinates(height=40, width=56, frames=2):
@@ -104,7 +105,7 @@ def test_colours_change_alike_in_all_frames_and_stay_in_bounds():
     ],
 )
 def test_resized_size(size, min_dim, max_dim, expected):
-    assert augment.resized_size(size, min_dim, max_dim) == expected
+    assert resized_size(size, min_dim, max_dim) == expected
 
 
 def test_fitted_size_only_shrinks():

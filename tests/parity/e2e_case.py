@@ -1,6 +1,6 @@
 """The whole inference pipeline against the reference's finished tracks (golden/e2e_*).
 
-The settings come from the case's meta.json. The reference's output is reproduced with `reference_overlap=True`.
+The settings come from the case's meta.json; clips are joined as the reference joins them (reference_defects.py).
 """
 
 import json
@@ -17,6 +17,7 @@ from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.results.tracks import VideoResult
 from tarvis_jax.weights.pytorch.reference import from_reference_state_dict
 from tests.parity.common import OUTPUT_TOLERANCE, Row, compare, load_npz, seeded_state_dict
+from tests.parity.reference_defects import ReferenceSession
 
 MASK_TOLERANCE = 1e-3  # 1 - IoU of a track's masks over all frames
 CLASS_MAP_TOLERANCE = 1e-3  # share of pixels with another class
@@ -51,7 +52,7 @@ def compare_task(case_dir: pathlib.Path, name: str, predictor: Predictor) -> lis
     meta = json.loads((case_dir / "meta.json").read_text())
     golden = json.loads((case_dir / f"{name}.json").read_text())
     golden_masks = golden["track_masks"] if "track_masks" in golden else golden["track_mask_rles"]
-    session = Session(
+    session = ReferenceSession(
         predictor,
         DATASETS[name],
         config=InferenceConfig(
@@ -61,7 +62,6 @@ def compare_task(case_dir: pathlib.Path, name: str, predictor: Predictor) -> lis
             max_dim=meta["resize"].get("MAX_DIM", 1333),
             max_tracks=len(golden_masks[0]),  # the reference encodes empty masks too: as many as there were tracks
             score_threshold=0.0,
-            reference_overlap=True,
         ),
     )
     _add_targets(session, case_dir, name, meta)

@@ -13,7 +13,7 @@ import pytest
 import tarvis_jax
 from tarvis_jax.config import MAX_JSON_BYTES
 from tarvis_jax.weights import folder as shared
-from tests.tiny_model import TINY, tiny_model
+from tests import tiny
 
 MAX_SECONDS = 5.0
 MAX_MEGABYTES = 256
@@ -23,8 +23,8 @@ MAX_MEGABYTES = 256
 def good(tmp_path_factory):
     """A folder that loads: (path, content of its config.json)."""
     path = tmp_path_factory.mktemp("good")
-    tiny_model().save_pretrained(path)
-    assert tarvis_jax.load(path).config == TINY
+    tiny.make_model().save_pretrained(path)
+    assert tarvis_jax.load(path).config == tiny.MODEL
     return path, json.loads((path / shared.CONFIG_FILE).read_text())
 
 
@@ -155,7 +155,7 @@ def test_config(good, tmp_path, name):
 def test_the_links_of_a_cache_are_followed(good, tmp_path):
     for name in (shared.CONFIG_FILE, shared.WEIGHTS_FILE):
         (tmp_path / name).symlink_to(good[0] / name)
-    assert tarvis_jax.load(tmp_path).config == TINY
+    assert tarvis_jax.load(tmp_path).config == tiny.MODEL
 
 
 def huge_json(path):

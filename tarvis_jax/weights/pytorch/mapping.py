@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 from tarvis_jax.weights.deferred import Deferred, deferred
-from tarvis_jax.weights.pytorch.rules import Rule
+from tarvis_jax.weights.pytorch.rules import TensorRule
 from tarvis_jax.weights.report import Report, entry, fits
 
 
 def plan_weights(
     state_dict: Mapping[str, Any],
     expected: Mapping[str, Any],
-    rules: Sequence[Rule],
+    rules: Sequence[TensorRule],
     *,
     new: Sequence[str] = (),
     leave_out: Sequence[str] = (),
@@ -103,14 +103,14 @@ def plan_weights(
 
 
 def convert_weights(
-    state_dict: Mapping[str, Any], expected: Mapping[str, Any], rules: Sequence[Rule]
+    state_dict: Mapping[str, Any], expected: Mapping[str, Any], rules: Sequence[TensorRule]
 ) -> dict[str, np.ndarray]:
     """`plan_weights`, strictly, with the values read: {path: array}, exactly the variables of the model."""
     planned, _ = plan_weights(state_dict, expected, rules)
     return {path: np.asarray(value) for path, value in planned.items()}
 
 
-def export_weights(variables: Mapping[str, Any], rules: Sequence[Rule]) -> dict[str, Deferred]:
+def export_weights(variables: Mapping[str, Any], rules: Sequence[TensorRule]) -> dict[str, Deferred]:
     """Applies `rules` backwards: {path: array} to a state dict of the reference, derived tensors included.
 
     The values are made when asked for, so that a file can be written with one tensor in memory.
@@ -127,17 +127,17 @@ def export_weights(variables: Mapping[str, Any], rules: Sequence[Rule]) -> dict[
     return state_dict
 
 
-def _reader(value: Any, rule: Rule) -> Callable[[], np.ndarray]:
+def _reader(value: Any, rule: TensorRule) -> Callable[[], np.ndarray]:
     return lambda: rule.layout.to_jax(np.asarray(value))
 
 
-def _writer(value: Any, rule: Rule, like: np.ndarray) -> Callable[[], np.ndarray]:
+def _writer(value: Any, rule: TensorRule, like: np.ndarray) -> Callable[[], np.ndarray]:
     if rule.derive is not None:
         return lambda: like
     return lambda: np.ascontiguousarray(rule.layout.to_torch(np.asarray(value))).reshape(like.shape)
 
 
-def _missing_derived(state_dict: Mapping, variables: Mapping, rules: Sequence[Rule]) -> list[str]:
+def _missing_derived(state_dict: Mapping, variables: Mapping, rules: Sequence[TensorRule]) -> list[str]:
     names = {rule.torch_name(path) for rule in rules if rule.derive is not None for path in variables} - {None}
     return [f"missing tensor {name}" for name in sorted(names - set(state_dict))]
 

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from kernels.ms_deform_attn import reference as oracle
 from kernels.ms_deform_attn.backends import BACKENDS
+from tests.kernels.ms_deform_attn import oracle
 
 LevelShapes = tuple[tuple[int, int], ...]
 

@@ -197,7 +197,7 @@ def test_pretraining_config_has_the_image_datasets():
 
 
 def test_rules_read_both_ways():
-    rule = rules.Rule("a.{i}.b_{name}.weight", "x/{name}/{i}", rules.LINEAR)
+    rule = rules.TensorRule("a.{i}.b_{name}.weight", "x/{name}/{i}", rules.LINEAR)
     assert rule.jax_path("a.3.b_c.weight") == "x/c/3"
     assert rule.torch_name("x/c/3") == "a.3.b_c.weight"
     assert rule.jax_path("a.3.4.b_c.weight") is None
