@@ -79,7 +79,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], path: str = "config")
     hints = field_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     unknown = [key for key in mapping if key not in fields]
-    problems = [f"{path}.{_name(key)}: no such key. {_neighbours(key, fields)}" for key in unknown[:_MOST_UNKNOWN]]
+    problems = [f"{path}.{_name(key)}: no such key. {_neighbors(key, fields)}" for key in unknown[:_MOST_UNKNOWN]]
     values = {}
     for name, field in fields.items():
         if name in mapping:
@@ -202,7 +202,7 @@ def _override(config: ml_collections.ConfigDict, override: str) -> None:
     for name in (*sections, key):
         known = section if isinstance(section, ml_collections.ConfigDict) else {}
         if name not in known:
-            raise ValueError(f"{place}.{name}: no such key. {_neighbours(name, dict.fromkeys(known))}")
+            raise ValueError(f"{place}.{name}: no such key. {_neighbors(name, dict.fromkeys(known))}")
         if name is not key:
             section, place = section[name], f"{place}.{name}"
     if isinstance(section[key], ml_collections.ConfigDict):
@@ -230,7 +230,7 @@ def _parse(text: str, kind: type, path: str) -> Any:
     return value
 
 
-def _neighbours(key: Any, known: Mapping[str, Any]) -> str:
+def _neighbors(key: Any, known: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(str(key)[:100], known, n=3, cutoff=0.5)
     every = ", ".join(sorted(known))
     return f"Did you mean {' or '.join(near)}? Known keys: {every}" if near else f"Known keys: {every}"

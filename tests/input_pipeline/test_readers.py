@@ -267,7 +267,7 @@ def test_unknown_names(make_dataset, workspace):
         with pytest.raises(ValueError, match="DAVIS: reader should be a module of .*'burst', .*found 'zip'"):
             read(unknown, str(workspace))
     with pytest.raises(ValueError, match="unknown fields"):
-        dataset_config("DAVIS", colour=3)
+        dataset_config("DAVIS", color=3)
 
 
 def test_davis240(shared_dir):
