@@ -3,7 +3,7 @@
     python main.py --config=configs/davis240.py:root=../shared/samples/davis240 --workdir=runs/davis240
 
 `root` is a folder in DAVIS' official layout. Its videos are trained on and evaluated: the score shows fit, not
-generalisation.
+generalization.
 """
 
 import os

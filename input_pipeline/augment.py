@@ -22,7 +22,7 @@ class Clip:
         return self.images.shape[1:3]
 
 
-def jitter_colours(
+def jitter_colors(
     images: np.ndarray,
     rng: np.random.Generator,
     *,
@@ -38,7 +38,7 @@ def jitter_colours(
       contrast: range of the factor.
       brightness: largest shift, in 8-bit units.
 
-    Differs from the reference: brightness shifts all three channels equally; there a random colour space decides which
+    Differs from the reference: brightness shifts all three channels equally; there a random color space decides which
     channel is the brightness.
     """
     hue, saturation = rng.integers(-hue_saturation, hue_saturation + 1, size=2).tolist()
@@ -128,7 +128,7 @@ def fitted_size(size: tuple[int, int], bucket: tuple[int, int]) -> tuple[int, in
 
 
 def resize(clip: Clip, size: tuple[int, int]) -> Clip:
-    """Images bilinear; masks bilinear with threshold 0.5; class maps nearest neighbour.
+    """Images bilinear; masks bilinear with threshold 0.5; class maps nearest neighbor.
 
     Differs from the reference: it resizes the mask of each class bilinearly, which leaves gaps between classes.
     """

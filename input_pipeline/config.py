@@ -30,7 +30,7 @@ class DatasetConfig:
       max_instances: N, the number of target slots.
       buckets: sizes (height, width), multiples of the model's `size_divisor`, that clips are padded to.
       hue_saturation, brightness: largest shift up and down, in 8-bit units (hue: of 256 for the full circle).
-      contrast: range of the factor about mid-grey.
+      contrast: range of the factor about mid-gray.
       min_mask_area: masks below this many pixels are left out when training annotations are read (BURST).
     """
 

@@ -126,7 +126,7 @@ class VideoRecord:
         return result
 
     def semantic_map(self, frame: int) -> np.ndarray:
-        """uint8 [H, W]: class 0..K-1; 255 where ignored or not labelled.
+        """uint8 [H, W]: class 0..K-1; 255 where ignored or not labeled.
 
         Differs from the reference: there a pixel that no class covers becomes class 0; here it is ignored.
         """

@@ -100,8 +100,8 @@ class SampleLoader:
         visible = clip.masks.any((1, 2, 3))
         if not visible.any():
             return None
-        # Colours come last, on the fewest pixels; they commute with everything but the interpolation.
-        images = augment.jitter_colours(
+        # Colors come last, on the fewest pixels; they commute with everything but the interpolation.
+        images = augment.jitter_colors(
             clip.images,
             rng,
             hue_saturation=dataset.hue_saturation,

@@ -73,7 +73,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], path: str = "config")
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for key in mapping:
         if key not in fields:
-            raise ValueError(f"{path}.{key}: no such key. {_neighbours(key, fields)}")
+            raise ValueError(f"{path}.{key}: no such key. {_neighbors(key, fields)}")
     values = {}
     for name, field in fields.items():
         if name in mapping:
@@ -116,11 +116,11 @@ def check_overrides(config: Mapping[str, Any], arguments: Sequence[str]) -> None
         for key in argument.lstrip("-").split("=")[0].split(".")[1:]:
             if not isinstance(section, (Mapping, ml_collections.ConfigDict)) or key not in section:
                 known = section.keys() if isinstance(section, (Mapping, ml_collections.ConfigDict)) else ()
-                raise ValueError(f"{path}.{key}: no such key. {_neighbours(key, dict.fromkeys(known))}")
+                raise ValueError(f"{path}.{key}: no such key. {_neighbors(key, dict.fromkeys(known))}")
             path, section = f"{path}.{key}", section[key]
 
 
-def _neighbours(key: str, known: Mapping[str, Any]) -> str:
+def _neighbors(key: str, known: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     every = ", ".join(sorted(known))
     return f"Did you mean {' or '.join(near)}? Known keys: {every}" if near else f"Known keys: {every}"

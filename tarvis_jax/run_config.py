@@ -14,11 +14,11 @@ SCHEDULES = ("step", "cosine")
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """The training loop. Durations are in optimiser steps; 0 switches the thing off.
+    """The training loop. Durations are in optimizer steps; 0 switches the thing off.
 
     Attributes:
-      num_steps: optimiser steps in all.
-      seed: of initialisation, data order and every random draw.
+      num_steps: optimizer steps in all.
+      seed: of initialization, data order and every random draw.
       max_samples_per_device: a device never sees more samples at once; the global batch (`data.batch_size`) is kept by
         accumulating gradients over microbatches. 0: no limit.
       exemplar_point_probability: each object of an exemplar batch is given by a point with this probability, else by
@@ -74,7 +74,7 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Optimiser settings; the defaults are those of fine-tuning. Steps are optimiser steps.
+    """Optimizer settings; the defaults are those of fine-tuning. Steps are optimizer steps.
 
     Attributes:
       learning_rate: of everything but the backbone, after warm-up.

@@ -9,7 +9,7 @@ A back end is a module with pure functions that are traced inside jit, on arrays
 
       value [B, S, M, D] float32 or bfloat16; the levels' cells row by row, one level after the other
       offsets [B, Q, M, L, P, 2], (x, y) in pixels of the level, and scores [B, Q, M, L, P]: float32 or bfloat16
-      reference float32 [Q, L, 2], (x, y) normalised to the level
+      reference float32 [Q, L, 2], (x, y) normalized to the level
       level_shapes static ((h, w), ...); softmax static: scores are logits (softmax over L * P), or plain weights
       out, out_grad [B, Q, M, D] of the dtype of value; every gradient of the dtype of its input
 

@@ -85,13 +85,13 @@ class Geometry:
         if self.resized != self.original:
             resized = cv2.resize(mask.astype(np.float32), self.resized[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
             if not resized.any():
-                centre = (np.argwhere(mask).mean(axis=0) + 0.5) / self.original * self.resized
-                resized[tuple(centre.astype(int))] = True
+                center = (np.argwhere(mask).mean(axis=0) + 0.5) / self.original * self.resized
+                resized[tuple(center.astype(int))] = True
             mask = resized
         return self._pad(mask, False)
 
-    def normalise_point(self, point_yx: Sequence[float]) -> np.ndarray:
-        """Pixel (y, x) of the original frame -> float32 [2], its centre over the size of the padded image."""
+    def normalize_point(self, point_yx: Sequence[float]) -> np.ndarray:
+        """Pixel (y, x) of the original frame -> float32 [2], its center over the size of the padded image."""
         scale = np.asarray(self.resized, np.float64) / np.asarray(self.padded, np.float64)
         return ((np.asarray(point_yx, np.float64) + 0.5) / self.original * scale).astype(np.float32)
 
@@ -126,7 +126,7 @@ def plan_geometry(size: tuple[int, int], min_dim: int | None, max_dim: int, size
 
 
 def _bilinear(size_in: int, size_out: int) -> np.ndarray:
-    """Matrix [size_out, size_in] of bilinear interpolation with half-pixel centres and clamped borders."""
+    """Matrix [size_out, size_in] of bilinear interpolation with half-pixel centers and clamped borders."""
     source = np.maximum((np.arange(size_out) + 0.5) * size_in / size_out - 0.5, 0.0)
     low = np.minimum(np.floor(source).astype(int), size_in - 1)
     high = np.minimum(low + 1, size_in - 1)

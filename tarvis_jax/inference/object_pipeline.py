@@ -57,7 +57,7 @@ class ObjectPipeline:
     def _add(self, clip: Clip, geometry: Geometry) -> None:
         given = [target for target in self._targets.values() if clip.first <= target.frame < clip.end]
         inputs = self._memory.inputs(
-            clip.first, len(clip.frames), geometry.padded, given, geometry.prepare_mask, geometry.normalise_point
+            clip.first, len(clip.frames), geometry.padded, given, geometry.prepare_mask, geometry.normalize_point
         )
         if inputs is None:
             self._all_lost()

@@ -18,7 +18,7 @@ class ExemplarInputs:
     Attributes:
       ids: the caller's id per row.
       masks: bool [N, T, H, W]; all false for point rows.
-      points_yx: float32 [N, 2] normalised to the padded image; 0 for mask rows.
+      points_yx: float32 [N, 2] normalized to the padded image; 0 for mask rows.
       point_frames: int32 [N] frame within the clip; 0 for mask rows.
       is_point: bool [N].
       valid_frames: bool [T] frames that objects and background are encoded from.
@@ -33,7 +33,7 @@ class ExemplarInputs:
 
 
 class ExemplarMemory:
-    """Carries objects from clip to clip: the masks of one clip re-initialise the queries of the next (paper 3.3).
+    """Carries objects from clip to clip: the masks of one clip re-initialize the queries of the next (paper 3.3).
 
     An object whose mask is empty in all frames of the overlap is lost for good, unless it is given in this clip. A
     given mask replaces the predicted one in its frame. A point given in the overlap is used only if the object has
@@ -70,14 +70,14 @@ class ExemplarMemory:
         padded_size: tuple[int, int],
         targets: list[Target],
         prepare_mask: Callable[[np.ndarray], np.ndarray],
-        normalise_point: Callable[[tuple[float, float]], np.ndarray],
+        normalize_point: Callable[[tuple[float, float]], np.ndarray],
     ) -> ExemplarInputs | None:
         """Objects of the clip [first, first + num_frames), or None if there is none left.
 
         Args:
           padded_size: (height, width) of the network's input.
           targets: those given in frames of this clip.
-          prepare_mask, normalise_point: to the network's input (see clips.Geometry).
+          prepare_mask, normalize_point: to the network's input (see clips.Geometry).
         """
         overlap = max(0, self._end - first) if self._logits is not None else 0
         masks: dict[TargetId, np.ndarray] = {}
@@ -96,7 +96,7 @@ class ExemplarMemory:
                 masks.setdefault(target.id, np.zeros((num_frames, *padded_size), bool))
                 masks[target.id][frame] = prepare_mask(target.mask)
             elif self._uses_point(target, masks):
-                points.append((target.id, frame, normalise_point(target.point_yx)))
+                points.append((target.id, frame, normalize_point(target.point_yx)))
         ids = list(masks) + [object_id for object_id, _, _ in points]
         if not ids:
             return None

@@ -198,7 +198,7 @@ def mask_dot(mask_embed: jax.Array, features: jax.Array) -> jax.Array:
 def resize_to_stride(x: jax.Array, factor: int) -> jax.Array:
     """Shrinks [B, T, h, w, C] by an even `factor` in height and width, bilinearly and without smoothing first.
 
-    The centre of a target cell lies between the four middle cells of its block (half-pixel centres), so the result is
+    The center of a target cell lies between the four middle cells of its block (half-pixel centers), so the result is
     their mean; PyTorch's `interpolate(..., align_corners=False)` computes the same.
     """
     if factor % 2:

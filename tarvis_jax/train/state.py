@@ -22,9 +22,9 @@ class TrainState:
     Attributes:
       params: trained parameters by path, float32.
       frozen: variables that are never trained (frozen batch norm, pixel mean) by path.
-      opt_state: the optimiser's own.
+      opt_state: the optimizer's own.
       ema: exponential moving average of `params`; empty when none is kept.
-      step: int32 [], optimiser steps done.
+      step: int32 [], optimizer steps done.
       is_healthy: bool []; turns False at the first step with a tensor that is not finite, and from there on nothing
         else changes, so that the state can be examined.
     """
@@ -57,7 +57,7 @@ def initial_state(
     def make(key: jax.Array) -> TrainState:
         return new_state(*structure.initialize(key), optimizer, keep_ema)
 
-    # Runs once and does little: compiling without optimisation is several times faster.
+    # Runs once and does little: compiling without optimization is several times faster.
     options = {"xla_backend_optimization_level": 0}
     return jax.jit(make, out_shardings=replicated(mesh), compiler_options=options)(jax.random.key(seed))
 

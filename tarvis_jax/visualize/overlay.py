@@ -1,4 +1,4 @@
-"""Masks drawn over a frame: one stable colour per id, contours, labels, and what the user pointed at."""
+"""Masks drawn over a frame: one stable color per id, contours, labels, and what the user pointed at."""
 
 import colorsys
 import zlib
@@ -15,7 +15,7 @@ _GOLDEN = 0.61803398875  # steps of this much of the circle of hues never come c
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def colour(identity: int | str) -> tuple[int, int, int]:
+def color(identity: int | str) -> tuple[int, int, int]:
     """RGB 0..255 of an id, the same in every frame and run; any two of ids 1..20 differ clearly."""
     if isinstance(identity, str):
         identity = zlib.crc32(identity.encode())  # `hash` differs from run to run
@@ -59,24 +59,24 @@ def draw_overlay(
     image = frame.astype(np.float32)
     if semantic is not None:
         classes = np.unique(semantic)
-        table = np.array([colour(1000 + int(c)) for c in classes], np.float32)
+        table = np.array([color(1000 + int(c)) for c in classes], np.float32)
         tint = np.where((semantic != 255)[..., None], table[np.searchsorted(classes, semantic)], image)
         image += 0.6 * alpha * (tint - image)
     for identity, mask in masks.items():
-        image[mask] += alpha * (np.asarray(colour(identity), np.float32) - image[mask])
+        image[mask] += alpha * (np.asarray(color(identity), np.float32) - image[mask])
     image = _enlarge(np.round(image).astype(np.uint8), scale)
 
     thickness = max(1, round(min(image.shape[:2]) / 400))
     for identity, mask in masks.items():
-        _outline(image, mask, colour(identity), thickness, scale)
+        _outline(image, mask, color(identity), thickness, scale)
     for target in targets:
         if target.mask is not None:
             _outline(image, target.mask, (255, 255, 255), 2 * thickness, scale)
         else:
-            _cross(image, target.point_yx, colour(target.id), thickness, scale)
+            _cross(image, target.point_yx, color(target.id), thickness, scale)
     for identity, text in (labels or {}).items():
         if identity in masks and masks[identity].any():
-            _write(image, text, masks[identity], colour(identity), thickness, scale)
+            _write(image, text, masks[identity], color(identity), thickness, scale)
     return image
 
 
@@ -133,7 +133,7 @@ def _cross(image: np.ndarray, point_yx: tuple[float, float], rgb: tuple[int, int
 
 
 def _write(image, text: str, mask: np.ndarray, rgb: tuple[int, int, int], thickness: int, scale: int) -> None:
-    """Text on a plate of the id's colour at the mask's upper left corner, moved to stay inside the image."""
+    """Text on a plate of the id's color at the mask's upper left corner, moved to stay inside the image."""
     size = 0.4 * thickness
     (width, height), below = cv2.getTextSize(text, _FONT, size, thickness)
     ys, xs = np.nonzero(mask)

@@ -1,7 +1,7 @@
 """Checkpoints on disk: written in the background, renamed into place when complete, the newest few kept.
 
 The only importer of orbax. A checkpoint is a folder named for its step with three items: `weights` (all that inference
-needs), `progress` (the optimiser's state and the step) and `config` (the resolved config).
+needs), `progress` (the optimizer's state and the step) and `config` (the resolved config).
 """
 
 import pathlib

@@ -46,7 +46,7 @@ def test_bad_targets(tmp_path):
         ("{", "cannot be read as JSON"),
         ("{}", "expected a list of targets, found dict"),
         ('[{"id": 1}]', r"\[0\]: expected keys id, frame and either mask or point_yx"),
-        ('[{"id": 1, "frame": 0, "point_yx": [1, 2], "colour": 3}]', r"unknown keys \['colour'\]"),
+        ('[{"id": 1, "frame": 0, "point_yx": [1, 2], "color": 3}]', r"unknown keys \['color'\]"),
         ('[{"id": 1, "frame": 0, "mask": "nowhere.png"}]', "nowhere.png cannot be read as an image"),
     ):
         path.write_text(content)

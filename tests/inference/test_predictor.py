@@ -25,7 +25,7 @@ SIZE = (50, 60)
 @pytest.fixture(scope="module")
 def predictor():
     rng = np.random.default_rng(0)
-    abstract = flatten(abstract_model(TINY))  # running its initialisers takes longer
+    abstract = flatten(abstract_model(TINY))  # running its initializers takes longer
     variables = {
         name: np.ones(v.shape, np.float32) if "var" in name else rng.normal(0, 0.2, v.shape).astype(np.float32)
         for name, v in abstract.items()

@@ -261,7 +261,7 @@ def test_unknown_names():
     with pytest.raises(ValueError, match="dataset 'COCO' has no reader"):
         reference_dataset("COCO")
     with pytest.raises(ValueError, match="unknown fields"):
-        reference_dataset("DAVIS", colour=3)
+        reference_dataset("DAVIS", color=3)
 
 
 def test_davis240(shared_dir):

@@ -103,13 +103,13 @@ def test_small_instances_are_painted_on_top():
 def test_absent_classes_are_suppressed_and_logit_norms_counted():
     rng = np.random.default_rng(2)
     logits = rng.normal(size=(1, 1, 1 + K, 1, H, W)).astype(np.float32)
-    logits[:, :, 3] -= 50  # never predicted, never labelled
-    logits[:, :, 4] -= 50  # never predicted, but labelled
+    logits[:, :, 3] -= 50  # never predicted, never labeled
+    logits[:, :, 4] -= 50  # never predicted, but labeled
     masks = np.zeros((1, 1, 1, 4 * H, 4 * W), bool)
     masks[..., : 2 * W] = True
     classes, valid = np.array([[4]], np.int32), np.array([[True]])
     rows, columns = rng.integers(0, H, P), rng.integers(0, W, P)
-    points = np.stack([(columns + 0.5) / W, (rows + 0.5) / H], -1).astype(np.float32)  # centres of cells
+    points = np.stack([(columns + 0.5) / W, (rows + 0.5) / H], -1).astype(np.float32)  # centers of cells
     config = LossConfig(
         num_points=P,
         importance_ratio=0.0,

@@ -205,7 +205,7 @@ def _make_step(
     optimizer: optax.GradientTransformation,
     golden: Mapping[str, np.ndarray],
 ):
-    """Compiled (params, optimiser state, draws) -> (params, optimiser state, total, terms, norms of the gradients)."""
+    """Compiled (params, optimizer state, draws) -> (params, optimizer state, total, terms, norms of the gradients)."""
     module, dataset = _TASKS[task]
     config = _loss_config(task, golden)
     batch = _batch(task, golden)

@@ -13,7 +13,7 @@ from tarvis_jax.results.target import Target
 from tarvis_jax.results.tracks import Track, VideoResult, encode_semantic
 from tarvis_jax.visualize import video
 from tarvis_jax.visualize.curves import write_curves
-from tarvis_jax.visualize.overlay import colour, draw_overlay, draw_result
+from tarvis_jax.visualize.overlay import color, draw_overlay, draw_result
 from tarvis_jax.visualize.video import write_video
 
 
@@ -23,12 +23,12 @@ def square(top: int, left: int, side: int = 20) -> np.ndarray:
     return mask
 
 
-def test_colours_are_stable_and_distinct():
-    colours = np.array([colour(i) for i in range(1, 13)], float)
-    assert colour(3) == colour(3)
-    distances = np.linalg.norm(colours[:, None] - colours[None], axis=-1) + 1e3 * np.eye(12)
+def test_colors_are_stable_and_distinct():
+    colors = np.array([color(i) for i in range(1, 13)], float)
+    assert color(3) == color(3)
+    distances = np.linalg.norm(colors[:, None] - colors[None], axis=-1) + 1e3 * np.eye(12)
     assert distances.min() > 40
-    assert colours.min() >= 0 and colours.max() <= 255
+    assert colors.min() >= 0 and colors.max() <= 255
 
 
 def test_masks_are_blended_where_they_are():
@@ -38,15 +38,15 @@ def test_masks_are_blended_where_they_are():
     assert (frame == 100).all(), "the frame itself is left alone"
     outside = ~cv2.dilate(mask.view(np.uint8), np.ones((5, 5), np.uint8)).view(bool)
     assert (image[outside] == 100).all()
-    np.testing.assert_allclose(image[20, 20], 75 + 0.25 * np.array(colour(5)), atol=0.51)
-    np.testing.assert_array_equal(image[10, 20], colour(5), err_msg="contour")
+    np.testing.assert_allclose(image[20, 20], 75 + 0.25 * np.array(color(5)), atol=0.51)
+    np.testing.assert_array_equal(image[10, 20], color(5), err_msg="contour")
 
 
 def test_the_later_mask_is_on_top():
     frame = np.zeros((64, 96, 3), np.uint8)
     image = draw_overlay(frame, {1: square(10, 10), 2: square(20, 20)}, alpha=1.0)
-    np.testing.assert_array_equal(image[25, 25], colour(2))
-    np.testing.assert_array_equal(image[13, 13], colour(1))
+    np.testing.assert_array_equal(image[25, 25], color(2))
+    np.testing.assert_array_equal(image[13, 13], color(1))
 
 
 def test_labels_targets_and_scale():
@@ -54,8 +54,8 @@ def test_labels_targets_and_scale():
     masks = {1: square(30, 30)}
     plain = draw_overlay(frame, masks, scale=4)
     assert plain.shape == (256, 384, 3)
-    labelled = draw_overlay(frame, masks, labels={1: "1 dog 0.91"}, scale=4)
-    changed = np.nonzero((plain != labelled).any(-1))
+    labeled = draw_overlay(frame, masks, labels={1: "1 dog 0.91"}, scale=4)
+    changed = np.nonzero((plain != labeled).any(-1))
     assert changed[0].min() >= 90 and changed[0].max() <= 121 and changed[1].min() >= 118, "above the mask"
     pointed = draw_overlay(frame, masks, targets=[Target(0, 1, point_yx=(40, 40))], scale=4)
     ys, xs = np.nonzero((plain != pointed).any(-1))

@@ -40,7 +40,7 @@ def region_similarity(truth: np.ndarray, prediction: np.ndarray) -> float:
 
 
 def boundary_map(mask: np.ndarray) -> np.ndarray:
-    """Pixels of a bool mask [H, W] that differ from their right, lower or lower right neighbour, where it exists."""
+    """Pixels of a bool mask [H, W] that differ from their right, lower or lower right neighbor, where it exists."""
     edge = np.zeros_like(mask)
     edge[:, :-1] |= mask[:, :-1] != mask[:, 1:]
     edge[:-1] |= mask[:-1] != mask[1:]

@@ -75,7 +75,7 @@ class SegmentationTrackingQuality:
     def scores(self) -> dict[str, float]:
         """STQ, AQ, SQ (0..1). AQ is 0 without any true tube; classes in neither truth nor prediction do not count.
 
-        Predicted void on labelled pixels counts as one more class, of IoU 0 (the official rule).
+        Predicted void on labeled pixels counts as one more class, of IoU 0 (the official rule).
         """
         hit = np.append(np.diagonal(self.confusion), 0)
         union = np.append(self.confusion.sum(axis=1), 0) + self.confusion.sum(axis=0) - hit

@@ -77,7 +77,7 @@ class ConvNext(nnx.Module):
         self.out_channels = dict(zip((4, 8, 16, 32), config.channels, strict=True))
         kwargs = {"compute_dtype": compute_dtype, "rngs": rngs}
 
-        # Stage i is entered through reductions[i]: the stem convolves, then normalises; the others the other way round.
+        # Stage i is entered through reductions[i]: the stem convolves, then normalizes; the others the other way round.
         self.reductions, self.reduction_norms = nnx.List(), nnx.List()
         self.stages, self.output_norms = nnx.List(), nnx.List()
         rates = layers.drop_path_rates(drop_path, config.depths)
@@ -90,7 +90,7 @@ class ConvNext(nnx.Module):
             self.output_norms.append(layers.layer_norm(outputs, _EPSILON, **kwargs))
 
     def __call__(self, frames: jax.Array, *, rng_key: jax.Array | None = None) -> dict[int, jax.Array]:
-        """Normalised frames [F, H, W, 3] -> {stride: [F, H / stride, W / stride, C]} for 4, 8, 16, 32.
+        """Normalized frames [F, H, W, 3] -> {stride: [F, H / stride, W / stride, C]} for 4, 8, 16, 32.
 
         H and W must be multiples of 32: the convolutions between the stages drop what does not fill a patch. A key
         turns stochastic depth on.

@@ -69,7 +69,7 @@ def layer_norm(channels: int, epsilon: float, *, compute_dtype: jnp.dtype, rngs:
 
 
 def linear(inputs: int, outputs: int, *, use_bias: bool = True, compute_dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """Dense layer with the initialiser of vision transformers."""
+    """Dense layer with the initializer of vision transformers."""
     return nnx.Linear(inputs, outputs, use_bias=use_bias, dtype=compute_dtype, kernel_init=TRUNCATED_NORMAL, rngs=rngs)
 
 
@@ -127,5 +127,5 @@ def run_blocks(
 
 
 def kaiming_normal_fan_out(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """He initialisation by the number of outputs, for convolutions followed by ReLU; shape [k, k, I, O]."""
+    """He initialization by the number of outputs, for convolutions followed by ReLU; shape [k, k, I, O]."""
     return math.sqrt(2.0 / (shape[0] * shape[1] * shape[3])) * jax.random.normal(key, shape, dtype)

@@ -148,7 +148,7 @@ class ResNet(nnx.Module):
             self.stages.append(blocks)
 
     def __call__(self, frames: jax.Array, *, rng_key: jax.Array | None = None) -> dict[int, jax.Array]:
-        """Normalised frames [F, H, W, 3] -> {stride: [F, H / stride, W / stride, C]} for 4, 8, 16, 32.
+        """Normalized frames [F, H, W, 3] -> {stride: [F, H / stride, W / stride, C]} for 4, 8, 16, 32.
 
         `rng_key` is accepted for the common interface and changes nothing.
         """

@@ -10,7 +10,7 @@ from flax import nnx
 from tarvis_jax.model.backbones import layers
 
 _EPSILON = 1e-5
-_BLOCKED = -100.0  # added to the attention logits of cells that only the cyclic shift made neighbours
+_BLOCKED = -100.0  # added to the attention logits of cells that only the cyclic shift made neighbors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Swin(nnx.Module):
                 self.merges.append(PatchMerging(channels[i], **kwargs))
 
     def __call__(self, frames: jax.Array, *, rng_key: jax.Array | None = None) -> dict[int, jax.Array]:
-        """Normalised frames [F, H, W, 3] -> {stride: [F, H / stride, W / stride, C]} for 4, 8, 16, 32.
+        """Normalized frames [F, H, W, 3] -> {stride: [F, H / stride, W / stride, C]} for 4, 8, 16, 32.
 
         H and W are padded with zeros to a multiple of 4. A key turns stochastic depth on.
         """

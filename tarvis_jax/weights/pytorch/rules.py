@@ -149,7 +149,7 @@ def _convnext_rules() -> list[TensorRule]:
         *linear(f"{block}.pwconv2", f"{our_block}/linear2"),
         TensorRule(f"{block}.gamma", f"{our_block}/layer_scale"),
     ]
-    for i in range(4):  # the stem normalises after its convolution, the other reductions before
+    for i in range(4):  # the stem normalizes after its convolution, the other reductions before
         conv_index, norm_index = (0, 1) if i == 0 else (1, 0)
         reduction = f"backbone.backbone.downsample_layers.{i}"
         rules += conv(f"{reduction}.{conv_index}", f"backbone/reductions/{i}")

@@ -42,7 +42,7 @@ class Case:
     value_dtype: str = "float32"
     offsets_dtype: str = "float32"
     softmax: bool = True
-    reference_on_centres: bool = False
+    reference_on_centers: bool = False
     has_kinks: bool = False
     bad: tuple[str, float, int] | None = None
 
@@ -64,8 +64,8 @@ _OFFSETS = {
 CASES = {
     "inside": Case("inside"),
     "spread": Case("spread"),
-    "whole pixels": Case("whole pixels", reference_on_centres=True, has_kinks=True),
-    "borders": Case("borders", reference_on_centres=True, has_kinks=True),
+    "whole pixels": Case("whole pixels", reference_on_centers=True, has_kinks=True),
+    "borders": Case("borders", reference_on_centers=True, has_kinks=True),
     "far outside": Case("far outside"),
     "huge": Case("huge"),
     "one pixel": Case("inside", level_shapes=((1, 1),), num_points=1),
@@ -94,7 +94,7 @@ def make_inputs(case: Case, seed: int = 7) -> dict[str, np.ndarray]:
     num_cells = sum(height * width for height, width in case.level_shapes)
     sizes_wh = np.array([(width, height) for height, width in case.level_shapes])
     reference = rng.uniform(0, 1, (case.num_queries, levels, 2))
-    if case.reference_on_centres:
+    if case.reference_on_centers:
         reference = ((reference * sizes_wh).astype(int) + 0.5) / sizes_wh
     if case.offsets == "borders":
         reference = np.broadcast_to(0.5 / sizes_wh, reference.shape).copy()

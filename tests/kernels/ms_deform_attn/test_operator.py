@@ -68,21 +68,21 @@ def test_gradients_are_those_of_finite_differences():
     """At offsets that stay a quarter of a pixel away from the kinks."""
     value, offsets, scores, reference = arrays_of(CASE)
     sizes_wh = jnp.array([(w, h) for h, w in LEVEL_SHAPES], jnp.float32)
-    reference = (jnp.floor(reference * sizes_wh) + 0.5) / sizes_wh  # centres of cells
+    reference = (jnp.floor(reference * sizes_wh) + 0.5) / sizes_wh  # centers of cells
     offsets = jnp.floor(offsets) + 0.25 + 0.5 * (offsets - jnp.floor(offsets))
     check_grads(fused, (value, offsets, scores, reference), order=1, modes=["rev"], eps=5e-3, atol=2e-2, rtol=2e-2)
 
 
 def test_gradient_on_a_whole_pixel_is_the_one_to_the_right():
-    """Offsets are whole pixels at initialisation, so this is what training starts with."""
+    """Offsets are whole pixels at initialization, so this is what training starts with."""
     shape = (3, 4)
     value = np.random.default_rng(0).normal(size=(1, 12, 1, 1)).astype(np.float32)
     grid = value.reshape(shape)
 
     def loss(offset):
         offsets = offset.reshape(1, 1, 1, 1, 1, 2)
-        logits, centre = jnp.zeros((1, 1, 1, 1, 1)), jnp.array([[1.5 / 4, 1.5 / 3]])
-        return ms_deform_attn(value, offsets, logits, centre, (shape,)).sum()
+        logits, center = jnp.zeros((1, 1, 1, 1, 1)), jnp.array([[1.5 / 4, 1.5 / 3]])
+        return ms_deform_attn(value, offsets, logits, center, (shape,)).sum()
 
     expected = [grid[1, 2] - grid[1, 1], grid[2, 1] - grid[1, 1]]
     np.testing.assert_allclose(jax.jit(jax.grad(loss))(jnp.zeros(2)), expected, rtol=1e-6)

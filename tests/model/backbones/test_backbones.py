@@ -24,7 +24,7 @@ _CLASSES = {swin.SwinConfig: Swin, backbones.ConvNextConfig: ConvNext, ResNetCon
 
 
 def _make(config, *, compute_dtype="float32", drop_path=0.0, remat=False):
-    """A backbone with arbitrary weights; drawing them with numpy saves compiling the initialisers."""
+    """A backbone with arbitrary weights; drawing them with numpy saves compiling the initializers."""
     kwargs = {"compute_dtype": jnp.dtype(compute_dtype), "drop_path": drop_path, "remat": remat}
     model = nnx.eval_shape(lambda: _CLASSES[type(config)](config, **kwargs, rngs=nnx.Rngs(0)))
     rng = np.random.default_rng(0)

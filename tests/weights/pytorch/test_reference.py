@@ -121,7 +121,7 @@ def test_missing_derived_tensor_is_named(small_state_dict):
 
 
 @pytest.mark.parametrize("name", ["ResNet101", "SwinSmall", "SwinBase", "ConvNextSmall", "ConvNextLarge"])
-def test_a_checkpoint_of_another_backbone_is_recognised(shared_dir, name):
+def test_a_checkpoint_of_another_backbone_is_recognized(shared_dir, name):
     manifest = _manifest(shared_dir, f"manifests/{name}.json")
     weights = {k: np.broadcast_to(np.float32(0), v[0]) for k, v in manifest.items()}
     with pytest.raises(ValueError, match=f"expected ResNet50, but it looks like {name}"):
