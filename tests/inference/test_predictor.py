@@ -150,7 +150,7 @@ def test_bfloat16_activations_give_float32_logits():
         return forward.decode_classes(model, forward.clip_features(model, images), queries)
 
     outputs = jax.eval_shape(
-        classes, flatten(abstract), np.zeros((2, 64, 64, 3), np.uint8), np.zeros((4, 32), np.float32)
+        classes, flatten(abstract), np.zeros((2, 64, 64, 3), np.uint8), np.zeros((4, TINY.hidden_size), np.float32)
     )
     assert {output.dtype for output in outputs} == {np.dtype("float32")}
     assert [output.shape for output in outputs] == [(12, 5), (12, 2, 16, 16), (4, 2, 16, 16)]
