@@ -162,5 +162,10 @@ def _require(*names: str) -> None:
         raise app.UsageError(f"--mode={_MODE.value} needs " + ", ".join(f"--{name}" for name in missing))
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The command `tarvis-jax`, and `python main.py`."""
     app.run(main, flags_parser=_parse_flags)
+
+
+if __name__ == "__main__":
+    run()
