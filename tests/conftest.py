@@ -18,3 +18,10 @@ def shared_dir() -> pathlib.Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the parity and sample data, not found at {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> pathlib.Path:
+    """The parity cases: the full ones where the parity data is there, else the compact ones of this repository."""
+    full = SHARED / "parity" / "golden"
+    return full if full.is_dir() else ROOT / "tests" / "parity" / "reference"

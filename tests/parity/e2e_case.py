@@ -30,12 +30,11 @@ def run(
     case_dir: pathlib.Path,
     seed: int,
     backbone: str,
-    parity_root: pathlib.Path | None = None,
     names: tuple[str, ...] = tuple(DATASETS),
 ) -> list[Row]:
     """Rows of the tasks whose files the case holds; stage = task, tensor = track or map."""
     config = ModelConfig(backbone=backbone)
-    variables = from_reference_state_dict(seeded_state_dict(case_dir, seed, backbone, parity_root), config)
+    variables = from_reference_state_dict(seeded_state_dict(case_dir, seed, backbone), config)
     predictor = Predictor(config, variables, matmul_precision="highest")
     rows = []
     for name in names:

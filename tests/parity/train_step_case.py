@@ -69,13 +69,12 @@ def run(
     case_dir: pathlib.Path,
     seed: int,
     backbone: str,
-    parity_root: pathlib.Path | None = None,
     tasks: tuple[str, ...] = tuple(_TASKS),
     num_steps: int = 3,
 ) -> list[Row]:
     """Rows of the tasks whose files the case holds; the first `num_steps` steps are taken."""
     config = ModelConfig(backbone=backbone, drop_path=0.0)
-    variables = from_reference_state_dict(seeded_state_dict(case_dir, seed, backbone, parity_root), config)
+    variables = from_reference_state_dict(seeded_state_dict(case_dir, seed, backbone), config)
     rows = []
     for task in tasks:
         if (case_dir / f"{task}.npz").is_file():
