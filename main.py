@@ -164,6 +164,8 @@ def _require(*names: str) -> None:
 
 def run() -> None:
     """The command `tarvis-jax`, and `python main.py`."""
+    for flag in flags.FLAGS.get_key_flags_for_module(__name__):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # so that --help of the command shows them
     app.run(main, flags_parser=_parse_flags)
 
 

@@ -12,10 +12,15 @@ import json
 import math
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from tarvis_jax.config import from_mapping
+from tarvis_jax.convert.checkpoint import from_reference_state_dict
+from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.variables import abstract_model, flatten
 from tests.parity.seeded_weights import draw_state_dict
 
 SHARED = pathlib.Path(os.environ.get("TARVIS_SHARED_DIR", pathlib.Path(__file__).resolve().parents[3] / "shared"))
@@ -173,3 +178,27 @@ def seeded_state_dict(case_dir: pathlib.Path, seed: int, backbone: str) -> dict[
       backbone: reference name, such as "ResNet50".
     """
     return draw_state_dict(json.loads(find_manifest(case_dir, backbone).read_text()), seed)
+
+
+def is_own(case_dir: pathlib.Path) -> bool:
+    """Whether the case was recorded by ourselves (tests/tools/record_own_cases.py), in our names."""
+    return (case_dir / "model.json").is_file()
+
+
+def model_config(case_dir: pathlib.Path, backbone: str) -> ModelConfig:
+    """The case's architecture: the reference's with `backbone`; of a case of our own what its model.json says."""
+    if not is_own(case_dir):
+        return ModelConfig(backbone=backbone)
+    path = case_dir / "model.json"
+    return from_mapping(ModelConfig, json.loads(path.read_text()), str(path))
+
+
+def seeded_variables(case_dir: pathlib.Path, seed: int, config: ModelConfig) -> dict[str, np.ndarray]:
+    """The case's weights by our paths: through the converter, or, in a case of our own, drawn by these paths."""
+    if not is_own(case_dir):
+        return from_reference_state_dict(seeded_state_dict(case_dir, seed, config.backbone), config)
+    shapes = {path: variable.shape for path, variable in flatten(abstract_model(config)).items()}
+    # The reference's way to write a name decides how its weights are scaled.
+    names = {path: re.sub(r"\b(kernel|scale)$", "weight", path.replace("/", ".")) for path in shapes}
+    drawn = draw_state_dict({names[path]: (shape, "float32") for path, shape in shapes.items()}, seed)
+    return {path: drawn[name] for path, name in names.items()}

@@ -62,6 +62,7 @@ def test_they_are_small():
 def test_they_are_what_the_full_cases_hold(shared_dir, tmp_path):
     make(shared_dir / "parity", tmp_path)
     files = sorted(path.relative_to(REFERENCE) for path in REFERENCE.rglob("*") if path.is_file())
+    files = [file for file in files if not file.parts[0].startswith("own_")]
     assert files == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
     for file in files:
         if file.suffix == ".npz":
