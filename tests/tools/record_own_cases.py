@@ -23,11 +23,11 @@ import numpy as np  # noqa: E402
 
 from tarvis_jax.inference.predictor import Predictor  # noqa: E402
 from tarvis_jax.model.config import ModelConfig  # noqa: E402
-from tarvis_jax.results.tracks import encode_mask  # noqa: E402
+from tarvis_jax.results.tracks import decode_mask, encode_mask  # noqa: E402
 from tarvis_jax.train.optimizer import OptimizerConfig, make_optimizer, parameter_groups  # noqa: E402
 from tarvis_jax.train.state import ModelStructure  # noqa: E402
 from tests.parity import e2e_case, train_step_case  # noqa: E402
-from tests.parity.common import REFERENCE, format_table, model_config, save_npz, seeded_variables  # noqa: E402
+from tests.parity.common import OWN_E2E_SEED, REFERENCE, format_table, model_config, save_npz, seeded_variables  # noqa: E402
 
 MODEL = {
     "backbone": "ResNetTiny",
@@ -154,10 +154,12 @@ def record_pipeline(case_dir: pathlib.Path) -> None:
     write_json(case_dir / "meta.json", VIDEO | {"points_yx": points_yx, "point_frames": GIVEN, "mask_frames": GIVEN})
     save_npz(case_dir / "masks_input.npz", {"masks": np.stack(given)})
 
-    predictor = Predictor(config, seeded_variables(case_dir, 0, config), matmul_precision="highest")
+    predictor = Predictor(config, seeded_variables(case_dir, OWN_E2E_SEED, config), matmul_precision="highest")
     empty = encode_mask(np.zeros(size, bool))
     for name in e2e_case.DATASETS:
         semantic, result = e2e_case.segment(case_dir, name, predictor, MAX_TRACKS)
+        filled = [np.mean([decode_mask(rle).mean() for rle in t.segmentations if rle] or [0]) for t in result.tracks]
+        assert len(filled) > 2 and 0.05 < min(filled) and max(filled) < 0.95, (name, filled)  # something to compare
         # As in the reference's files, the first frame tells how many tracks a clip may have.
         masks = [
             {str(track.id): track.segmentations[frame] for track in result.tracks if track.segmentations[frame]}
