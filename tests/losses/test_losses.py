@@ -28,9 +28,9 @@ CONFIG = LossConfig(num_points=P, num_points_semantic=P)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_equals_the_reference_with_padded_targets(shared_dir, name):
+def test_equals_the_reference_with_padded_targets(golden_dir, name):
     """Values and gradients; the recordings have 2 and 3 targets, here padded to 5 slots of arbitrary content."""
-    rows = losses_case.run_case(shared_dir / "parity/golden/losses" / f"{name}.npz", num_targets=5)
+    rows = losses_case.run_case(golden_dir / "losses" / f"{name}.npz", num_targets=5)
     assert len(rows) >= 3
     assert all(row.ok for row in rows), "\n" + format_table(rows)
 
