@@ -26,7 +26,7 @@ class ConvNextConfig:
       drop_path: stochastic depth the reference trains with.
     """
 
-    depths: layers.Stages
+    depths: layers.Depths
     channels: layers.Stages
     layer_scale: Annotated[float, Range(0, 1)] = 1e-6
     pixel_mean: layers.Pixel = (0.485, 0.456, 0.406)

@@ -14,6 +14,7 @@ from tarvis_jax.model.frozen import Frozen
 # Fields of the backbones' configs.
 Width = Annotated[int, Range(1, 65_536)]
 Stages = Annotated[tuple[Width, ...], Length(4, 4)]  # one number for each of the strides 4, 8, 16, 32
+Depths = Annotated[tuple[Annotated[int, Range(0, 1000)], ...], Length(4, 4)]  # blocks of each of these stages
 _Channel = Annotated[float, Range(0, 255, above_low=True)]
 Pixel = tuple[_Channel, _Channel, _Channel]
 

@@ -29,7 +29,7 @@ class ResNetConfig:
       drop_path: stochastic depth the reference trains with.
     """
 
-    depths: layers.Stages
+    depths: layers.Depths
     channels: layers.Stages = (256, 512, 1024, 2048)
     stem: Annotated[
         tuple[tuple[Annotated[int, Range(1, 31)], Annotated[int, Range(1, 4)], layers.Width], ...], Length(1, 10)

@@ -29,7 +29,7 @@ class SwinConfig:
       drop_path: stochastic depth the reference trains with.
     """
 
-    depths: layers.Stages
+    depths: layers.Depths
     channels: layers.Width
     num_heads: layers.Stages
     window: Annotated[int, Range(1, 64)]

@@ -57,10 +57,15 @@ def test_unknown_name_is_an_error():
 
 
 @pytest.mark.parametrize(
-    "change", [{"block": "wide"}, {"norm": "batch"}, {"max_pool": True}], ids=lambda change: next(iter(change))
+    "change, message",
+    [
+        ({"block": "wide"}, "block: expected one of 'bottleneck', 'basic', found 'wide'"),
+        ({"norm": "batch"}, "norm: expected one of 'frozen_batch_norm', 'group_norm', found 'batch'"),
+        ({"max_pool": True}, "ResNetConfig"),
+    ],
 )
-def test_bad_resnet_config_is_an_error(change):
-    with pytest.raises(ValueError, match="ResNetConfig"):
+def test_bad_resnet_config_is_an_error(change, message):
+    with pytest.raises(ValueError, match=message):
         dataclasses.replace(_RESNET, **change)
 
 
