@@ -16,6 +16,7 @@ from tarvis_jax.losses.config import LossConfig
 from tarvis_jax.model.config import ModelConfig, settle_backends
 
 CONFIG_FILE = "config.json"  # of a run, in its workdir
+CHECKPOINTS_FOLDER = "checkpoints"
 SCHEDULES = ("step", "cosine")
 
 _Steps = Annotated[int, Range(0, 10**9)]
