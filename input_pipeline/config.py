@@ -93,7 +93,7 @@ class DataConfig:
 
     Attributes:
       datasets: what to draw from.
-      workspace: the folder that holds the data; empty: the environment variable TARVIS_WORKSPACE_DIR.
+      workspace: the folder that holds the data; commands fill it from TARVIS_WORKSPACE_DIR if empty.
       batch_size: B over all hosts.
       clip_length: T.
       chunk_steps: consecutive batches that are of one dataset (and of one number of objects).

@@ -15,7 +15,7 @@ from tarvis_jax.datasets import EXEMPLAR, INSTANCE, MASK, PANOPTIC, POINT, Datas
 from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.inference.session import Session
-from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.config import ModelConfig, settle_backends
 from tarvis_jax.model.queries import SEMANTIC_TABLE, semantic_rows
 from tarvis_jax.model.structure import ModelStructure
 from tarvis_jax.weights import folder, hub
@@ -212,7 +212,8 @@ def load(
         - the workdir of a training run: its newest checkpoint (the moving average of the weights if it has one);
         - an id on the Hugging Face hub, "owner/name" or "owner/name@revision", if there is no such local path.
       dtype: of activations, "float32" or "bfloat16"; None takes the saved config's. Parameters are float32.
-      backend: of the deformable attention, see kernels/ms_deform_attn; None lets the platform choose.
+      backend: of the deformable attention, see kernels/ms_deform_attn; None takes the environment variable
+        TARVIS_MS_DEFORM_ATTN, or lets the platform choose. `Model.config` says what was settled.
       device: a jax.Device, or a platform with an optional number ("cpu", "gpu:1", "tpu"); None: JAX's default device.
 
     Raises:
@@ -220,14 +221,14 @@ def load(
     """
     resolved = _resolve_device(device)
     opened = open_model(path)
-    changes = {}
+    # What computes is a matter of this machine, not of the model: the settings of the file are left alone.
+    changes = {"ms_deform_attn_backend": backend, "attention_backend": None}
     if dtype is not None:
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype: expected 'float32' or 'bfloat16', found {dtype!r}")
         changes["compute_dtype"] = dtype
-    if backend is not None:
-        changes["ms_deform_attn_backend"] = backend
-    return Model(dataclasses.replace(opened.config, **changes), opened.variables, opened.datasets, resolved)
+    config = settle_backends(dataclasses.replace(opened.config, **changes))
+    return Model(config, opened.variables, opened.datasets, resolved)
 
 
 def from_pretrained(folder_or_hub_id: str | pathlib.Path, **options: Any) -> Model:

@@ -1,19 +1,22 @@
 """How long to train, what to log, evaluate and keep; and the whole config, one section per part."""
 
 import dataclasses
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from input_pipeline.config import DataConfig, SyntheticConfig
+from input_pipeline.workspace import WORKSPACE_VARIABLE
 from tarvis_jax.config import from_mapping, load_config_file
 from tarvis_jax.dataset_info import DatasetInfo, default_datasets
 from tarvis_jax.datasets import DATASETS
 from tarvis_jax.fields import Length, OneOf, Range, Text, check_fields, raise_problems
 from tarvis_jax.inference.config import InferenceConfig, default_inference
 from tarvis_jax.losses.config import LossConfig
-from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.config import ModelConfig, settle_backends
 
 CONFIG_FILE = "config.json"  # of a run, in its workdir
+CHECKPOINTS_FOLDER = "checkpoints"
 SCHEDULES = ("step", "cosine")
 
 _Steps = Annotated[int, Range(0, 10**9)]
@@ -189,5 +192,24 @@ class Config:
 
 
 def load_config(given: str, overrides: Sequence[str] = ()) -> Config:
-    """The config of a config file with some settings replaced; arguments and errors as of `load_config_file`."""
-    return from_mapping(Config, load_config_file(given, overrides))
+    """The config of a config file with some settings replaced, settled by the environment.
+
+    Arguments and errors are those of `load_config_file` and `settle`.
+    """
+    return settle(from_mapping(Config, load_config_file(given, overrides)))
+
+
+def settle(config: Config, environ: Mapping[str, str] = os.environ) -> Config:
+    """`config` with everything that it leaves to environment variables: done once, at the start of a command.
+
+    What is computed then follows from the config alone, and the config is saved with the run. Settings of the config
+    come before variables.
+
+    Raises:
+      ValueError: a variable has a value that the config refuses.
+    """
+    data = config.data
+    if not data.workspace and environ.get(WORKSPACE_VARIABLE):
+        workspace = os.path.abspath(os.path.expanduser(environ[WORKSPACE_VARIABLE]))
+        data = dataclasses.replace(data, workspace=workspace)
+    return dataclasses.replace(config, model=settle_backends(config.model, environ), data=data)

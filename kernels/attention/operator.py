@@ -33,7 +33,7 @@ def attend(
       bias: what each query may look at; None = everything. A query that may look at nothing looks at everything,
         without bias. The bias gets no gradient.
       max_bytes: float32 logits of one batch element that may exist at once; None = what suits the platform.
-      backend: "xla" = never cuDNN; None = the environment variable TARVIS_ATTENTION, or else what suits the platform.
+      backend: "xla" = never cuDNN; None = what suits the platform.
 
     Returns:
       [B, Q, M, D] of the dtype of `query`. Logits, softmax and sums are float32.

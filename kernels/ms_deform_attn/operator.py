@@ -50,8 +50,7 @@ def ms_deform_attn(
       logits: [B, Q, M, L, P], float32 or bfloat16.
       reference_points: [Q, L, 2] or [Q, 2], (x, y) normalized to the level.
       level_shapes: static (h, w) per level; the cells add up to S.
-      backend: a name in `backends.BACKENDS`; None takes the environment variable TARVIS_MS_DEFORM_ATTN or else the
-        default of the platform that is compiled for.
+      backend: a name in `backends.BACKENDS`; None takes the default of the platform that is compiled for.
       deterministic: the same bits in every run. TPUs and CPUs do so anyway; on a GPU it sorts, which is slow.
 
     Returns:

@@ -8,16 +8,16 @@ import pathlib
 import re
 
 from tarvis_jax.model.config import ModelConfig
-from tarvis_jax.run_config import Config
+from tarvis_jax.run_config import Config, settle
 from tarvis_jax.train.loop import train
 from tarvis_jax.weights.open import open_model, saved_config
 
 # Fields of ModelConfig that say how a run computes or what it trains on; they are never taken from another run.
-_OF_THIS_RUN = ("semantic_classes", "exemplar_gradient", "drop_path", "compute_dtype", "remat")
+_OF_THIS_RUN = ("semantic_classes", "exemplar_gradient", "drop_path", "compute_dtype", "remat", "attention_mib")
 _ARCHITECTURE = tuple(
     field.name
     for field in dataclasses.fields(ModelConfig)
-    if field.name not in _OF_THIS_RUN and not field.name.startswith("ms_deform_attn")
+    if field.name not in _OF_THIS_RUN and not field.name.startswith(("ms_deform_attn", "attention_backend"))
 )
 
 
@@ -116,7 +116,7 @@ def saved_session(workdir: pathlib.Path | str) -> Config:
       ValueError: there is no run in `workdir`, or it has not saved a checkpoint.
     """
     try:
-        return saved_config(workdir)
+        return settle(saved_config(workdir))
     except ValueError as error:
         raise ValueError(f"--restore_session={workdir}: expected a run with a checkpoint: {error}") from None
 

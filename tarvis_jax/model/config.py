@@ -1,6 +1,8 @@
 """What decides the architecture. Imports no JAX, so that config files load quickly."""
 
 import dataclasses
+import os
+from collections.abc import Mapping
 from typing import Annotated
 
 from tarvis_jax.datasets import class_counts
@@ -14,6 +16,9 @@ BACKBONE_FAMILIES = {
     **dict.fromkeys(("ConvNextTiny", "ConvNextSmall", "ConvNextBase", "ConvNextLarge", "ConvNextXLarge"), "convnext"),
 }
 MS_DEFORM_ATTN_BACKENDS = ("xla", "xla_deterministic", "tpu", "cuda", "triton")
+
+# Environment variables by the field that they fill where it is None.
+BACKEND_VARIABLES = {"ms_deform_attn_backend": "TARVIS_MS_DEFORM_ATTN", "attention_backend": "TARVIS_ATTENTION"}
 
 HARD_MASKED = "hard_masked"
 SOFT_MASKED = "soft_masked"
@@ -112,3 +117,22 @@ class ModelConfig:
     def size_divisor(self) -> int:
         """Images are padded to a multiple of this, in pixels."""
         return 32 * self.temporal_window
+
+
+def settle_backends(config: ModelConfig, environ: Mapping[str, str] = os.environ) -> ModelConfig:
+    """`config` with the back ends that it leaves open as the environment says: from here on it alone decides.
+
+    Nothing below commands and `tarvis_jax.load`, which call this, reads these variables.
+
+    Raises:
+      ValueError: a variable names no back end.
+    """
+    found = {
+        field: environ[variable]
+        for field, variable in BACKEND_VARIABLES.items()
+        if getattr(config, field) is None and environ.get(variable)
+    }
+    try:
+        return dataclasses.replace(config, **found)
+    except ValueError as error:
+        raise ValueError(f"{', '.join(BACKEND_VARIABLES[field] for field in found)}: {error}") from None

@@ -48,10 +48,11 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
     microbatches = num_microbatches(config.data.batch_size, config.train.max_samples_per_device, stepper.mesh)
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints, create=True)
     state = _begin(config, workdir, stepper, checkpoints)
-    if is_main:
-        save_json(workdir / CONFIG_FILE, config)
     data = prepare_data(config.data, config.synthetic, workdir, writes=is_main)
     start_step = int(state.step)
+    batches = _batches(data, start_step)
+    if is_main:  # not before: a config that does not fit the folder's checkpoint or data leaves the run as it was
+        save_json(workdir / CONFIG_FILE, config)
     _log_start(stepper, config, microbatches)
     with MetricWriter(
         workdir,
@@ -61,7 +62,6 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
         resume_step=start_step if start_step else None,
     ) as writer:
         evaluator = _Evaluator(config, data, workdir, writer)
-        batches = _batches(data, start_step)
         state = _run_steps(config, stepper, state, batches, microbatches, checkpoints, writer, evaluator)
         checkpoints.close()
         scores = evaluator.finish(state) if is_main else {}

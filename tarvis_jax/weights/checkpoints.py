@@ -12,8 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from tarvis_jax.model.structure import Arrays
-
-FOLDER = "checkpoints"
+from tarvis_jax.run_config import CHECKPOINTS_FOLDER
 
 
 class Checkpoints:
@@ -29,7 +28,7 @@ class Checkpoints:
         Raises:
           ValueError: there is no such folder, and `create` is False.
         """
-        self._folder = pathlib.Path(workdir).absolute() / FOLDER
+        self._folder = pathlib.Path(workdir).absolute() / CHECKPOINTS_FOLDER
         if not create and not self._folder.is_dir():
             raise ValueError(f"{self._folder}: no such folder, expected the workdir of a run with checkpoints")
         self._manager = ocp.CheckpointManager(

@@ -10,6 +10,7 @@ import functools
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,13 +18,15 @@ from tarvis_jax.config import from_mapping
 from tarvis_jax.dataset_info import DatasetInfo, default_datasets
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.variables import abstract_model, compare, flatten
-from tarvis_jax.run_config import Config
+from tarvis_jax.run_config import CHECKPOINTS_FOLDER, Config
 from tarvis_jax.weights import folder, hub
-from tarvis_jax.weights.checkpoints import FOLDER, Checkpoints
 from tarvis_jax.weights.deferred import Deferred, deferred
 from tarvis_jax.weights.pytorch.backbones import is_backbone_file, open_backbone
 from tarvis_jax.weights.pytorch.reference import open_reference_checkpoint
 from tarvis_jax.weights.report import Report, entry
+
+if TYPE_CHECKING:
+    from tarvis_jax.weights.checkpoints import Checkpoints
 
 _MOST_LINES = 1000  # of tensors that do not fit, in one message
 _FEW_LAYERS = 12  # a part of so many is laid out in a second or two
@@ -85,7 +88,7 @@ def open_model(source: str | pathlib.Path) -> OpenedModel:
         if not hub.is_hub_id(str(source)):
             raise ValueError(f"{source}: no such file or folder, and not an id on the hub (owner/name)")
         path = hub.download(str(source))
-    if path.is_dir() and (path / FOLDER).is_dir():
+    if path.is_dir() and (path / CHECKPOINTS_FOLDER).is_dir():
         return _open_run(path)
     if folder.is_pretrained_folder(path):
         return _open_folder(path)
@@ -118,6 +121,8 @@ def saved_config(workdir: str | pathlib.Path) -> Config:
     Raises:
       ValueError: there is no run with a checkpoint in `workdir`.
     """
+    from tarvis_jax.weights.checkpoints import Checkpoints  # here, because it loads orbax
+
     checkpoints = Checkpoints(workdir)
     try:
         return _config_of(checkpoints, workdir, None)
@@ -125,11 +130,13 @@ def saved_config(workdir: str | pathlib.Path) -> Config:
         checkpoints.close()
 
 
-def _config_of(checkpoints: Checkpoints, workdir: str | pathlib.Path, step: int | None) -> Config:
+def _config_of(checkpoints: "Checkpoints", workdir: str | pathlib.Path, step: int | None) -> Config:
     return from_mapping(Config, checkpoints.restore_config(step), f"{workdir}: config of the checkpoint")
 
 
 def _open_run(workdir: pathlib.Path) -> OpenedModel:
+    from tarvis_jax.weights.checkpoints import Checkpoints  # here, because it loads orbax
+
     checkpoints = Checkpoints(workdir)
     try:
         step = checkpoints.latest_step  # read once: a run that goes on may save another meanwhile
@@ -137,7 +144,7 @@ def _open_run(workdir: pathlib.Path) -> OpenedModel:
         shapes = checkpoints.saved_weights(step)
     finally:
         checkpoints.close()
-    file = f"{workdir / FOLDER}/{step}"
+    file = f"{workdir / CHECKPOINTS_FOLDER}/{step}"
     _check_fit(file, config.model, shapes)
 
     @functools.cache

@@ -179,28 +179,25 @@ def lowered(platform: str, **kwargs) -> str:
 
 
 @pytest.fixture
-def log(monkeypatch, caplog):
-    """Lines logged about back ends; no environment variable."""
-    monkeypatch.delenv(backends.ENVIRONMENT_VARIABLE, raising=False)
+def log(caplog):
+    """Lines logged about back ends."""
     backends._log_choice.cache_clear()
     caplog.set_level(logging.INFO)
     return lambda: [r.getMessage() for r in caplog.records if r.name == backends.__name__]
 
 
-def test_choice_is_the_argument_then_the_environment_then_the_platform(monkeypatch, log):
+def test_choice_is_the_argument_then_the_platform(log):
     lowered("cpu")
     lowered("cpu")
-    monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, "xla_deterministic")
-    lowered("cpu")
+    lowered("cpu", backend="xla_deterministic")
     lowered("cpu", backend="xla")
     assert log() == [
         "ms_deform_attn: back end xla on cpu (platform default)",
-        "ms_deform_attn: back end xla_deterministic on cpu (environment variable TARVIS_MS_DEFORM_ATTN)",
+        "ms_deform_attn: back end xla_deterministic on cpu (argument)",
         "ms_deform_attn: back end xla on cpu (argument)",
     ]
-    monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, "pallas")
-    with pytest.raises(ValueError, match=r"environment variable.*'pallas'; known: \['cuda', .*'xla_deterministic'\]"):
-        lowered("cpu")
+    with pytest.raises(ValueError, match=r"'pallas'; known: \['cuda', .*'xla_deterministic'\]"):
+        lowered("cpu", backend="pallas")
 
 
 def test_choice_follows_the_platform_that_is_compiled_for(monkeypatch, log):
