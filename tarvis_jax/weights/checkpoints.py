@@ -12,7 +12,10 @@ import jax
 import orbax.checkpoint as ocp
 
 from tarvis_jax.model.structure import Arrays
+from tarvis_jax.model.variables import compare
 from tarvis_jax.run_config import CHECKPOINTS_FOLDER
+
+_MOST_LISTED = 10  # tensors that an error names
 
 
 class Checkpoints:
@@ -78,15 +81,31 @@ class Checkpoints:
         """
         step = self._step(step)
         wanted = [jax.tree.map(ocp.utils.to_shape_dtype_struct, dict(item)) for item in (weights, progress)]
+        self._check_fits(step, dict(zip(("weights", "progress"), wanted, strict=True)))
         items = ocp.args.Composite(
             weights=ocp.args.StandardRestore(wanted[0]), progress=ocp.args.StandardRestore(wanted[1])
         )
-        try:
-            saved = self._manager.restore(step, args=items)
-        except (ValueError, KeyError, TypeError) as error:
-            message = "the checkpoint does not fit this config; was its section model or optimizer changed?"
-            raise ValueError(f"{self._folder}/{step}: {message} {error}") from error
+        saved = self._manager.restore(step, args=items)
         return saved["weights"], saved["progress"]
+
+    def _check_fits(self, step: int, wanted: Mapping[str, Any]) -> None:
+        """ValueError if a checkpoint has other tensors than `wanted`; Orbax itself lets some missing ones pass."""
+
+        def sizes(items: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+            leaves = jax.tree_util.tree_leaves_with_path(items)
+            return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+
+        metadata = self._manager.item_metadata(step)
+        saved = {name: dict(metadata[name]) if metadata[name] is not None else {} for name in wanted}
+        problems = compare(sizes(wanted), sizes(saved))
+        if problems:
+            listed = problems[:_MOST_LISTED] + [f"and {len(problems) - _MOST_LISTED} more"] * (
+                len(problems) > _MOST_LISTED
+            )
+            raise ValueError(
+                f"{self._folder}/{step}: the checkpoint does not fit this config; was its section model or optimizer "
+                "changed?\n  " + "\n  ".join(listed)
+            )
 
     def saved_weights(self, step: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes, by name, of what `restore_weights` gives; no value is read.
