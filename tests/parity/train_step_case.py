@@ -220,8 +220,7 @@ def make_step(
         norms = jax.tree.map(lambda gradient: jnp.linalg.norm(gradient.ravel()), gradients)
         return optax.apply_updates(params, updates), opt_state, total, terms, norms
 
-    # Most of the time goes into compiling, and each program runs for a few steps only.
-    compiled = jax.jit(step, compiler_options={"xla_backend_optimization_level": 0})
+    compiled = jax.jit(step)
 
     def call(params, opt_state, draws):
         with jax.default_matmul_precision("highest"):
