@@ -44,7 +44,7 @@ def run(tmp_path_factory):
     [
         ("model", {"hidden_size": 32}, "does not fit this config; was its section model or optimizer changed"),
         ("model", {"decoder_layers": 2}, "does not fit this config"),
-        ("optimizer", {"ema_decay": 0.9}, "does not fit this config(.|\n)*missing: weights/ema/"),
+        ("optimizer", {"ema_decay": 0.0}, "does not fit this config(.|\n)*unexpected: weights/ema/"),
         ("synthetic", {"num_train": 5}, "expected .*found"),
         ("data", {"recorded": "no_such_file.npz"}, "no_such_file.npz"),
         ("train", {"wandb_project": "p"}, "which is not installed"),
