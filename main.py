@@ -8,7 +8,6 @@ python main.py --mode=record --config=configs/quickstart.py --workdir=runs/recor
 """
 
 import argparse
-import sys
 
 from tarvis_jax import command_line
 
@@ -27,7 +26,7 @@ _MODES = {
 
 def run() -> None:
     """The console script `tarvis-jax`."""
-    sys.exit(command_line.run(main))
+    command_line.run_and_exit(main)
 
 
 def main(arguments: list[str]) -> None:

@@ -44,13 +44,13 @@ def measure(mapping, options):
     from tarvis_jax.config import from_mapping
     from tarvis_jax.model.structure import ModelStructure
     from tarvis_jax.parallel.mesh import make_mesh, microbatch_sharding, num_microbatches, replicated
-    from tarvis_jax.run_config import Config
+    from tarvis_jax.run_config import Config, settle
     from tarvis_jax.tasks import objectives
     from tarvis_jax.train.optimizer import learning_rate_at, make_optimizer
     from tarvis_jax.train.state import new_state
     from tarvis_jax.train.step import make_gradients, make_update
 
-    config = from_mapping(Config, mapping)
+    config = settle(from_mapping(Config, mapping))
     if options.batch_size:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=options.batch_size))
     name, _, number = options.topology.partition(":")

@@ -39,7 +39,7 @@ TOLERANCES = {"float32": 1e-5, "bfloat16": 2**-8}
 def make_case(size: str, dtype: str) -> cases.Case:
     """A query per cell, and samples away from the kinks of the gradient, where rounding would decide."""
     sizes = SIZES[size]
-    case = cases.Case("between pixels", value_dtype=dtype, offsets_dtype=dtype, reference_on_centres=True, **sizes)
+    case = cases.Case("between pixels", value_dtype=dtype, offsets_dtype=dtype, reference_on_centers=True, **sizes)
     return dataclasses.replace(case, num_queries=sum(height * width for height, width in case.level_shapes))
 
 

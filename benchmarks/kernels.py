@@ -75,11 +75,11 @@ class Inputs:
         directions /= np.abs(directions).max(-1, keepdims=True)
         start = directions[:, None, None] * np.arange(1, POINTS + 1)[:, None]  # [M, 1, P, 2]
         offsets = rng.normal(0, 2, (batch, cells, HEADS, levels, POINTS, 2)) + start
-        centres = [
+        centers = [
             np.stack(np.meshgrid((np.arange(w) + 0.5) / w, (np.arange(h) + 0.5) / h), -1).reshape(-1, 2)
             for h, w in self.level_shapes
         ]
-        self.reference = np.repeat(np.concatenate(centres)[:, None], levels, 1).astype(np.float32)  # [Q, L, 2]
+        self.reference = np.repeat(np.concatenate(centers)[:, None], levels, 1).astype(np.float32)  # [Q, L, 2]
         sizes = np.array([(w, h) for h, w in self.level_shapes], np.float32)
         location_px = self.reference[:, None, :, None] * sizes[:, None] + offsets  # edges at 0 and w
         if is_inside:

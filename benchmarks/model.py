@@ -23,7 +23,7 @@ from flax import nnx
 
 from benchmarks.common import alternate, environment, time_of, write_json
 from tarvis_jax.inference.predictor import Predictor
-from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.config import ModelConfig, settle_backends
 from tarvis_jax.model.tarvis import TarViS
 from tarvis_jax.model.variables import flatten
 
@@ -64,10 +64,10 @@ class Reference:
 
 
 def benchmark_clip(args: argparse.Namespace, model: TarViS, dataset: str) -> Iterator[dict]:
-    """Seconds a clip of `Predictor.clip_classes`, frames/s; then the same beside the reference, with the ratio."""
+    """Seconds a clip of `Predictor.segment_classes`, frames/s; then the same beside the reference, with the ratio."""
     predictor = Predictor.from_model(model)
     images = np.random.default_rng(0).integers(0, 256, (args.frames, args.height, args.width, 3), np.uint8)
-    clip = lambda: predictor.clip_classes(images, dataset).mask_logits  # noqa: E731
+    clip = lambda: predictor.segment_classes(images, dataset).mask_logits  # noqa: E731
     time_of(clip)
     runs = {"ours": lambda: time_of(clip)}
 
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--out", help="JSON file to write")
     args = parser.parse_args()
 
-    config = ModelConfig(backbone=args.backbone, compute_dtype=args.dtype)
+    config = settle_backends(ModelConfig(backbone=args.backbone, compute_dtype=args.dtype))
     model = TarViS(config, rngs=nnx.Rngs(0))
     shape = f"{args.backbone} T {args.frames} {args.height}x{args.width} {args.dtype}"
     result = {"environment": environment(), "shape": shape, "clips": []}

@@ -143,12 +143,12 @@ class Case:
         return forward if self.direction == "forward" else backward
 
     def _reference(self) -> np.ndarray:
-        """float32 [Q, 2]: centres of the cells, normalised."""
-        centres = []
+        """float32 [Q, 2]: centers of the cells, normalized."""
+        centers = []
         for height, width in self.level_shapes:
             y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
-            centres.append(np.stack([x.ravel(), y.ravel()], axis=-1))
-        return np.concatenate(centres).astype(np.float32)
+            centers.append(np.stack([x.ravel(), y.ravel()], axis=-1))
+        return np.concatenate(centers).astype(np.float32)
 
     def _kernel_cycles(self, name: str, kernel: tpu.Loop) -> float:
         """Cycles of a kernel of the TPU back end, whose loops this knows."""

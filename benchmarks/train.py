@@ -23,7 +23,7 @@ from input_pipeline.batches import batch_shapes
 from input_pipeline.config import DataConfig, DatasetConfig
 from tarvis_jax.config import from_mapping
 from tarvis_jax.parallel.mesh import make_mesh, num_microbatches, put_batch
-from tarvis_jax.run_config import Config
+from tarvis_jax.run_config import Config, settle
 from tarvis_jax.train.state import TrainState
 from tarvis_jax.train.step import TrainStepper, make_stepper
 
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--out", help="JSON file to write")
     args = parser.parse_args()
     file, _, argument = args.config.partition(":")
-    config = from_mapping(Config, runpy.run_path(file)["get_config"](argument))
+    config = settle(from_mapping(Config, runpy.run_path(file)["get_config"](argument)))
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=args.batch_size))
     result = {"environment": environment(), "config": args.config, "rows": []}
     print(json.dumps(result["environment"]))

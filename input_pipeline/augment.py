@@ -22,7 +22,7 @@ class Clip:
         return self.images.shape[1:3]
 
 
-def jitter_colours(
+def jitter_colors(
     images: np.ndarray,
     rng: np.random.Generator,
     *,
@@ -38,7 +38,7 @@ def jitter_colours(
       contrast: range of the factor.
       brightness: largest shift, in 8-bit units.
 
-    Differs from the reference: brightness shifts all three channels equally; there a random colour space decides which
+    Differs from the reference: brightness shifts all three channels equally; there a random color space decides which
     channel is the brightness.
     """
     hue, saturation = rng.integers(-hue_saturation, hue_saturation + 1, size=2).tolist()
@@ -121,16 +121,6 @@ def preserving_crop(masks: np.ndarray, size: tuple[int, int], rng: np.random.Gen
     return top, left
 
 
-def resized_size(size: tuple[int, int], min_dim: int | None, max_dim: int) -> tuple[int, int]:
-    """Height and width after the smaller side became `min_dim`, or less where the larger would exceed `max_dim`."""
-    if min_dim is None:
-        return size
-    scale = min_dim / min(size)
-    if max(size) * scale > max_dim:
-        scale = max_dim / max(size)
-    return max(1, round(scale * size[0])), max(1, round(scale * size[1]))
-
-
 def fitted_size(size: tuple[int, int], bucket: tuple[int, int]) -> tuple[int, int]:
     """`size`, shrunk (keeping the aspect) as far as needed to fit in `bucket`."""
     scale = min(1.0, bucket[0] / size[0], bucket[1] / size[1])
@@ -138,7 +128,7 @@ def fitted_size(size: tuple[int, int], bucket: tuple[int, int]) -> tuple[int, in
 
 
 def resize(clip: Clip, size: tuple[int, int]) -> Clip:
-    """Images bilinear; masks bilinear with threshold 0.5; class maps nearest neighbour.
+    """Images bilinear; masks bilinear with threshold 0.5; class maps nearest neighbor.
 
     Differs from the reference: it resizes the mask of each class bilinearly, which leaves gaps between classes.
     """

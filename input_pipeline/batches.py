@@ -84,7 +84,7 @@ def train_batches(
       `BatchInfo` and a dict of numpy arrays: `images` uint8 [B, T, H, W, 3] RGB, padded with 128; `masks` bool
       [B, N, T, H, W]; `classes` int32 [B, N] (1..K, 0 where invalid and in exemplar batches); `valid_instances` bool
       [B, N]; panoptic: `semantic_map` int32 [B, T, H, W], `ignore_mask` bool [B, T, H, W] (true in the padding);
-      exemplar: `reference_frame` int32 [B], `points_yx` float32 [B, N, 2], normalised to the padded image, 0 where
+      exemplar: `reference_frame` int32 [B], `points_yx` float32 [B, N, 2], normalized to the padded image, 0 where
       invalid.
     Raises:
       ValueError: at once for settings, workspace and annotations; while iterating for unreadable frames.

@@ -36,12 +36,12 @@ def choose_clip(
         with_objects = [t for t in range(total) if video.segmentations[t]]
         if not with_objects:
             raise ValueError(f"{video.where}: no frame has an object")
-        centre = int(rng.choice(with_objects))
+        center = int(rng.choice(with_objects))
         reach = round(frame_sampling_factor * clip_length)
-        others = [t for t in range(max(0, centre - reach), min(total, centre + reach + 1)) if t != centre]
-        chosen = _draw(others or [centre], clip_length - 1, rng)
-        frames = sorted([centre, *chosen])
-        reference = frames.index(centre)
+        others = [t for t in range(max(0, center - reach), min(total, center + reach + 1)) if t != center]
+        chosen = _draw(others or [center], clip_length - 1, rng)
+        frames = sorted([center, *chosen])
+        reference = frames.index(center)
     instances = sorted({instance for t in frames for instance in video.segmentations[t]})
     return ClipChoice(tuple(frames), tuple(instances), reference)
 

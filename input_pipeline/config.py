@@ -1,8 +1,16 @@
 """Configuration of the input pipeline."""
 
 import dataclasses
+from typing import Annotated
 
 from tarvis_jax import datasets as dataset_table
+from tarvis_jax.fields import Length, OneOf, Range, Text, check_fields
+
+_Path = Annotated[str, Text(4096)]
+_Pixels = Annotated[int, Range(1, 65_536)]
+_Count = Annotated[int, Range(1, 10**6)]
+_CropShare = Annotated[float, Range(0, 1, above_low=True)]
+_Contrast = Annotated[float, Range(0, 10)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,60 +35,51 @@ class DatasetConfig:
       max_instances: N, the number of target slots.
       buckets: sizes (height, width), multiples of the model's `size_divisor`, that clips are padded to.
       hue_saturation, brightness: largest shift up and down, in 8-bit units (hue: of 256 for the full circle).
-      contrast: range of the factor about mid-grey.
+      contrast: range of the factor about mid-gray.
       min_mask_area: masks below this many pixels are left out when training annotations are read (BURST).
     """
 
-    name: str
-    reader: str
-    task: str
-    num_classes: int = 0
-    thing_classes: tuple[int, ...] = ()
-    exemplar: str = ""
-    class_names: tuple[str, ...] = ()
-    weight: float = 1.0
-    train_images: str = ""
-    train_annotations: str = ""
-    eval_images: str = ""
-    eval_annotations: str = ""
-    eval_truth: str = ""
-    min_dims: tuple[int, ...] = (512,)
-    max_dim: int = 1333
-    crop: tuple[float, float] = (0.75, 0.75)
-    flip_probability: float = 0.5
-    frame_sampling_factor: float = 7.5
+    name: Annotated[str, Text(100, 1)]
+    reader: Annotated[str, Text(100, 1)]
+    task: Annotated[str, OneOf(dataset_table.TASKS)]
+    num_classes: Annotated[int, Range(0, 65_535)] = 0
+    thing_classes: Annotated[tuple[Annotated[int, Range(0, 65_534)], ...], Length(0, 65_535)] = ()
+    exemplar: Annotated[str, OneOf(("", *dataset_table.EXEMPLAR_KINDS))] = ""
+    class_names: Annotated[tuple[Annotated[str, Text(200, 1)], ...], Length(0, 65_535)] = ()
+    weight: Annotated[float, Range(0, 1e6)] = 1.0
+    train_images: _Path = ""
+    train_annotations: _Path = ""
+    eval_images: _Path = ""
+    eval_annotations: _Path = ""
+    eval_truth: _Path = ""
+    min_dims: Annotated[tuple[_Pixels, ...], Length(0, 100)] = (512,)
+    max_dim: _Pixels = 1333
+    crop: tuple[_CropShare, _CropShare] = (0.75, 0.75)
+    flip_probability: Annotated[float, Range(0, 1)] = 0.5
+    frame_sampling_factor: Annotated[float, Range(1, 10_000)] = 7.5
     consecutive_frames: bool = False
-    max_instances: int = 32
-    buckets: tuple[tuple[int, int], ...] = ((512, 960), (512, 1344), (960, 512), (1344, 512))
-    hue_saturation: int = 12
-    contrast: tuple[float, float] = (0.95, 1.05)
-    brightness: int = 25
-    min_mask_area: int = 1
+    max_instances: Annotated[int, Range(1, 10_000)] = 32
+    buckets: Annotated[tuple[tuple[_Pixels, _Pixels], ...], Length(1, 100)] = (
+        (512, 960),
+        (512, 1344),
+        (960, 512),
+        (1344, 512),
+    )
+    hue_saturation: Annotated[int, Range(0, 255)] = 12
+    contrast: tuple[_Contrast, _Contrast] = (0.95, 1.05)
+    brightness: Annotated[int, Range(0, 255)] = 25
+    min_mask_area: Annotated[int, Range(0, 10**9)] = 1
 
     def __post_init__(self):
-        problems = []
-        if not self.reader.isidentifier():
-            problems.append(f"reader should be the name of a module of input_pipeline/readers, found {self.reader!r}")
         try:
+            check_fields(self)
+            if not self.reader.isidentifier():
+                raise ValueError(
+                    f"reader: expected the name of a module in input_pipeline/readers, found {self.reader!r}"
+                )
             dataset_table.check_class_names(self.class_names, self.spec.num_classes)
         except ValueError as error:
-            problems.append(str(error))
-        if not self.buckets or any(len(bucket) != 2 or min(bucket) < 1 for bucket in self.buckets):
-            problems.append(f"buckets should be (height, width) pairs, at least one, found {self.buckets}")
-        if self.weight < 0:
-            problems.append(f"weight should be >= 0, found {self.weight}")
-        if self.max_instances < 1:
-            problems.append(f"max_instances should be >= 1, found {self.max_instances}")
-        if self.frame_sampling_factor < 1:
-            problems.append(f"frame_sampling_factor should be >= 1, found {self.frame_sampling_factor}")
-        if len(self.crop) != 2 or not all(0 < share <= 1 for share in self.crop):
-            problems.append(f"crop should be two shares in (0, 1], found {self.crop}")
-        if any(size < 1 for size in self.min_dims) or self.max_dim < 1:
-            problems.append(f"min_dims and max_dim should be >= 1, found {self.min_dims}, {self.max_dim}")
-        if not 0 <= self.flip_probability <= 1:
-            problems.append(f"flip_probability should be in [0, 1], found {self.flip_probability}")
-        if problems:
-            raise ValueError(f"dataset {self.name}: " + "; ".join(problems))
+            raise ValueError(f"dataset {self.name!s:.100}: {error}") from None
 
     @property
     def spec(self) -> dataset_table.DatasetSpec:
@@ -94,7 +93,7 @@ class DataConfig:
 
     Attributes:
       datasets: what to draw from.
-      workspace: the folder that holds the data; empty: the environment variable TARVIS_WORKSPACE_DIR.
+      workspace: the folder that holds the data; commands fill it from TARVIS_WORKSPACE_DIR if empty.
       batch_size: B over all hosts.
       clip_length: T.
       chunk_steps: consecutive batches that are of one dataset (and of one number of objects).
@@ -108,24 +107,21 @@ class DataConfig:
         from there, round and round, instead of making them: it then needs neither TensorFlow nor the data. "": none.
     """
 
-    datasets: tuple[DatasetConfig, ...] = ()
-    workspace: str = ""
-    recorded: str = ""
-    batch_size: int = 32
-    clip_length: int = 3
-    chunk_steps: int = 8
-    seed: int = 0
-    num_parallel: int = 8
-    prefetch: int = 2
+    datasets: Annotated[tuple[DatasetConfig, ...], Length(0, 1000)] = ()
+    workspace: _Path = ""
+    recorded: _Path = ""
+    batch_size: _Count = 32
+    clip_length: Annotated[int, Range(1, 10_000)] = 3
+    chunk_steps: _Count = 8
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
+    num_parallel: Annotated[int, Range(1, 10_000)] = 8
+    prefetch: Annotated[int, Range(1, 10_000)] = 2
     cache_records: bool = False
-    cache_megabytes: int = 1024
-    max_attempts: int = 10
+    cache_megabytes: Annotated[int, Range(0, 10**9)] = 1024
+    max_attempts: _Count = 10
 
     def __post_init__(self):
-        names = ("batch_size", "clip_length", "chunk_steps", "num_parallel", "prefetch", "max_attempts")
-        wrong = {name: getattr(self, name) for name in names if getattr(self, name) < 1}
-        if wrong or self.seed < 0:
-            raise ValueError(f"data: expected values >= 1 (seed >= 0), found {wrong or {'seed': self.seed}}")
+        check_fields(self)
         duplicates = {d.name for d in self.datasets if sum(d.name == other.name for other in self.datasets) > 1}
         if duplicates:
             raise ValueError(f"data.datasets: each name may occur once, found twice: {sorted(duplicates)}")
@@ -144,13 +140,16 @@ class SyntheticConfig:
       val_seed: of the first held-out video; the ranges of seeds may not meet.
     """
 
-    num_train: int = 0
-    num_val: int = 16
-    num_frames: int = 10
-    height: int = 64
-    width: int = 96
-    seed: int = 0
-    val_seed: int = 10**6
+    num_train: Annotated[int, Range(0, 10**6)] = 0
+    num_val: _Count = 16
+    num_frames: Annotated[int, Range(1, 10_000)] = 10
+    height: _Pixels = 64
+    width: _Pixels = 96
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 0
+    val_seed: Annotated[int, Range(0, 2**31 - 1)] = 10**6
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def dataset_config(name: str, **overrides) -> DatasetConfig:

@@ -33,7 +33,7 @@ def read_palette(path: pathlib.Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             if image.mode not in ("P", "L"):
-                raise ValueError(f"{path}: expected a palette (mode P) or 8-bit grey PNG, found mode {image.mode}")
+                raise ValueError(f"{path}: expected a palette (mode P) or 8-bit gray PNG, found mode {image.mode}")
             return np.array(image)
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{path}: cannot be decoded as PNG ({error})") from error
@@ -71,7 +71,7 @@ def _decode(path: pathlib.Path, flags: int) -> np.ndarray:
         raw = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error})") from error
-    # A JPEG that was cut off decodes to grey pixels with no more than a warning; its end marker tells. (Only the second
+    # A JPEG that was cut off decodes to gray pixels with no more than a warning; its end marker tells. (Only the second
     # half is searched: an embedded thumbnail has such a marker too.)
     if raw[:2] == b"\xff\xd8" and raw.find(b"\xff\xd9", len(raw) // 2) < 0:
         raise ValueError(f"{path}: the JPEG is cut off ({len(raw)} bytes, without an end marker)")

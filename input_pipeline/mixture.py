@@ -17,6 +17,7 @@ import numpy as np
 from input_pipeline import augment, clips
 from input_pipeline.config import DataConfig, DatasetConfig
 from input_pipeline.records import VideoRecord
+from tarvis_jax.frame_size import resized_size
 
 # Purposes of random draws: no two of them share a stream.
 _CHUNK, _EPOCH, _SIZE, SAMPLE = range(4)
@@ -116,7 +117,7 @@ def predicted_size(video: VideoRecord, config: DatasetConfig, min_dim: int | Non
     size = (video.height, video.width)
     if config.task != "exemplar" and config.crop != (1.0, 1.0):
         size = augment.crop_size(size, config.crop)
-    return augment.resized_size(size, min_dim, config.max_dim)
+    return resized_size(size, min_dim, config.max_dim)
 
 
 def smallest_bucket(size: tuple[int, int], buckets: tuple[tuple[int, int], ...]) -> tuple[int, int]:

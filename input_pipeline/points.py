@@ -5,7 +5,7 @@ import numpy as np
 
 
 def mask_to_point(masks: np.ndarray) -> np.ndarray:
-    """The centre of the pixel of each mask that is farthest from the mask's border.
+    """The center of the pixel of each mask that is farthest from the mask's border.
 
     Among equally far pixels the one nearest to the mask's mean is taken (sum of the distances in y and x), then the
     first in row-major order. The border of the image is not a border of the mask, so give masks as large as the images
@@ -28,11 +28,11 @@ def mask_to_point(masks: np.ndarray) -> np.ndarray:
     empty = np.flatnonzero(~masks.any((1, 2)))
     if empty.size:
         raise ValueError(f"masks: expected some pixels in each, found none in masks {empty.tolist()} of {len(masks)}")
-    points = np.array([_centre(mask) for mask in masks.astype(bool)], np.float32).reshape(-1, 2)
+    points = np.array([_center(mask) for mask in masks.astype(bool)], np.float32).reshape(-1, 2)
     return (points + np.float32(0.5)) / np.array(masks.shape[1:], np.float32)
 
 
-def _centre(mask: np.ndarray) -> tuple[int, int]:
+def _center(mask: np.ndarray) -> tuple[int, int]:
     """Row and column of the pixel."""
     if mask.all():
         farthest = np.argwhere(mask)

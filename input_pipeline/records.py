@@ -116,10 +116,6 @@ class VideoRecord:
         """bool [H, W]; see `frame_masks`."""
         return self.frame_masks(frame, (instance,))[0]
 
-    def instance_track(self, instance: int) -> np.ndarray:
-        """bool [T, H, W] over all frames of the video."""
-        return np.stack([self.instance_mask(t, instance) for t in range(self.num_frames)])
-
     def id_map(self, frame: int) -> np.ndarray:
         """int32 [H, W]: instance ids, 0 = background; where masks overlap the higher id is on top."""
         if self.panoptic_maps is not None:
@@ -130,7 +126,7 @@ class VideoRecord:
         return result
 
     def semantic_map(self, frame: int) -> np.ndarray:
-        """uint8 [H, W]: class 0..K-1; 255 where ignored or not labelled.
+        """uint8 [H, W]: class 0..K-1; 255 where ignored or not labeled.
 
         Differs from the reference: there a pixel that no class covers becomes class 0; here it is ignored.
         """

@@ -10,6 +10,7 @@ import numpy as np
 from input_pipeline import augment, clips, mixture, points, targets
 from input_pipeline.config import DataConfig, DatasetConfig
 from input_pipeline.records import VideoRecord
+from tarvis_jax.frame_size import resized_size
 
 
 class FrameCache:
@@ -99,8 +100,8 @@ class SampleLoader:
         visible = clip.masks.any((1, 2, 3))
         if not visible.any():
             return None
-        # Colours come last, on the fewest pixels; they commute with everything but the interpolation.
-        images = augment.jitter_colours(
+        # Colors come last, on the fewest pixels; they commute with everything but the interpolation.
+        images = augment.jitter_colors(
             clip.images,
             rng,
             hue_saturation=dataset.hue_saturation,
@@ -147,5 +148,5 @@ def _crop(clip: augment.Clip, dataset: DatasetConfig, choose: Callable) -> augme
 
 
 def _resize(clip: augment.Clip, plan: mixture.BatchPlan, dataset: DatasetConfig) -> augment.Clip:
-    size = augment.resized_size(clip.size, plan.min_dim, dataset.max_dim)
+    size = resized_size(clip.size, plan.min_dim, dataset.max_dim)
     return augment.resize(clip, augment.fitted_size(size, plan.bucket))

@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import json
 import pathlib
-import sys
 import time
 
 from input_pipeline import synthetic_writers
@@ -146,4 +145,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run(main))
+    command_line.run_and_exit(main)

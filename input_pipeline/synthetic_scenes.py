@@ -1,8 +1,8 @@
 """Small videos drawn from a random seed: textured shapes that move, overlap, enter and leave over textured ground.
 
 What is to be learnt: four kinds of things (`THINGS`), told apart by shape, texture and the hue of one of their two
-colours, and three kinds of stuff (`STUFFS`), bands with moving borders. Everything else is random: the number of
-objects (1 to 5), size, motion (translation, slight rotation and scaling), depth order, all other colours, the camera's
+colors, and three kinds of stuff (`STUFFS`), bands with moving borders. Everything else is random: the number of
+objects (1 to 5), size, motion (translation, slight rotation and scaling), depth order, all other colors, the camera's
 drift, noise.
 """
 
@@ -16,7 +16,7 @@ STUFFS = ("ground", "wall", "sky")  # semantic classes 0..2; things follow as 3.
 MAX_OBJECTS = 5
 MIN_VISIBLE_SHARE = 0.005  # of the frame: an object that never shows more than this is not drawn
 
-_LEVELS = 64  # steps between a region's two colours
+_LEVELS = 64  # steps between a region's two colors
 _THING_HUES = (0.0, 0.25, 0.5, 0.8)
 _STUFF_HUES = (0.1, 0.05, 0.6)
 _CROSSING_SHARE = 0.5  # of the objects but the first: those that enter or leave the frame
@@ -84,18 +84,18 @@ class _Shape:
         speed = rng.uniform(0.1, 1.0) * 0.03 * width
         heading = rng.uniform(0, 2 * np.pi)
         since = time  # frames since the object was at its start position
-        if not first and rng.random() < _CROSSING_SHARE:  # enters or leaves: its centre crosses the frame's border
+        if not first and rng.random() < _CROSSING_SHARE:  # enters or leaves: its center crosses the frame's border
             since = time - rng.uniform(0.25, 0.75) * (num_frames - 1)
             speed = rng.uniform(0.03, 0.06) * width
             edge = int(rng.integers(4))  # right, bottom, left, top
             start_y, start_x = ((start_y, 1.0), (1.0, start_x), (start_y, 0.0), (0.0, start_x))[edge]
             heading = edge * np.pi / 2 + rng.uniform(-0.6, 0.6) + np.pi * rng.integers(2)
-        centre_y = start_y * height + speed * np.sin(heading) * since
-        centre_x = start_x * width + speed * np.cos(heading) * since
+        center_y = start_y * height + speed * np.sin(heading) * since
+        center_x = start_x * width + speed * np.cos(heading) * since
         radius = rng.uniform(0.13, 0.27) * side * (1 + rng.uniform(-0.02, 0.02)) ** since
         angle = rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.06) * since
-        dy = (np.arange(height)[None, :] - centre_y[:, None]) / radius[:, None]
-        dx = (np.arange(width)[None, :] - centre_x[:, None]) / radius[:, None]
+        dy = (np.arange(height)[None, :] - center_y[:, None]) / radius[:, None]
+        dx = (np.arange(width)[None, :] - center_x[:, None]) / radius[:, None]
         dy, dx = dy.astype(np.float32)[:, :, None], dx.astype(np.float32)[:, None, :]
         cos, sin = (f(angle).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
         self.u = cos * dx + sin * dy  # [T, H, W]; the shape lies within |u|, |v| <= 1
@@ -106,7 +106,7 @@ class _Shape:
         hue = _THING_HUES[self.kind] + rng.uniform(-0.05, 0.05)
         typical = _rgb(hue, rng.uniform(0.7, 1.0), rng.uniform(0.7, 1.0))
         other = _rgb(rng.random(), rng.uniform(0.0, 0.6), rng.choice([rng.uniform(0.1, 0.3), rng.uniform(0.8, 1.0)]))
-        self.colours = _ramp(other, typical)
+        self.colors = _ramp(other, typical)
 
     def texture(self, where: np.ndarray) -> np.ndarray:
         """Levels 0..63 of the pixels `where` (bool [T, H, W]), in row-major order."""
@@ -156,7 +156,7 @@ def _visible(shapes: list[_Shape], min_area: int) -> tuple[list[_Shape], np.ndar
 
 
 def _paint(rng: np.random.Generator, shapes: list[_Shape], owner: np.ndarray) -> SyntheticVideo:
-    """Colours: every pixel gets one entry of a colour table (region and level), so one gather paints the video."""
+    """Colors: every pixel gets one entry of a color table (region and level), so one gather paints the video."""
     stuff_map, level = _background(rng, *owner.shape)
     table = [
         _ramp(*(_rgb(hue + rng.uniform(-0.08, 0.08), rng.uniform(0.2, 0.5), value) for value in values))
@@ -166,11 +166,11 @@ def _paint(rng: np.random.Generator, shapes: list[_Shape], owner: np.ndarray) ->
     for index, shape in enumerate(shapes):
         where = owner == index + 1
         entry[where] = (len(STUFFS) + index) * _LEVELS + shape.texture(where)
-        table.append(shape.colours)
-    colours = np.concatenate(table) * rng.uniform(0.8, 1.0)
+        table.append(shape.colors)
+    colors = np.concatenate(table) * rng.uniform(0.8, 1.0)
     # The table leaves room for the noise, so the wrap-around of uint8 addition is that of signed noise.
     noise = (rng.integers(0, 256, (*owner.shape, 3), np.uint8) >> 4) - np.uint8(8)
-    frames = np.clip(colours, 8, 247).astype(np.uint8)[entry] + noise
+    frames = np.clip(colors, 8, 247).astype(np.uint8)[entry] + noise
     return SyntheticVideo(frames, owner, stuff_map, tuple(shape.kind + 1 for shape in shapes))
 
 
@@ -208,5 +208,5 @@ def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def _ramp(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """float [64, 3] from one colour to the other."""
+    """float [64, 3] from one color to the other."""
     return low + np.linspace(0, 1, _LEVELS)[:, None] * (high - low)

@@ -58,7 +58,7 @@ def write_youtube_vis(root: pathlib.Path, split: str, videos: Iterable[Synthetic
 
 
 def write_kitti_step(root: pathlib.Path, split: str, videos: Iterable[SyntheticVideo]) -> None:
-    """Training: the generic JSON; val: panoptic PNGs (R = class, instance = 256 G + B). Every pixel is labelled."""
+    """Training: the generic JSON; val: panoptic PNGs (R = class, instance = 256 G + B). Every pixel is labeled."""
     folder = _images(root, split, "kitti_step" if split == "train" else "kitti_step_val")
     sequences = []
     for number, video in enumerate(videos):

@@ -10,25 +10,23 @@ import os
 import pathlib
 from typing import Any
 
-ENVIRONMENT_VARIABLE = "TARVIS_WORKSPACE_DIR"
+WORKSPACE_VARIABLE = "TARVIS_WORKSPACE_DIR"  # `run_config.settle` puts it into a config that names no folder
 
 
 def workspace_root(workspace: str = "") -> pathlib.Path:
-    """The workspace folder: `workspace`, or the environment variable where it is empty.
+    """The workspace folder of a config.
 
     Raises:
-      ValueError: neither is set, or the folder does not exist.
+      ValueError: it is empty, or the folder does not exist.
     """
-    chosen = workspace or os.environ.get(ENVIRONMENT_VARIABLE, "")
-    if not chosen:
+    if not workspace:
         raise ValueError(
             f"workspace: not set; expected a folder with dataset_images/ and dataset_annotations/, given by "
-            f"config.data.workspace or by the environment variable {ENVIRONMENT_VARIABLE}"
+            f"config.data.workspace or by the environment variable {WORKSPACE_VARIABLE}"
         )
-    root = pathlib.Path(chosen).expanduser().absolute()
+    root = pathlib.Path(workspace).expanduser().absolute()
     if not root.is_dir():
-        origin = "config.data.workspace" if workspace else f"${ENVIRONMENT_VARIABLE}"
-        raise ValueError(f"workspace: {root} (from {origin}) is not an existing folder")
+        raise ValueError(f"workspace: {root} (from config.data.workspace) is not an existing folder")
     return root
 
 

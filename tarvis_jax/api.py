@@ -15,7 +15,7 @@ from tarvis_jax.datasets import EXEMPLAR, INSTANCE, MASK, PANOPTIC, POINT, Datas
 from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.inference.session import Session
-from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.config import ModelConfig, settle_backends
 from tarvis_jax.model.queries import SEMANTIC_TABLE, semantic_rows
 from tarvis_jax.model.structure import ModelStructure
 from tarvis_jax.weights import folder, hub
@@ -44,11 +44,12 @@ class Model:
         """Args:
           config: the architecture.
           variables: flat dict of its variables (`tarvis_jax.model.variables.flatten`).
-          datasets: None takes what is known of the datasets in `config.semantic_classes`.
+          datasets: None takes the table of datasets (`default_datasets`).
           device: see `load`.
 
         Raises:
-          ValueError: names every missing, unexpected and misshapen variable.
+          ValueError: names every missing, unexpected and misshapen variable; or the datasets of
+            `config.semantic_classes` that the table does not know, where `datasets` is None.
         """
         self.datasets = dict(default_datasets(config.semantic_classes) if datasets is None else datasets)
         self.predictor = Predictor(config, variables, device=device)
@@ -211,7 +212,8 @@ def load(
         - the workdir of a training run: its newest checkpoint (the moving average of the weights if it has one);
         - an id on the Hugging Face hub, "owner/name" or "owner/name@revision", if there is no such local path.
       dtype: of activations, "float32" or "bfloat16"; None takes the saved config's. Parameters are float32.
-      backend: of the deformable attention, see kernels/ms_deform_attn; None lets the platform choose.
+      backend: of the deformable attention, see kernels/ms_deform_attn; None takes the environment variable
+        TARVIS_MS_DEFORM_ATTN, or lets the platform choose. `Model.config` says what was settled.
       device: a jax.Device, or a platform with an optional number ("cpu", "gpu:1", "tpu"); None: JAX's default device.
 
     Raises:
@@ -219,17 +221,14 @@ def load(
     """
     resolved = _resolve_device(device)
     opened = open_model(path)
-    changes = {}
+    # What computes is a matter of this machine, not of the model: the settings of the file are left alone.
+    changes = {"ms_deform_attn_backend": backend, "attention_backend": None}
     if dtype is not None:
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype: expected 'float32' or 'bfloat16', found {dtype!r}")
         changes["compute_dtype"] = dtype
-    if backend is not None:
-        changes["ms_deform_attn_backend"] = backend
-    try:
-        return Model(dataclasses.replace(opened.config, **changes), opened.variables, opened.datasets, resolved)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    config = settle_backends(dataclasses.replace(opened.config, **changes))
+    return Model(config, opened.variables, opened.datasets, resolved)
 
 
 def from_pretrained(folder_or_hub_id: str | pathlib.Path, **options: Any) -> Model:

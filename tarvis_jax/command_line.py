@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from absl import logging
+from absl import flags, logging
 
 DONE, USER_ERROR, INTERRUPTED = 0, 2, 130
 _OURS = ("tarvis_jax", "input_pipeline", "kernels", "configs", "main", "__main__")
@@ -54,6 +54,17 @@ def run(main: Callable[[list[str]], None], arguments: Sequence[str] | None = Non
     return status
 
 
+def run_and_exit(main: Callable[[list[str]], None]) -> None:
+    """Ends the process with the status that `run` gives."""
+    status = run(main)
+    if status == INTERRUPTED:
+        # Threads of libraries (compiler, input pipeline) still work; they can crash while Python is taken down.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are ValueErrors of one line; flags are never abbreviated."""
 
@@ -75,6 +86,7 @@ class Parser(argparse.ArgumentParser):
 
 def start_logging(verbosity: int) -> None:
     """Log lines on standard error as "16:41:19 message"; `verbosity` is 0 for all, -1 for warnings and errors."""
+    flags.FLAGS.mark_as_parsed()  # the logging library has flags of its own and warns of logging before they are read
     logging.use_absl_handler()
     logging.set_verbosity(verbosity)
     handler = logging.get_absl_handler()

@@ -67,7 +67,7 @@ def _announced(description: str) -> Iterator[None]:
 def shapes_of(arguments: Any) -> Hashable:
     """Shapes and dtypes of a pytree of arrays, as a key."""
     leaves, structure = jax.tree.flatten(arguments)
-    return structure, tuple((np.shape(leaf), str(leaf.dtype)) for leaf in leaves)
+    return structure, tuple((np.shape(leaf), leaf.dtype) for leaf in leaves)
 
 
 def quick_compiler_options(platform: str) -> dict[str, int]:

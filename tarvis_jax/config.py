@@ -14,13 +14,17 @@ import runpy
 import traceback
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any, TypeVar
 
 import ml_collections
 from ml_collections import config_dict
 
+from tarvis_jax.fields import Length, field_hints, shown
+
+MAX_JSON_BYTES = 4 * 2**20  # of a config; ours have some 10 kB
 _JSON_INDENT = 2
+_MOST_UNKNOWN = 10  # keys that one message names
 T = TypeVar("T")
 
 
@@ -69,20 +73,24 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], path: str = "config")
       mapping: its fields by name.
       path: where the mapping stands, for error messages ("config.model").
     Raises:
-      ValueError: an unknown key (the message names it and the nearest known ones), a missing key without default or a
-        value of the wrong type.
+      ValueError: lists every unknown key (with the nearest known ones), every missing key without default and every
+        value of the wrong type or out of its range.
     """
-    hints = typing.get_type_hints(cls)
+    hints = field_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    for key in mapping:
-        if key not in fields:
-            raise ValueError(f"{path}.{key}: no such key. {_neighbours(key, fields)}")
+    unknown = [key for key in mapping if key not in fields]
+    problems = [f"{path}.{_name(key)}: no such key. {_neighbors(key, fields)}" for key in unknown[:_MOST_UNKNOWN]]
     values = {}
     for name, field in fields.items():
         if name in mapping:
-            values[name] = _convert(mapping[name], hints[name], f"{path}.{name}")
+            try:
+                values[name] = _convert(mapping[name], hints[name], f"{path}.{name}")
+            except ValueError as error:
+                problems.append(str(error))
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ValueError(f"{path}.{name}: missing, expected a value of type {_type_name(hints[name])}")
+            problems.append(f"{path}.{name}: missing, expected a value of type {_type_name(hints[name])}")
+    if problems:
+        raise ValueError("\n".join(problems))
     try:
         return cls(**values)
     except ValueError as error:
@@ -91,7 +99,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], path: str = "config")
 
 def save_json(path: pathlib.Path | str, config: Any) -> None:
     """Writes a dataclass (with every default spelled out) as JSON."""
-    pathlib.Path(path).write_text(json.dumps(to_plain(config), indent=_JSON_INDENT) + "\n")
+    pathlib.Path(path).write_text(json.dumps(to_plain(config), indent=_JSON_INDENT, allow_nan=False) + "\n")
 
 
 def load_json(cls: type[T], path: pathlib.Path | str) -> T:
@@ -99,11 +107,43 @@ def load_json(cls: type[T], path: pathlib.Path | str) -> T:
     path = pathlib.Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: expected the config that a training run writes into its workdir, found no such file")
+    return from_mapping(cls, read_json(path), path=str(path))
+
+
+def read_json(path: pathlib.Path | str) -> dict[str, Any]:
+    """The JSON object in a file that may come from anyone: bounded in size, each name once, no NaN.
+
+    Raises:
+      ValueError: not such a file; names it.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():  # also a device or a pipe, which might never end
+        raise ValueError(f"{path}: expected a JSON file, found {'none' if not path.exists() else 'something else'}")
+    with path.open("rb") as file:
+        text = file.read(MAX_JSON_BYTES + 1)
+    if len(text) > MAX_JSON_BYTES:
+        raise ValueError(f"{path}: expected at most {MAX_JSON_BYTES} bytes of JSON, found more")
     try:
-        content = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: cannot be read as JSON: {error}") from error
-    return from_mapping(cls, content, path=str(path))
+        content = json.loads(text, object_pairs_hook=unique_names, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # also bytes that are not UTF-8
+        raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For `json.loads`: an object in which no name occurs twice, else ValueError."""
+    result: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in result:
+            raise ValueError(f"the name {shown(name)} occurs twice in one object")
+        result[name] = value
+    return result
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"expected finite numbers, found {name}")
 
 
 def load_config_file(given: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
@@ -162,7 +202,7 @@ def _override(config: ml_collections.ConfigDict, override: str) -> None:
     for name in (*sections, key):
         known = section if isinstance(section, ml_collections.ConfigDict) else {}
         if name not in known:
-            raise ValueError(f"{place}.{name}: no such key. {_neighbours(name, dict.fromkeys(known))}")
+            raise ValueError(f"{place}.{name}: no such key. {_neighbors(name, dict.fromkeys(known))}")
         if name is not key:
             section, place = section[name], f"{place}.{name}"
     if isinstance(section[key], ml_collections.ConfigDict):
@@ -190,10 +230,16 @@ def _parse(text: str, kind: type, path: str) -> Any:
     return value
 
 
-def _neighbours(key: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+def _neighbors(key: Any, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(str(key)[:100], known, n=3, cutoff=0.5)
     every = ", ".join(sorted(known))
     return f"Did you mean {' or '.join(near)}? Known keys: {every}" if near else f"Known keys: {every}"
+
+
+def _name(key: Any) -> str:
+    """A key as messages show it: plain if it is a short line, else quoted and cut."""
+    text = str(key)
+    return text if len(text) <= 60 and text.isprintable() else shown(text)
 
 
 def _placeholder(hint: Any) -> config_dict.FieldReference:
@@ -204,55 +250,60 @@ def _placeholder(hint: Any) -> config_dict.FieldReference:
 
 
 def _type_name(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+    """A type as Python writes it, without the ranges of its annotation."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _type_name(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(_type_name, arguments))
+    if arguments and isinstance(origin, type):
+        return f"{origin.__name__}[{', '.join('...' if a is Ellipsis else _type_name(a) for a in arguments)}]"
+    return hint.__name__ if isinstance(hint, type) else str(hint)
 
 
 def _convert(value: Any, hint: Any, path: str) -> Any:
     """`value` as the type `hint`, or a ValueError that names both."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    error = ValueError(f"{path}: expected {_type_name(hint)}, found {value!r} of type {type(value).__name__}")
+
+    def refuse() -> typing.NoReturn:
+        raise ValueError(f"{path}: expected {_type_name(hint)}, found {shown(value)} of type {type(value).__name__}")
+
     if hint is Any:
         return value
+    if origin is typing.Annotated:
+        for rule in arguments[1:]:  # before a million entries are looked at; `check_fields` does the other rules
+            if isinstance(rule, Length) and isinstance(value, Sized) and not rule.accepts(value):
+                raise ValueError(f"{path}: expected {rule}, found {len(value)}")
+        return _convert(value, arguments[0], path)
     if origin in (typing.Union, types.UnionType):
         if value is None and types.NoneType in arguments:
             return None
-        options = [option for option in arguments if option is not types.NoneType]
-        if len(options) == 1:
-            return _convert(value, options[0], path)
-        for option in options:
-            try:
-                return _convert(value, option, path)
-            except ValueError:
-                continue
-        raise error
-    if origin is typing.Literal:
-        if value not in arguments:
-            raise error
-        return value
+        (option,) = (option for option in arguments if option is not types.NoneType)
+        return _convert(value, option, path)
     if dataclasses.is_dataclass(hint):
         if dataclasses.is_dataclass(value) and isinstance(value, hint):
             return value
         if not isinstance(value, (Mapping, ml_collections.ConfigDict)):
-            raise error
+            refuse()
         return from_mapping(hint, value, path)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise error
+            refuse()
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return tuple(_convert(item, arguments[0], f"{path}[{i}]") for i, item in enumerate(value))
         if len(value) != len(arguments):
-            raise error
+            refuse()
         return tuple(
             _convert(item, kind, f"{path}[{i}]") for i, (item, kind) in enumerate(zip(value, arguments, strict=True))
         )
-    if origin in (dict, Mapping):
+    if origin is dict:
         if not isinstance(value, (Mapping, ml_collections.ConfigDict)):
-            raise error
-        return {key: _convert(value[key], arguments[1], f"{path}.{key}") for key in value}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+            refuse()
+        return {key: _convert(value[key], arguments[1], f"{path}.{_name(key)}") for key in value}
+    if hint is float and type(value) is int and abs(value) < 2**1000:
         return float(value)
     if isinstance(hint, type):
         if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-            raise error
+            refuse()
         return value
     raise TypeError(f"{path}: fields of type {hint} are not supported in configs")

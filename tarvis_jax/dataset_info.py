@@ -3,8 +3,10 @@
 import dataclasses
 import types
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 from tarvis_jax.datasets import DATASETS, EXEMPLAR, DatasetSpec, check_class_names
+from tarvis_jax.fields import Length, Text, check_fields
 from tarvis_jax.inference.config import InferenceConfig, default_inference
 
 
@@ -19,10 +21,11 @@ class DatasetInfo:
     """
 
     spec: DatasetSpec
-    class_names: tuple[str, ...] = ()
+    class_names: Annotated[tuple[Annotated[str, Text(200, 1)], ...], Length(0, 65_535)] = ()
     inference: InferenceConfig = InferenceConfig()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_class_names(self.class_names, self.spec.num_classes)
 
 

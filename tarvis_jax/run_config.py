@@ -1,27 +1,37 @@
 """How long to train, what to log, evaluate and keep; and the whole config, one section per part."""
 
 import dataclasses
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 from input_pipeline.config import DataConfig, SyntheticConfig
+from input_pipeline.workspace import WORKSPACE_VARIABLE
 from tarvis_jax.config import from_mapping, load_config_file
 from tarvis_jax.dataset_info import DatasetInfo, default_datasets
 from tarvis_jax.datasets import DATASETS
+from tarvis_jax.fields import Length, OneOf, Range, Text, check_fields, raise_problems
 from tarvis_jax.inference.config import InferenceConfig, default_inference
 from tarvis_jax.losses.config import LossConfig
-from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.config import ModelConfig, settle_backends
 
 CONFIG_FILE = "config.json"  # of a run, in its workdir
+CHECKPOINTS_FOLDER = "checkpoints"
 SCHEDULES = ("step", "cosine")
+
+_Steps = Annotated[int, Range(0, 10**9)]
+_Decay = Annotated[float, Range(0, 1, below_high=True)]
+_Path = Annotated[str, Text(4096)]
+_Patterns = Annotated[tuple[Annotated[str, Text(500, 1)], ...], Length(0, 1000)]
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """The training loop. Durations are in optimiser steps; 0 switches the thing off.
+    """The training loop. Durations are in optimizer steps; 0 switches the thing off.
 
     Attributes:
-      num_steps: optimiser steps in all.
-      seed: of initialisation, data order and every random draw.
+      num_steps: optimizer steps in all.
+      seed: of initialization, data order and every random draw.
       max_samples_per_device: a device never sees more samples at once; the global batch (`data.batch_size`) is kept by
         accumulating gradients over microbatches. 0: no limit.
       exemplar_point_probability: each object of an exemplar batch is given by a point with this probability, else by
@@ -45,39 +55,33 @@ class TrainConfig:
       distributed: join the other processes of a multi-host run at the start.
     """
 
-    num_steps: int = 90_000
-    seed: int = 42
-    max_samples_per_device: int = 1
-    exemplar_point_probability: float = 0.3
-    log_steps: int = 20
-    eval_steps: int = 0
-    checkpoint_steps: int = 10_000
-    keep_checkpoints: int = 2
-    init_from: str = ""
-    init_new: tuple[str, ...] = ()
-    init_leave_out: tuple[str, ...] = ()
+    num_steps: Annotated[int, Range(1, 10**9)] = 90_000
+    seed: Annotated[int, Range(0, 2**31 - 1)] = 42
+    max_samples_per_device: Annotated[int, Range(0, 10**6)] = 1
+    exemplar_point_probability: Annotated[float, Range(0, 1)] = 0.3
+    log_steps: Annotated[int, Range(1, 10**9)] = 20
+    eval_steps: _Steps = 0
+    checkpoint_steps: _Steps = 10_000
+    keep_checkpoints: Annotated[int, Range(1, 10**6)] = 2
+    init_from: _Path = ""
+    init_new: _Patterns = ()
+    init_leave_out: _Patterns = ()
     final_eval: bool = False
-    eval_split: str = "val"
-    eval_videos: int = 0
-    demo_davis: str = ""
-    demo_videos: int = 0
+    eval_split: Annotated[str, Text(100, 1)] = "val"
+    eval_videos: Annotated[int, Range(0, 10**6)] = 0
+    demo_davis: _Path = ""
+    demo_videos: Annotated[int, Range(0, 10**6)] = 0
     tensorboard: bool = True
-    wandb_project: str = ""
+    wandb_project: Annotated[str, Text(200)] = ""
     distributed: bool = False
 
     def __post_init__(self):
-        if self.num_steps < 1:
-            raise ValueError(f"num_steps: expected at least 1, found {self.num_steps}")
-        if not 0.0 <= self.exemplar_point_probability <= 1.0:
-            raise ValueError(f"exemplar_point_probability: expected 0..1, found {self.exemplar_point_probability}")
-        for name in ("log_steps", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Optimiser settings; the defaults are those of fine-tuning. Steps are optimiser steps.
+    """Optimizer settings; the defaults are those of fine-tuning. Steps are optimizer steps.
 
     Attributes:
       learning_rate: of everything but the backbone, after warm-up.
@@ -96,24 +100,23 @@ class OptimizerConfig:
       ema_decay: of the moving average of the parameters that the training state keeps; 0 = keep none.
     """
 
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.05
-    backbone_multiplier: float = 0.1
-    clip_norm: float = 0.01
-    warmup_steps: int = 10_000
-    schedule: str = "step"
-    decay_steps: tuple[int, ...] = (50_000, 84_000)
-    decay_rates: tuple[float, ...] = (0.1, 0.1)
-    total_steps: int = 90_000
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    ema_decay: float = 0.0
+    learning_rate: Annotated[float, Range(0, 100)] = 1e-4
+    weight_decay: Annotated[float, Range(0, 100)] = 0.05
+    backbone_multiplier: Annotated[float, Range(0, 1000)] = 0.1
+    clip_norm: Annotated[float, Range(0, 1e9)] = 0.01
+    warmup_steps: _Steps = 10_000
+    schedule: Annotated[str, OneOf(SCHEDULES)] = "step"
+    decay_steps: Annotated[tuple[_Steps, ...], Length(0, 1000)] = (50_000, 84_000)
+    decay_rates: Annotated[tuple[Annotated[float, Range(0, 1000)], ...], Length(0, 1000)] = (0.1, 0.1)
+    total_steps: _Steps = 90_000
+    beta1: _Decay = 0.9
+    beta2: _Decay = 0.999
+    eps: Annotated[float, Range(0, 1, above_low=True)] = 1e-8
+    ema_decay: _Decay = 0.0
 
     def __post_init__(self):
+        check_fields(self)
         problems = []
-        if self.schedule not in SCHEDULES:
-            problems.append(f"schedule is one of {SCHEDULES}, found {self.schedule!r}")
         if len(self.decay_steps) != len(self.decay_rates):
             problems.append(
                 f"decay_steps and decay_rates are of equal length, found {self.decay_steps} and {self.decay_rates}"
@@ -124,13 +127,7 @@ class OptimizerConfig:
             problems.append(f"decay_steps lie after warmup_steps = {self.warmup_steps}, found {self.decay_steps}")
         if self.schedule == "cosine" and self.total_steps <= self.warmup_steps:
             problems.append(f"total_steps lies after warmup_steps = {self.warmup_steps}, found {self.total_steps}")
-        for name in ("learning_rate", "weight_decay", "backbone_multiplier", "clip_norm", "warmup_steps"):
-            if getattr(self, name) < 0:
-                problems.append(f"{name} is >= 0, found {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1:
-            problems.append(f"ema_decay lies in 0..1 (1 excluded), found {self.ema_decay}")
-        if problems:
-            raise ValueError("OptimizerConfig: " + "; ".join(problems))
+        raise_problems(problems)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,12 +145,13 @@ class Config:
     data: DataConfig = DataConfig()
     synthetic: SyntheticConfig = SyntheticConfig()
     train: TrainConfig = TrainConfig()
-    inference: dict[str, InferenceConfig] = dataclasses.field(
+    inference: Annotated[dict[Annotated[str, Text(100, 1)], InferenceConfig], Length(0, 1000)] = dataclasses.field(
         default_factory=lambda: {name: default_inference(name) for name in DATASETS}
     )
 
     def __post_init__(self):
         """Checks what concerns more than one part."""
+        check_fields(self)
         problems = []
         semantic = dict(self.model.semantic_classes)
         for dataset in self.data.datasets:
@@ -194,5 +192,24 @@ class Config:
 
 
 def load_config(given: str, overrides: Sequence[str] = ()) -> Config:
-    """The config of a config file with some settings replaced; arguments and errors as of `load_config_file`."""
-    return from_mapping(Config, load_config_file(given, overrides))
+    """The config of a config file with some settings replaced, settled by the environment.
+
+    Arguments and errors are those of `load_config_file` and `settle`.
+    """
+    return settle(from_mapping(Config, load_config_file(given, overrides)))
+
+
+def settle(config: Config, environ: Mapping[str, str] = os.environ) -> Config:
+    """`config` with everything that it leaves to environment variables: done once, at the start of a command.
+
+    What is computed then follows from the config alone, and the config is saved with the run. Settings of the config
+    come before variables.
+
+    Raises:
+      ValueError: a variable has a value that the config refuses.
+    """
+    data = config.data
+    if not data.workspace and environ.get(WORKSPACE_VARIABLE):
+        workspace = os.path.abspath(os.path.expanduser(environ[WORKSPACE_VARIABLE]))
+        data = dataclasses.replace(data, workspace=workspace)
+    return dataclasses.replace(config, model=settle_backends(config.model, environ), data=data)

@@ -43,3 +43,10 @@ def drop_what_a_module_compiled():
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.location[0], len(rank)))  # stable: the order within a file stays
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> pathlib.Path:
+    """The parity cases: the full ones where the parity data is there, else the compact ones of this repository."""
+    full = SHARED / "parity" / "golden"
+    return full if full.is_dir() else ROOT / "tests" / "parity" / "reference"

@@ -15,7 +15,7 @@ import pytest
 import tarvis_jax
 from tarvis_jax.model.queries import SEMANTIC_TABLE
 from tarvis_jax.weights import folder as pretrained
-from tests.tiny_model import SIZE, TINY, noise_video, tiny_model, tiny_variables
+from tests import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SETTINGS = {"clip_length": 3, "overlap": 1, "max_tracks": 8, "score_threshold": 0.0, "min_dim": None}
@@ -23,7 +23,7 @@ SETTINGS = {"clip_length": 3, "overlap": 1, "max_tracks": 8, "score_threshold": 
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_model()
+    return tiny.make_model()
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def folder(model, tmp_path_factory):
 
 
 def _mask() -> np.ndarray:
-    mask = np.zeros(SIZE, bool)
+    mask = np.zeros(tiny.SIZE, bool)
     mask[10:40, 10:30] = True
     return mask
 
@@ -105,9 +105,9 @@ def test_workdir_of_a_run(model, tmp_path):
     from tarvis_jax.weights.checkpoints import Checkpoints
 
     config = from_mapping(Config, quickstart.get_config())
-    small = dataclasses.replace(TINY, semantic_classes=config.model.semantic_classes)
+    small = dataclasses.replace(tiny.MODEL, semantic_classes=config.model.semantic_classes)
     config = dataclasses.replace(config, model=small)
-    structure, variables = ModelStructure(small), tiny_variables(small)
+    structure, variables = ModelStructure(small), tiny.variables(small)
     params = {name: jax.numpy.asarray(variables[name]) for name in structure.params}
     frozen = {name: jax.numpy.asarray(variables[name]) for name in structure.frozen}
     save_json(tmp_path / "config.json", config)
@@ -124,8 +124,7 @@ def test_workdir_of_a_run(model, tmp_path):
     np.testing.assert_array_equal(loaded.variables[SEMANTIC_TABLE], variables[SEMANTIC_TABLE])
 
 
-def test_the_task_names_one_dataset_or_asks(model, monkeypatch):
-    assert (model.session("vos").dataset, model.session("pet").dataset) == ("DAVIS", "BURST")
+def test_given_targets_of_several_datasets(model, monkeypatch):
     assert model.session("vos", "BURST").dataset == "BURST"  # masks, cut as BURST's videos are
     monkeypatch.setitem(model.datasets, "MINE", model.datasets["DAVIS"])
     with pytest.raises(ValueError, match="task vos: say which dataset is meant, of DAVIS, MINE"):
@@ -172,10 +171,10 @@ def test_bad_paths_and_options(folder, tmp_path):
     for device in ("abacus", "cpu:99", "cpu:x"):
         with pytest.raises(ValueError, match=f"device: expected .* found '{device}'; there are cpu:0"):
             tarvis_jax.load(folder, device=device)
-    variables = tiny_variables()
+    variables = tiny.variables()
     wrong = variables.pop("queries/vos")
-    pretrained.save_safetensors(variables | {"queries/voss": wrong}, TINY, tmp_path / "wrong")
-    with pytest.raises(ValueError, match="(?s)wrong: .*missing: queries/vos .*unexpected: queries/voss"):
+    pretrained.save_safetensors(variables | {"queries/voss": wrong}, tiny.MODEL, tmp_path / "wrong")
+    with pytest.raises(ValueError, match="(?s)wrong.*missing: queries/vos .*unexpected: queries/voss"):
         tarvis_jax.load(tmp_path / "wrong")
 
 
@@ -204,13 +203,13 @@ def _segment(model, task, dataset, frames, **settings):
 
 
 def test_switching_tasks_compiles_nothing_after_the_first_use():
-    model = tiny_model()
+    model = tiny.make_model()
     uses = [("vis", "YOUTUBE_VIS"), ("vis", "OVIS"), ("vps", "KITTI_STEP"), ("vos", None), ("pet", None)]
     first = []
     with _count_compilations() as counts:
         for task, dataset in uses:
             before = counts[0]
-            _segment(model, task, dataset, noise_video(5))
+            _segment(model, task, dataset, tiny.noise_video(5))
             first.append(counts[0] - before)
     # vis: features, decoder, taking masks, pixels. Another number of classes: the decoder alone. vps: the decoder, and
     # the semantic map. vos: the decoder, masks for the next clip, pixels. pet: nothing that vos does not have.
@@ -218,25 +217,25 @@ def test_switching_tasks_compiles_nothing_after_the_first_use():
     assert model.predictor.programs.num_compilations == sum(first)
     with _count_compilations() as counts:
         for seed, (task, dataset) in enumerate(uses + uses[::-1]):
-            _segment(model, task, dataset, noise_video(5, seed))
+            _segment(model, task, dataset, tiny.noise_video(5, seed))
     assert counts[0] == 0
 
 
 def test_results_say_what_is_where(model):
-    frames, session = _segment(model, "vps", "KITTI_STEP", noise_video(3))
+    frames, session = _segment(model, "vps", "KITTI_STEP", tiny.noise_video(3))
     assert [result.frame for result in frames] == [0, 1, 2]
     objects = frames[0].objects
     assert objects and len({each.id for each in objects}) == len(objects)
     for each in objects:
         assert each.class_name == model.datasets["KITTI_STEP"].class_names[each.class_id - 1]
-        assert 0 < each.score <= 1 and each.mask.shape == SIZE and each.mask.dtype == bool
-        assert each.rle["size"] == list(SIZE) and each.is_thing == (each.class_id - 1 in (11, 13))
+        assert 0 < each.score <= 1 and each.mask.shape == tiny.SIZE and each.mask.dtype == bool
+        assert each.rle["size"] == list(tiny.SIZE) and each.is_thing == (each.class_id - 1 in (11, 13))
     classes, ids = frames[0].panoptic()
-    assert classes.shape == ids.shape == SIZE
+    assert classes.shape == ids.shape == tiny.SIZE
     assert set(np.unique(classes[ids > 0])) <= {11, 13} and not set(np.unique(classes[ids == 0])) & {11, 13}
     final = {track.id: (track.class_id, pytest.approx(track.score)) for track in session.result().tracks}
     assert {each.id: (each.class_id, each.score) for each in frames[-1].objects}.items() <= final.items()
-    given, _ = _segment(model, "vos", None, noise_video(1))
+    given, _ = _segment(model, "vos", None, tiny.noise_video(1))
     assert {each.id for each in given[0].objects} <= {"a"} and given[0].semantic is None
     with pytest.raises(ValueError, match="only results of panoptic datasets"):
         given[0].panoptic()
@@ -249,7 +248,7 @@ def test_which_dataset(model):
     for arguments, message in (
         (dict(), "expected a task of .*'vos'.* or a dataset of"),
         (dict(task="vox"), "task: expected one of vis, vps, vos, pet, found 'vox'"),
-        (dict(task="vis"), "say which dataset's classes to find, of OVIS, YOUTUBE_VIS"),
+        (dict(task="vis"), "task vis: say which dataset is meant, of OVIS, YOUTUBE_VIS"),
         (dict(task="vis", dataset="KITTI_STEP"), "expected one of task vis of OVIS, YOUTUBE_VIS, found 'KITTI_STEP'"),
         (dict(dataset="COCO"), "dataset: expected one of BURST, DAVIS, KITTI_STEP, .* found 'COCO'"),
         (dict(task="vos", clip_lenght=3), r"unknown settings \['clip_lenght'\]; known are .*clip_length"),
@@ -266,7 +265,7 @@ def test_add_dataset(folder, tmp_path):
         "LAB", ["mouse", "hand", "car"], copy_from={"mouse": ("YOUTUBE_VIS", "mouse"), "car": ("OVIS", 25)}
     )
     model.add_dataset("ROADS", ["asphalt", "truck"], is_thing=[False, True])
-    assert dict(model.config.semantic_classes) == dict(TINY.semantic_classes) | {"LAB": 3, "ROADS": 2}
+    assert dict(model.config.semantic_classes) == dict(tiny.MODEL.semantic_classes) | {"LAB": 3, "ROADS": 2}
     after = {name: np.asarray(value) for name, value in model.variables.items()}
     old, new = before.pop(SEMANTIC_TABLE), after.pop(SEMANTIC_TABLE)
     for name, value in before.items():
@@ -278,14 +277,14 @@ def test_add_dataset(folder, tmp_path):
     drawn = new[[21, 48, 49]]
     assert len(np.unique(drawn)) == drawn.size and 0.7 < drawn.std() < 1.3
     # The other datasets' answers are what they were, and the new ones work.
-    same = _segment(model, "vis", "OVIS", noise_video(2))[0]
-    assert same == _segment(tiny_model(), "vis", "OVIS", noise_video(2))[0]
+    same = _segment(model, "vis", "OVIS", tiny.noise_video(2))[0]
+    assert same == _segment(tiny.make_model(), "vis", "OVIS", tiny.noise_video(2))[0]
     model.save_pretrained(tmp_path)
     again = tarvis_jax.from_pretrained(tmp_path)
     _assert_same(again, model)
-    objects = [each for result in _segment(again, "vis", "LAB", noise_video(2))[0] for each in result.objects]
+    objects = [each for result in _segment(again, "vis", "LAB", tiny.noise_video(2))[0] for each in result.objects]
     assert objects and {each.class_name for each in objects} <= {"mouse", "hand", "car"}
-    classes, _ = _segment(again, "vps", "ROADS", noise_video(2))[0][0].panoptic()
+    classes, _ = _segment(again, "vps", "ROADS", tiny.noise_video(2))[0][0].panoptic()
     assert set(np.unique(classes)) <= {0, 1}
 
 
@@ -325,4 +324,5 @@ def test_training_starts_from_an_added_dataset(folder, tmp_path):
 def test_bad_datasets(model, message, arguments):
     with pytest.raises(ValueError, match=message):
         model.add_dataset(**arguments)
-    assert model.config == TINY and sorted(model.datasets) == ["BURST", "DAVIS", "KITTI_STEP", "OVIS", "YOUTUBE_VIS"]
+    assert model.config == tiny.MODEL
+    assert sorted(model.datasets) == ["BURST", "DAVIS", "KITTI_STEP", "OVIS", "YOUTUBE_VIS"]

@@ -130,3 +130,15 @@ def test_as_a_process(tmp_path):
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 2
     assert process.stderr == "error: unknown argument --num-vla; did you mean --num-val? (--help lists the flags)\n"
+
+
+def test_an_interrupted_process_does_not_wait_for_its_threads():
+    code = (
+        "import threading, time; from tarvis_jax import command_line\n"
+        "def main(arguments):\n"
+        "    threading.Thread(target=time.sleep, args=(600,)).start()\n"
+        "    raise KeyboardInterrupt\n"
+        "command_line.run_and_exit(main)"
+    )
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (process.returncode, process.stderr) == (130, "interrupted\n")

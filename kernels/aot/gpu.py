@@ -47,7 +47,7 @@ def devices(number: int = 1, description: str = H200) -> list:
     Raises:
       RuntimeError: JAX's CUDA plugin is not installed.
     """
-    jax.devices()  # initialises the platforms that are there
+    jax.devices()  # initializes the platforms that are there
     try:
         topology = topologies.get_topology_desc(platform="cuda", target_config=description, topology=f"1x1x{number}")
     except NotImplementedError as error:

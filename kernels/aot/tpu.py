@@ -57,7 +57,7 @@ COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "
 
 
 def prepare(dump_dir: str | os.PathLike | None = None) -> None:
-    """Sets the environment for libtpu without a TPU; call before JAX initialises its back ends.
+    """Sets the environment for libtpu without a TPU; call before JAX initializes its back ends.
 
     Args:
       dump_dir: where the schedules of kernels go; without it compilation is faster and reports have no kernels.

@@ -17,28 +17,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.attention.rules import Rule
+from kernels.attention.biases import AttentionBias
 from kernels.attention.tokens import Projections, Tokens
 
 _LANES = 128  # chunks are a multiple of a TPU register's width
 
 
 def attend_in_chunks(
-    query: jax.Array, tokens: Tokens, projections: Projections, rule: Rule | None, *, max_tokens: int
+    query: jax.Array, tokens: Tokens, projections: Projections, bias: AttentionBias | None, *, max_tokens: int
 ) -> jax.Array:
     """`operator.attend`, at most `max_tokens` tokens (rounded down to a multiple of 128, at least 128) at a time."""
     num_tokens = tokens.features.shape[1]
     num_chunks = -(-num_tokens // max(_LANES, max_tokens // _LANES * _LANES))
     chunk_size = min(num_tokens, -(-num_tokens // (num_chunks * _LANES)) * _LANES)  # equal chunks, as far as can be
-    return _attend(query, tokens, projections, jax.lax.stop_gradient(rule), chunk_size)
+    return _attend(query, tokens, projections, jax.lax.stop_gradient(bias), chunk_size)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _attend(query, tokens, projections, rule, chunk_size):
-    return _forward(query, tokens, projections, rule, chunk_size)[0]
+def _attend(query, tokens, projections, bias, chunk_size):
+    return _forward(query, tokens, projections, bias, chunk_size)[0]
 
 
-def _forward(query, tokens, projections, rule, chunk_size):
+def _forward(query, tokens, projections, bias, chunk_size):
     batch, num_queries, num_heads, head_size = query.shape
 
     def step(carry, chunk):
@@ -47,10 +47,10 @@ def _forward(query, tokens, projections, rule, chunk_size):
         part = tokens.chunk(start, chunk_size)
         key, value = projections(part.features, part.positions)
         logits = _logits(query, key)
-        if rule is not None:
-            bias = rule.bias(start, chunk_size)
-            begins_or_has = has_begun | (bias > -jnp.inf).any(-1)
-            logits = jnp.where(begins_or_has[..., None], logits + bias, logits)
+        if bias is not None:
+            values = bias.of_keys(start, chunk_size)
+            begins_or_has = has_begun | (values > -jnp.inf).any(-1)
+            logits = jnp.where(begins_or_has[..., None], logits + values, logits)
             largest = jnp.where(has_begun == begins_or_has, largest, -jnp.inf)  # forgets
             has_begun = begins_or_has
         if is_new is not None:
@@ -64,16 +64,16 @@ def _forward(query, tokens, projections, rule, chunk_size):
 
     rows = (batch, num_heads, num_queries)
     has_begun = None
-    if rule is not None:
-        has_begun = jnp.zeros(jax.eval_shape(lambda: rule.bias(0, chunk_size)).shape[:-1], bool)
+    if bias is not None:
+        has_begun = jnp.zeros(jax.eval_shape(lambda: bias.of_keys(0, chunk_size)).shape[:-1], bool)
     start = jnp.full(rows, -jnp.inf), jnp.zeros(rows), jnp.zeros((*rows, head_size)), has_begun
     (largest, total, weighted, has_begun), _ = jax.lax.scan(step, start, _chunks(tokens, chunk_size))
     out = (weighted / total[..., None]).transpose(0, 2, 1, 3).astype(query.dtype)
-    return out, (query, tokens, projections, rule, out, largest + jnp.log(total), has_begun)
+    return out, (query, tokens, projections, bias, out, largest + jnp.log(total), has_begun)
 
 
 def _backward(chunk_size, residuals, out_grad):
-    query, tokens, projections, rule, out, log_total, has_begun = residuals
+    query, tokens, projections, bias, out, log_total, has_begun = residuals
     # What all logits of a row lose because its weights add up to 1.
     common = _einsum("bqmd,bqmd->bmq", out_grad, out)
 
@@ -83,8 +83,8 @@ def _backward(chunk_size, residuals, out_grad):
         part = tokens.chunk(start, chunk_size)
         (key, value), pull_back = jax.vjp(lambda p, t: p(t.features, t.positions), projections, part)
         logits = _logits(query, key)
-        if rule is not None:
-            logits = jnp.where(has_begun[..., None], logits + rule.bias(start, chunk_size), logits)
+        if bias is not None:
+            logits = jnp.where(has_begun[..., None], logits + bias.of_keys(start, chunk_size), logits)
         weights = jnp.exp(logits - log_total[..., None])
         if is_new is not None:
             weights = jnp.where(is_new, weights, 0.0)

@@ -2,14 +2,12 @@
 
 import functools
 import importlib.util
-import os
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 MAX_HEAD_SIZE = 128
-ENVIRONMENT_VARIABLE = "TARVIS_ATTENTION"
 
 
 def attend_by_cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -33,16 +31,13 @@ def where_possible(
       *args: pytrees of arrays.
       dtype: of queries, keys and values.
       head_size: of them.
-      backend: "xla" never takes cuDNN; None takes the environment variable TARVIS_ATTENTION, or else cuDNN if possible.
+      backend: "xla" never takes cuDNN; None takes cuDNN if possible.
 
     Raises:
       ValueError: another name.
     """
-    backend = backend or os.environ.get(ENVIRONMENT_VARIABLE) or None
     if backend not in (None, "xla"):
-        raise ValueError(
-            f'attention (argument or {ENVIRONMENT_VARIABLE}): expected "xla" or nothing, found {backend!r}'
-        )
+        raise ValueError(f'attention: expected "xla" or None, found {backend!r}')
     is_possible = dtype in (jnp.bfloat16, jnp.float16) and head_size % 8 == 0 and head_size <= MAX_HEAD_SIZE
     if backend == "xla" or not (is_possible and _has_cuda_plugin()):
         return otherwise(*args)

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from kernels.attention import cudnn
+from kernels.attention.biases import AttentionBias
 from kernels.attention.chunked import attend_in_chunks
 from kernels.attention.limits import under_limit
-from kernels.attention.rules import Rule
 from kernels.attention.tokens import Projections, Tokens
 
 
@@ -19,21 +19,21 @@ def attend(
     query: jax.Array,
     tokens: Tokens,
     projections: Projections,
-    rule: Rule | None = None,
+    bias: AttentionBias | None = None,
     *,
     max_bytes: int | None = None,
     backend: str | None = None,
 ) -> jax.Array:
-    """softmax(query . key / sqrt(D) + bias) . value: keys and values made of tokens, the bias given by `rule`.
+    """softmax(query . key / sqrt(D) + bias) . value: keys and values made of tokens, see `bias`.
 
     Args:
       query: [B, Q, M, D], float32 or bfloat16.
       tokens: S tokens of the same dtype.
       projections: to keys and values, of the same dtype.
-      rule: what each query may look at; None = everything. A query that may look at nothing looks at everything,
-        without bias. Rules get no gradient.
+      bias: what each query may look at; None = everything. A query that may look at nothing looks at everything,
+        without bias. The bias gets no gradient.
       max_bytes: float32 logits of one batch element that may exist at once; None = what suits the platform.
-      backend: "xla" = never cuDNN; None = the environment variable TARVIS_ATTENTION, or else what suits the platform.
+      backend: "xla" = never cuDNN; None = what suits the platform.
 
     Returns:
       [B, Q, M, D] of the dtype of `query`. Logits, softmax and sums are float32.
@@ -48,27 +48,29 @@ def attend(
         return attend_in_chunks(*args, max_tokens=limit // bytes_per_token)
 
     def plain(*args) -> jax.Array:
-        return under_limit(attend_under, *args, rule, num_bytes=num_tokens * bytes_per_token, max_bytes=max_bytes)
+        return under_limit(attend_under, *args, bias, num_bytes=num_tokens * bytes_per_token, max_bytes=max_bytes)
 
     def flash(query, tokens, projections) -> jax.Array:
         return cudnn.attend_by_cudnn(query, *projections(tokens.features, tokens.positions))
 
-    if rule is not None:
+    if bias is not None:
         return plain(query, tokens, projections)
     return cudnn.where_possible(
         flash, plain, query, tokens, projections, dtype=query.dtype, head_size=query.shape[-1], backend=backend
     )
 
 
-def attend_at_once(query: jax.Array, tokens: Tokens, projections: Projections, rule: Rule | None = None) -> jax.Array:
+def attend_at_once(
+    query: jax.Array, tokens: Tokens, projections: Projections, bias: AttentionBias | None = None
+) -> jax.Array:
     """`attend` with all logits [B, M, Q, S] in memory: what the definition says, and the oracle of the other form."""
     key, value = projections(tokens.features, tokens.positions)
     query = query * query.shape[-1] ** -0.5
     logits = jnp.einsum("bqmd,bkmd->bmqk", query, key, preferred_element_type=jnp.float32)
-    if rule is not None:
-        bias = jax.lax.stop_gradient(rule.bias(0, key.shape[1]))
-        sees_something = (bias > -jnp.inf).any(-1, keepdims=True)
-        logits += jnp.where(sees_something, bias, 0.0)
+    if bias is not None:
+        values = jax.lax.stop_gradient(bias.of_keys(0, key.shape[1]))
+        sees_something = (values > -jnp.inf).any(-1, keepdims=True)
+        logits += jnp.where(sees_something, values, 0.0)
     # Weights are divided by their sum after they have met the values: fewer divisions, and XLA's CPU back end takes
     # four times as long for a matrix product with a softmax in front.
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))

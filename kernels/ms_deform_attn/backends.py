@@ -9,7 +9,7 @@ A back end is a module with pure functions that are traced inside jit, on arrays
 
       value [B, S, M, D] float32 or bfloat16; the levels' cells row by row, one level after the other
       offsets [B, Q, M, L, P, 2], (x, y) in pixels of the level, and scores [B, Q, M, L, P]: float32 or bfloat16
-      reference float32 [Q, L, 2], (x, y) normalised to the level
+      reference float32 [Q, L, 2], (x, y) normalized to the level
       level_shapes static ((h, w), ...); softmax static: scores are logits (softmax over L * P), or plain weights
       out, out_grad [B, Q, M, D] of the dtype of value; every gradient of the dtype of its input
 
@@ -25,12 +25,9 @@ import dataclasses
 import functools
 import importlib
 import logging
-import os
 from types import ModuleType
 
 import jax.numpy as jnp
-
-ENVIRONMENT_VARIABLE = "TARVIS_MS_DEFORM_ATTN"
 
 _logger = logging.getLogger(__name__)
 
@@ -81,19 +78,14 @@ class Request:
 
 
 def requested(name: str | None, deterministic: bool) -> Request:
-    """The caller's wish, else that of the environment variable TARVIS_MS_DEFORM_ATTN, else none.
+    """The caller's wish: `name`, or the platform's default for None.
 
     Raises:
       ValueError: nothing has this name.
     """
-    source = "argument"
-    if name is None:
-        name, source = os.environ.get(ENVIRONMENT_VARIABLE) or None, f"environment variable {ENVIRONMENT_VARIABLE}"
-    if name is None:
-        source = "platform default"
-    elif name not in BACKENDS:
-        raise ValueError(f"unknown back end of ms_deform_attn (from {source}): {name!r}; known: {sorted(BACKENDS)}")
-    return Request(name, source, deterministic)
+    if name is not None and name not in BACKENDS:
+        raise ValueError(f"unknown back end of ms_deform_attn: {name!r}; known: {sorted(BACKENDS)}")
+    return Request(name, "platform default" if name is None else "argument", deterministic)
 
 
 def choose(

@@ -1,7 +1,7 @@
 """The public interface of multi-scale deformable attention: checks, derivatives, vmap and the split over devices.
 
 The operator is that of Deformable DETR (Zhu et al., 2021): every query of every head samples P points on each of L
-feature maps, bilinearly (cells outside count as zero; a normalised location of 0 is the left edge of the first cell, 1
+feature maps, bilinearly (cells outside count as zero; a normalized location of 0 is the left edge of the first cell, 1
 the right edge of the last), and sums them with weights that are a softmax over all L * P points.
 
 From the outside in, for every back end alike:
@@ -48,10 +48,9 @@ def ms_deform_attn(
       offsets_px: [B, Q, M, L, P, 2], (x, y) from the reference point, in pixels (cells) of the level; float32 or
         bfloat16.
       logits: [B, Q, M, L, P], float32 or bfloat16.
-      reference_points: [Q, L, 2] or [Q, 2], (x, y) normalised to the level.
+      reference_points: [Q, L, 2] or [Q, 2], (x, y) normalized to the level.
       level_shapes: static (h, w) per level; the cells add up to S.
-      backend: a name in `backends.BACKENDS`; None takes the environment variable TARVIS_MS_DEFORM_ATTN or else the
-        default of the platform that is compiled for.
+      backend: a name in `backends.BACKENDS`; None takes the default of the platform that is compiled for.
       deterministic: the same bits in every run. TPUs and CPUs do so anyway; on a GPU it sorts, which is slow.
 
     Returns:
@@ -87,7 +86,7 @@ def ms_deform_attn_classic(
 
     Args:
       value: as in `ms_deform_attn`.
-      locations_norm: [B, Q, M, L, P, 2], (x, y) normalised to the level, 0..1 (outside samples zeros).
+      locations_norm: [B, Q, M, L, P, 2], (x, y) normalized to the level, 0..1 (outside samples zeros).
       weights: [B, Q, M, L, P], float32 or bfloat16.
       level_shapes, backend, deterministic: as in `ms_deform_attn`.
 

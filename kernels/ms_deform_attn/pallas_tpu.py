@@ -13,7 +13,7 @@ holds the bilinear weights times the attention weights, and
 
 Each tile visits the blocks of every level that lie within the rectangle around its samples, found from the data
 beforehand. So the result is exact for any offset; only the time depends on how far the offsets spread. Queries are put
-into tiles of 8 x 16 neighbours where they are the cells of the levels themselves (Q == S, as in an encoder), which
+into tiles of 8 x 16 neighbors where they are the cells of the levels themselves (Q == S, as in an encoder), which
 keeps these rectangles small; otherwise a tile is 128 consecutive queries.
 
 Precision: locations, softmax and sums are float32. With bfloat16 values, A is rounded to bfloat16 at the input of the

@@ -75,7 +75,7 @@ def forward(
       value: [B, S, M, D], float32 or bfloat16.
       offsets: [B, Q, M, L, P, 2], (x, y) in pixels of the level.
       scores: [B, Q, M, L, P]; logits if `softmax`, else weights.
-      reference: float32 [Q, L, 2], (x, y) normalised to the level.
+      reference: float32 [Q, L, 2], (x, y) normalized to the level.
       level_shapes: static (h, w) per level.
       softmax: whether to take the softmax of `scores` over L * P.
       block_queries: queries per program, a power of two; None takes one per group of threads that shares a query.
@@ -260,7 +260,7 @@ def _both(rows, tile):
 
 
 def _softmax(scores_ref, image, query, head, softmax: bool):
-    """Per point a weight [block_queries], unnormalised, and their common factor [block_queries]."""
+    """Per point a weight [block_queries], unnormalized, and their common factor [block_queries]."""
     num_points = scores_ref.shape[-1]
     scores = [plt.load(scores_ref.at[image, query, head, k]).astype(jnp.float32) for k in range(num_points)]
     if not softmax:

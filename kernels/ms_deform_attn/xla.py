@@ -75,9 +75,9 @@ def _forward(value, offsets, scores, reference, *, level_shapes: LevelShapes, so
         for point in range(offsets.shape[4]):
             at = (..., level, point)
             for bottom in (0, 1):
-                row, row_weight, _ = _neighbour(y[at], height, bottom)
+                row, row_weight, _ = _neighbor(y[at], height, bottom)
                 for right in (0, 1):
-                    column, column_weight, _ = _neighbour(x[at], width, right)
+                    column, column_weight, _ = _neighbor(x[at], width, right)
                     cell = image * num_cells + start + row * width + column
                     cells = table.at[cell * heads + head].get(mode="promise_in_bounds")
                     out += cells.astype(jnp.float32) * (row_weight * column_weight * weights[at])[..., None]
@@ -198,8 +198,8 @@ def _head_grads(value, x, y, weights, out_grad, *, level_shapes: LevelShapes, ad
     # The four corners as an axis of their own: [N, 4, L, P, Q].
     bottom = np.array([0, 0, 1, 1])[:, None, None, None]
     right = np.array([0, 1, 0, 1])[:, None, None, None]
-    row, row_weight, row_slope = _neighbour(y[:, None], height, bottom)
-    column, column_weight, column_slope = _neighbour(x[:, None], width, right)
+    row, row_weight, row_slope = _neighbor(y[:, None], height, bottom)
+    column, column_weight, column_slope = _neighbor(x[:, None], width, right)
     cell = start + row * width + column
     corner_weight = row_weight * column_weight
 
@@ -222,7 +222,7 @@ def _head_grads(value, x, y, weights, out_grad, *, level_shapes: LevelShapes, ad
 
 
 def _locations(offsets: jax.Array, reference: jax.Array, level_shapes: LevelShapes) -> tuple[jax.Array, jax.Array]:
-    """x and y in cells of the level, float32 [B, Q, M, L, P]; 0 is the centre of the first cell."""
+    """x and y in cells of the level, float32 [B, Q, M, L, P]; 0 is the center of the first cell."""
     sizes_wh = np.array([(width, height) for height, width in level_shapes], np.float32)
     start = (reference * sizes_wh - 0.5)[:, None, :, None, :]
     locations = start + offsets.astype(jnp.float32)
@@ -235,7 +235,7 @@ def _weights(scores: jax.Array, softmax: bool) -> jax.Array:
     return jax.nn.softmax(weights, axis=(-2, -1)) if softmax else weights
 
 
-def _neighbour(x: jax.Array, size, side) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _neighbor(x: jax.Array, size, side) -> tuple[jax.Array, jax.Array, jax.Array]:
     """One of the two cells around each location along one axis.
 
     Args:

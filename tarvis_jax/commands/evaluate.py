@@ -6,7 +6,7 @@ from input_pipeline.synthetic import prepare_data
 from tarvis_jax.config import to_plain
 from tarvis_jax.evaluation.held_out import Scores, evaluate_predictor, write_table
 from tarvis_jax.inference.predictor import Predictor
-from tarvis_jax.run_config import Config
+from tarvis_jax.run_config import Config, settle
 from tarvis_jax.visualize.run_report import write_evaluation_report
 from tarvis_jax.weights.open import open_model
 
@@ -25,10 +25,11 @@ def evaluate_workdir(workdir: pathlib.Path | str) -> Scores:
     opened = open_model(workdir)
     if opened.run is None:
         raise ValueError(f"{workdir}: expected the workdir of a training run, found a model without a run's config")
-    predictor = Predictor(opened.config, opened.variables)
-    data = prepare_data(opened.run.data, opened.run.synthetic, workdir)
+    config = settle(opened.run)
+    predictor = Predictor(config.model, opened.variables)
+    data = prepare_data(config.data, config.synthetic, workdir)
     folder = workdir / "eval" / "final"
-    scores = evaluate_predictor(opened.run, data, predictor, folder)
+    scores = evaluate_predictor(config, data, predictor, folder)
     write_table(scores, workdir / "scores.txt")
-    write_evaluation_report(folder, workdir.absolute().name, to_plain(opened.run), to_plain(Config()))
+    write_evaluation_report(folder, workdir.absolute().name, to_plain(config), to_plain(Config()))
     return scores

@@ -7,19 +7,17 @@ import dataclasses
 import pathlib
 import re
 
-from tarvis_jax.config import load_json
 from tarvis_jax.model.config import ModelConfig
-from tarvis_jax.run_config import CONFIG_FILE, Config
+from tarvis_jax.run_config import Config, settle
 from tarvis_jax.train.loop import train
-from tarvis_jax.weights.checkpoints import Checkpoints
-from tarvis_jax.weights.open import open_model
+from tarvis_jax.weights.open import open_model, saved_config
 
 # Fields of ModelConfig that say how a run computes or what it trains on; they are never taken from another run.
-_OF_THIS_RUN = ("semantic_classes", "exemplar_gradient", "drop_path", "compute_dtype", "remat")
+_OF_THIS_RUN = ("semantic_classes", "exemplar_gradient", "drop_path", "compute_dtype", "remat", "attention_mib")
 _ARCHITECTURE = tuple(
     field.name
     for field in dataclasses.fields(ModelConfig)
-    if field.name not in _OF_THIS_RUN and not field.name.startswith("ms_deform_attn")
+    if field.name not in _OF_THIS_RUN and not field.name.startswith(("ms_deform_attn", "attention_backend"))
 )
 
 
@@ -62,7 +60,7 @@ def finetuning(config: Config, source: pathlib.Path | str) -> Config:
     """`config`, to start from the newest checkpoint of a pretraining run and with its architecture.
 
     Every architectural setting that `config` leaves at its default takes the pretraining run's value. Datasets, losses,
-    optimiser and number format are those of `config`. Class queries carry over as `initialize` describes.
+    optimizer and number format are those of `config`. Class queries carry over as `initialize` describes.
 
     Args:
       config: of the run to start.
@@ -110,17 +108,17 @@ def with_weights(config: Config, source: pathlib.Path | str) -> Config:
 def saved_session(workdir: pathlib.Path | str) -> Config:
     """The config of a run that was interrupted; training with it in the same workdir goes on where it stopped.
 
+    It is the config that the newest checkpoint was saved with, as wherever a run is opened: the values that training
+    goes on from and the settings that they belong to come from the same place. Settings that a later command changed
+    without reaching its first checkpoint (they are in the workdir's config.json) are given again by that command.
+
     Raises:
       ValueError: there is no run in `workdir`, or it has not saved a checkpoint.
     """
-    workdir = pathlib.Path(workdir)
-    config = load_json(Config, workdir / CONFIG_FILE)
-    checkpoints = Checkpoints(workdir)
-    step = checkpoints.latest_step
-    checkpoints.close()
-    if step is None:
-        raise ValueError(f"--restore_session={workdir}: expected a run with a checkpoint to go on from, found none")
-    return config
+    try:
+        return settle(saved_config(workdir))
+    except ValueError as error:
+        raise ValueError(f"--restore_session={workdir}: expected a run with a checkpoint: {error}") from None
 
 
 def newest_checkpoint(source: pathlib.Path | str) -> pathlib.Path:

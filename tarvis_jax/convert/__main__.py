@@ -5,8 +5,6 @@ python -m tarvis_jax.convert to-pytorch FOLDER_OR_WORKDIR FILE.pth
 python -m tarvis_jax.convert check-backbone FILE --backbone=NAME
 """
 
-import sys
-
 from tarvis_jax import command_line
 from tarvis_jax.convert.commands import to_jax, to_pytorch
 from tarvis_jax.weights.pytorch.backbones import open_backbone
@@ -51,4 +49,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.run(main))
+    command_line.run_and_exit(main)

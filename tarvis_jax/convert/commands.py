@@ -10,35 +10,33 @@ from tarvis_jax.weights import folder
 from tarvis_jax.weights.open import open_model
 from tarvis_jax.weights.pytorch.files import read_torch_file, write_torch_file
 from tarvis_jax.weights.pytorch.mapping import export_weights
-from tarvis_jax.weights.pytorch.reference import checkpoint_file, open_reference_checkpoint, reference_config
+from tarvis_jax.weights.pytorch.reference import reference_config
 from tarvis_jax.weights.pytorch.rules import model_rules
-from tarvis_jax.weights.report import Report, entry
+from tarvis_jax.weights.report import Report
 
 # Beside our own files: the reference's whole config.yaml, for the way back.
 REFERENCE_CONFIG = "reference_config.yaml"
 
 
 def to_jax(source: str | pathlib.Path, destination: str | pathlib.Path) -> Report:
-    """A checkpoint of the reference -> `model.safetensors` + `config.json`.
+    """A checkpoint of the reference, or the newest one of a run -> `model.safetensors` + `config.json`.
 
     Args:
-      source: the `.pth` file with its config.yaml beside it, or the folder of a release.
+      source: the `.pth` file with its config.yaml beside it, the folder of a release, or the workdir of a run.
       destination: folder, made if absent.
 
     Raises:
-      ValueError: the source is not such a checkpoint, or a tensor does not fit; nothing is written then.
+      ValueError: the source is none of these, or a tensor does not fit or is not finite; nothing is written then.
     """
-    file = checkpoint_file(source)
-    config, variables, report = open_reference_checkpoint(file)
+    opened = open_model(source)
     destination = pathlib.Path(destination)
-    try:
-        folder.save_safetensors(variables, config, destination)
-    except ValueError as error:  # values that are not finite
-        raise ValueError(f"{file}: {error}") from None
-    shutil.copyfile(file.parent / "config.yaml", destination / REFERENCE_CONFIG)
-    others = [str(key) for key in read_torch_file(file) if key != "model"]
+    folder.save_safetensors(opened.variables, opened.config, destination, opened.datasets)
+    if opened.path.suffix != ".pth":
+        return opened.report
+    shutil.copyfile(opened.path.parent / "config.yaml", destination / REFERENCE_CONFIG)
+    others = [str(key) for key in read_torch_file(opened.path) if key != "model"]
     notes = (f"of the file, not of the model, and left out: {', '.join(others)}",) if others else ()
-    return dataclasses.replace(report, notes=notes)
+    return dataclasses.replace(opened.report, notes=notes)
 
 
 def to_pytorch(source: str | pathlib.Path, destination: str | pathlib.Path) -> Report:
@@ -65,9 +63,6 @@ def to_pytorch(source: str | pathlib.Path, destination: str | pathlib.Path) -> R
         raise ValueError(f"{config_file}: expected none or that of this model, found another: choose another folder")
     tensors = export_weights(opened.variables, model_rules(opened.config))
     destination.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        write_torch_file(destination, tensors)
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from None
+    write_torch_file(destination, tensors)
     config_file.write_text(text)
-    return Report(str(source), tuple(entry(name, value) for name, value in opened.variables.items()))
+    return opened.report

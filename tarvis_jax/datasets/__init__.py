@@ -1,7 +1,8 @@
 """The datasets: one table, from which the input pipeline, the losses, inference and evaluation take what they need.
 
 `table.py` has one row per dataset, `row.py` says what a row holds, docs/data.md how to add one. Configs may override
-the numbers (the synthetic sets of the quickstart have fewer classes). The package imports nothing else of the project.
+the numbers (the synthetic sets of the quickstart have fewer classes). Of the project, the package imports
+only `fields.py`.
 """
 
 from collections.abc import Iterable

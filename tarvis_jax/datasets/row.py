@@ -3,7 +3,9 @@
 import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from tarvis_jax.fields import Length, OneOf, Range, check_fields, shown
 
 INSTANCE = "instance"  # Video Instance Segmentation (VIS)
 PANOPTIC = "panoptic"  # Video Panoptic Segmentation (VPS)
@@ -36,14 +38,13 @@ class DatasetSpec:
       ValueError: values that do not fit the task; all of them in one message.
     """
 
-    task: str
-    num_classes: int = 0
-    thing_classes: tuple[int, ...] = ()
-    exemplar: str = ""
+    task: Annotated[str, OneOf(TASKS)]
+    num_classes: Annotated[int, Range(0, 65_535)] = 0
+    thing_classes: Annotated[tuple[Annotated[int, Range(0, 65_534)], ...], Length(0, 65_535)] = ()
+    exemplar: Annotated[str, OneOf(("", *EXEMPLAR_KINDS))] = ""
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ValueError(f"task should be one of {tuple(TASKS)}, found {self.task!r}")
+        check_fields(self)
         problems = []
         if self.task == EXEMPLAR:
             if self.num_classes or self.thing_classes:
@@ -67,9 +68,8 @@ class DatasetSpec:
                 )
             wrong = [label for label in self.thing_classes if not 0 <= label < self.num_classes]
             if wrong or len(set(self.thing_classes)) != len(self.thing_classes):
-                problems.append(
-                    f"thing_classes should be different ids in 0..{self.num_classes - 1}, found {self.thing_classes}"
-                )
+                found = shown(self.thing_classes)
+                problems.append(f"thing_classes should be different ids in 0..{self.num_classes - 1}, found {found}")
             if self.exemplar:
                 problems.append(f'exemplar should be "" for task {self.task!r}, found {self.exemplar!r}')
         if problems:
@@ -82,7 +82,7 @@ def check_class_names(class_names: Sequence[str], num_classes: int) -> None:
         raise ValueError(f"class_names: expected {num_classes}, found {len(class_names)}")
     twice = sorted(name for name, count in collections.Counter(class_names).items() if count > 1)
     if twice:
-        raise ValueError(f"class_names: each may occur once, found twice: {twice}")
+        raise ValueError(f"class_names: each may occur once, found twice: {shown(twice)}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,17 +7,19 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 from absl import logging
 from jax import export
 
+from kernels.ms_deform_attn.backends import BACKENDS
 from tarvis_jax.api import Model
 from tarvis_jax.config import to_plain
 from tarvis_jax.datasets import EXEMPLAR
 from tarvis_jax.export import loader as export_loader
+from tarvis_jax.fields import Length, OneOf, Range, Text, check_fields
 from tarvis_jax.inference import network as forward
 from tarvis_jax.model.queries import SEMANTIC_TABLE, semantic_rows
 from tarvis_jax.model.variables import abstract_model, fill
@@ -45,13 +47,16 @@ class ExportConfig:
       backend: of attention. "xla" runs everywhere with JAX alone; "auto" takes each platform's kernels.
     """
 
-    clip_length: int = 12
-    height: int = 448
-    width: int = 832
-    num_objects: int = 4
-    datasets: tuple[str, ...] = ()
-    platforms: tuple[str, ...] = PLATFORMS
-    backend: str = "xla"
+    clip_length: Annotated[int, Range(1, 10_000)] = 12
+    height: Annotated[int, Range(1, 65_536)] = 448
+    width: Annotated[int, Range(1, 65_536)] = 832
+    num_objects: Annotated[int, Range(0, 10_000)] = 4
+    datasets: Annotated[tuple[Annotated[str, Text(100, 1)], ...], Length(0, 1000)] = ()
+    platforms: Annotated[tuple[Annotated[str, OneOf(PLATFORMS)], ...], Length(1, 3)] = PLATFORMS
+    backend: Annotated[str, OneOf(("auto", *BACKENDS))] = "xla"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def export_model(model: Model, folder: str | pathlib.Path, config: ExportConfig) -> dict[str, Any]:
@@ -136,12 +141,8 @@ def export_model(model: Model, folder: str | pathlib.Path, config: ExportConfig)
 def _check(model: Model, config: ExportConfig) -> None:
     problems = []
     divisor = model.config.size_divisor
-    if config.clip_length < 1 or min(config.height, config.width) < 1 or config.num_objects < 0:
-        problems.append(f"sizes: expected at least 1 (num_objects 0), found {config}")
     if config.height % divisor or config.width % divisor:
         problems.append(f"size {config.height}x{config.width}: expected multiples of {divisor}")
-    if not config.platforms or not set(config.platforms) <= set(PLATFORMS):
-        problems.append(f"platforms: expected some of {PLATFORMS}, found {config.platforms}")
     known = [name for name, _ in model.config.semantic_classes]
     for name in config.datasets:
         if name not in known:

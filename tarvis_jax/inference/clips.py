@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import cv2
 import numpy as np
 
+from tarvis_jax.frame_size import resized_size
 from tarvis_jax.inference.config import check_schedule
 
 PAD_VALUE = 128  # what the reference pads images with, on the right and at the bottom
@@ -13,11 +14,20 @@ PAD_VALUE = 128  # what the reference pads images with, on the right and at the 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """Consecutive frames [first, first + len(frames)) of a video; the frames as the caller prepared them."""
+    """Consecutive frames of a video.
+
+    Attributes:
+      first: number of the first one.
+      frames: as the caller prepared them.
+      is_last: whether the video ends here.
+      final: numbers of the frames that this clip completes: no later clip covers them, and no earlier one completed
+        them. The first clip completes the frames before it, too.
+    """
 
     first: int
     frames: list[np.ndarray]
     is_last: bool
+    final: range
 
     @property
     def end(self) -> int:
@@ -38,17 +48,19 @@ def iterate_clips(frames: Iterable[np.ndarray], length: int, overlap: int, first
     check_schedule(length, overlap)
     window: list[np.ndarray] = []
     start = first_frame
+    final_end = 0
     index = -1
     for index, frame in enumerate(frames):
         if len(window) == length:  # one frame beyond the clip: it is not the last
-            yield Clip(start, list(window), is_last=False)
-            start += length - overlap
+            final = range(final_end, start + length - overlap)
+            yield Clip(start, list(window), is_last=False, final=final)
+            start = final_end = final.stop
             del window[: length - overlap]
         if index >= first_frame:
             window.append(frame)
     if index < first_frame:
         raise ValueError(f"first clip starts at frame {first_frame}, but the video has only {index + 1} frames")
-    yield Clip(start, window, is_last=True)
+    yield Clip(start, window, is_last=True, final=range(final_end, start + len(window)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,13 +85,13 @@ class Geometry:
         if self.resized != self.original:
             resized = cv2.resize(mask.astype(np.float32), self.resized[::-1], interpolation=cv2.INTER_LINEAR) > 0.5
             if not resized.any():
-                centre = (np.argwhere(mask).mean(axis=0) + 0.5) / self.original * self.resized
-                resized[tuple(centre.astype(int))] = True
+                center = (np.argwhere(mask).mean(axis=0) + 0.5) / self.original * self.resized
+                resized[tuple(center.astype(int))] = True
             mask = resized
         return self._pad(mask, False)
 
-    def normalise_point(self, point_yx: Sequence[float]) -> np.ndarray:
-        """Pixel (y, x) of the original frame -> float32 [2], its centre over the size of the padded image."""
+    def normalize_point(self, point_yx: Sequence[float]) -> np.ndarray:
+        """Pixel (y, x) of the original frame -> float32 [2], its center over the size of the padded image."""
         scale = np.asarray(self.resized, np.float64) / np.asarray(self.padded, np.float64)
         return ((np.asarray(point_yx, np.float64) + 0.5) / self.original * scale).astype(np.float32)
 
@@ -107,19 +119,14 @@ def plan_geometry(size: tuple[int, int], min_dim: int | None, max_dim: int, size
       max_dim: bound on the larger side after resizing, in pixels (only with min_dim).
       size_divisor: padded sides are multiples of this.
     """
-    height, width = size
-    resized = (height, width)
-    if min_dim is not None:
-        scale = min_dim / min(size)
-        if scale * max(size) > max_dim:
-            scale = max_dim / max(size)
-        resized = (round(scale * height), round(scale * width))
+    size = tuple(size)
+    resized = resized_size(size, min_dim, max_dim)
     padded = tuple(-(-side // size_divisor) * size_divisor for side in resized)
-    return Geometry(original=(height, width), resized=resized, padded=padded)
+    return Geometry(original=size, resized=resized, padded=padded)
 
 
 def _bilinear(size_in: int, size_out: int) -> np.ndarray:
-    """Matrix [size_out, size_in] of bilinear interpolation with half-pixel centres and clamped borders."""
+    """Matrix [size_out, size_in] of bilinear interpolation with half-pixel centers and clamped borders."""
     source = np.maximum((np.arange(size_out) + 0.5) * size_in / size_out - 0.5, 0.0)
     low = np.minimum(np.floor(source).astype(int), size_in - 1)
     high = np.minimum(low + 1, size_in - 1)

@@ -1,8 +1,13 @@
 """How a video is cut, resized and stitched; imports the table of datasets alone, so that configs load no network."""
 
 import dataclasses
+from typing import Annotated
 
 from tarvis_jax import datasets
+from tarvis_jax.fields import Range, check_fields
+
+_Pixels = Annotated[int, Range(1, 65_536)]
+_Share = Annotated[float, Range(0, 1)]
 
 
 def check_schedule(length: int, overlap: int) -> None:
@@ -29,25 +34,21 @@ class InferenceConfig:
         1 keeps all, as the reference does.
       association_iou: VIS and VPS: masks of successive clips are one track if their IoU in the overlap exceeds this.
       max_predictions: VIS: (track, class) pairs per video in the results file.
-      reference_overlap: do in overlapping frames what the reference does, defects included (see stitch.py,
-        targets.py); for parity with its results.
     """
 
-    clip_length: int = 12
-    overlap: int = 6
-    min_dim: int | None = None
-    max_dim: int = 1333
-    max_tracks: int = 10
-    score_threshold: float = 0.0
-    duplicate_iou: float = 1.0
-    association_iou: float = 0.5
-    max_predictions: int = 10
-    reference_overlap: bool = False
+    clip_length: Annotated[int, Range(1, 10_000)] = 12
+    overlap: Annotated[int, Range(0, 9_999)] = 6
+    min_dim: _Pixels | None = None
+    max_dim: _Pixels = 1333
+    max_tracks: Annotated[int, Range(1, 100_000)] = 10
+    score_threshold: _Share = 0.0
+    duplicate_iou: _Share = 1.0
+    association_iou: _Share = 0.5
+    max_predictions: Annotated[int, Range(1, 10**6)] = 10
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_schedule(self.clip_length, self.overlap)
-        if self.min_dim is not None and self.min_dim < 1:
-            raise ValueError(f"min_dim: expected at least 1 pixel or None, found {self.min_dim}")
 
 
 def default_inference(dataset: str) -> InferenceConfig:

@@ -76,11 +76,11 @@ def open_frames(source: "FrameSource | str | pathlib.Path | Iterable[np.ndarray]
     if isinstance(source, np.ndarray) or hasattr(source, "__len__"):
         if len(source) == 0:
             raise ValueError(f"{name}: no frames (an empty sequence)")
-        return FrameSource(name, len(source), None, lambda: _labelled(source))
-    return FrameSource(name, None, None, lambda: _labelled(source), is_replayable=False)
+        return FrameSource(name, len(source), None, lambda: _labeled(source))
+    return FrameSource(name, None, None, lambda: _labeled(source), is_replayable=False)
 
 
-def _labelled(frames: Iterable[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+def _labeled(frames: Iterable[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     for index, frame in enumerate(frames):
         yield f"frame {index}", np.asarray(frame)
 

@@ -49,7 +49,7 @@ class Predictor:
     Attributes:
       config: the model's.
       programs: what is compiled; counts and times it.
-      model_seconds: wall time of `clip_*`, without compiling.
+      model_seconds: wall time of `segment_*`, without compiling.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Predictor:
         """All variables by their flat names, on the device."""
         return flatten(nnx.merge(self._graphdef, self._variables))
 
-    def clip_classes(self, images: np.ndarray, dataset: str) -> ClassClip:
+    def segment_classes(self, images: np.ndarray, dataset: str) -> ClassClip:
         """Segments a clip of VIS or VPS: images uint8 RGB [T, H, W, 3], sides multiples of config.size_divisor.
 
         ValueError when the model has no classes of that dataset.
@@ -113,7 +113,7 @@ class Predictor:
         outputs = self._timed(lambda: self._classes(self._variables, self._clip_features(images), queries))
         return ClassClip(np.asarray(outputs[0]), outputs[1], outputs[2])
 
-    def clip_exemplar(self, images: np.ndarray, inputs: ExemplarInputs) -> np.ndarray:
+    def segment_objects(self, images: np.ndarray, inputs: ExemplarInputs) -> np.ndarray:
         """Segments the given objects in a clip: images uint8 RGB [T, H, W, 3] -> float32 [N, T, H/4, W/4]."""
         num_objects = len(inputs.ids)
         bucket = object_bucket(num_objects)

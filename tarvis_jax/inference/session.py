@@ -2,26 +2,21 @@
 
 import dataclasses
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from tarvis_jax import datasets
-from tarvis_jax.inference import clips, stitch, targets
+from tarvis_jax.inference import clips
+from tarvis_jax.inference.class_pipeline import ClassPipeline
 from tarvis_jax.inference.config import InferenceConfig, default_inference
 from tarvis_jax.inference.frames import FrameSource, open_frames
+from tarvis_jax.inference.object_pipeline import ObjectPipeline
 from tarvis_jax.inference.predictor import Predictor
-from tarvis_jax.masks import rle
 from tarvis_jax.masks.rle import Rle
+from tarvis_jax.results.class_scores import best_class
 from tarvis_jax.results.target import Target
-from tarvis_jax.results.tracks import (
-    FrameObject,
-    FrameResult,
-    TargetId,
-    Track,
-    VideoResult,
-    encode_semantic,
-)
+from tarvis_jax.results.tracks import FrameResult, TargetId, Track, VideoResult, encode_semantic
 
 
 class Session:
@@ -36,6 +31,9 @@ class Session:
 
     Objects may be added and removed while the video runs (between two frame results): in frames that are not segmented
     yet, see `earliest_target_frame`.
+
+    It keeps what was given, the order of the clips, and the results; a pipeline (class_pipeline.py, object_pipeline.py)
+    turns a clip into final frames.
 
     In memory are the network's input frames of one clip, stride-4 logits of the frames that are not final, and RLEs.
     """
@@ -67,16 +65,17 @@ class Session:
         self.class_names = tuple(class_names)
         self._predictor = predictor
         self._keep_result = keep_result
-        if self.spec.task not in (datasets.INSTANCE, datasets.PANOPTIC, datasets.EXEMPLAR):
-            raise ValueError(f"{dataset}: sessions do not know its task {self.spec.task!r}")
-        self._stuff_classes = np.setdiff1d(np.arange(self.spec.num_classes), self.spec.thing_classes)
-        if self.spec.task == datasets.PANOPTIC and not 0 < len(self._stuff_classes) < self.spec.num_classes:
-            raise ValueError(
-                f"{dataset}: panoptic inference needs thing and stuff classes, found {len(self._stuff_classes)} stuff "
-                f"classes of {self.spec.num_classes}; give a DatasetSpec with thing_classes"
-            )
         self._targets: dict[TargetId, Target] = {}
+        self._pipeline = self.make_pipeline(predictor, self._targets)
         self._state: _Run | None = None
+
+    def make_pipeline(self, predictor: Predictor, targets: Mapping[TargetId, Target]) -> ClassPipeline | ObjectPipeline:
+        """What segments this session's clips; `targets` are those that are given, at any time of the run."""
+        if self.spec.task == datasets.EXEMPLAR:
+            return ObjectPipeline(predictor, targets)
+        if self.spec.task in (datasets.INSTANCE, datasets.PANOPTIC):
+            return ClassPipeline(predictor, self.dataset, self.spec, self.config, self.class_names)
+        raise ValueError(f"{self.dataset}: sessions do not know its task {self.spec.task!r}")
 
     @property
     def earliest_target_frame(self) -> int:
@@ -156,8 +155,7 @@ class Session:
             raise ValueError(f"target {id!r}: there is no such target; given are: {known}")
         del self._targets[id]
         if self._state is not None:
-            self._state.memory.forget(id)
-            self._state.stitcher.forget(id)
+            self._pipeline.forget(id)
 
     def run(self, frames: FrameSource | str | Iterable[np.ndarray]) -> Iterator[FrameResult]:
         """Yields one FrameResult per frame, in order, as soon as no later clip can change it.
@@ -178,19 +176,20 @@ class Session:
         source = open_frames(frames)
         self._check_target_frames(source.name, source.num_frames)
         self._state = _Run(source.name, source.num_frames)
-        prepared = self._prepare(source)
         first_frame = min((t.frame for t in self._targets.values()), default=0)
-        if self.spec.task == datasets.EXEMPLAR:
-            segment = self._exemplar_clips
-        else:
-            segment = self._class_clips
+        schedule = (self.config.clip_length, self.config.overlap, first_frame)
         try:
-            yield from segment(clips.iterate_clips(prepared, self.config.clip_length, self.config.overlap, first_frame))
+            for clip in clips.iterate_clips(self._prepare(source), *schedule):
+                self._state.earliest_target_frame = clip.final.stop
+                for frame in self._pipeline.segment(clip, self._state.geometry):
+                    self._keep(frame)
+                    yield frame
             self._check_target_frames(source.name, self._state.num_frames)
+            self._state.class_logits = self._pipeline.class_logits()
             self._state.is_done = True
         finally:
             self._state.is_over = True
-            self._state.memory = self._state.stitcher = None
+            self._pipeline = None  # with the logits of frames that nobody asked for
 
     def result(self) -> VideoResult:
         """The whole video's tracks with classes and scores; raises ValueError before the last frame was yielded."""
@@ -209,7 +208,7 @@ class Session:
             if track_id in state.class_logits:
                 logits = state.class_logits[track_id]
                 track.class_logits = [float(x) for x in logits]
-                track.class_id, track.score = _best_class(logits)
+                track.class_id, track.score = best_class(logits)
             tracks.append(track)
         semantic = state.semantic if self.spec.task == datasets.PANOPTIC else None
         return VideoResult(state.video, self.dataset, state.geometry.original, state.num_frames, tracks, semantic)
@@ -241,97 +240,13 @@ class Session:
             self._state.num_frames = index + 1
             yield self._state.geometry.prepare_image(frame)
 
-    def _class_clips(self, schedule: Iterable[clips.Clip]) -> Iterator[FrameResult]:
-        config, predictor = self.config, self._predictor
-        instances = stitch.InstanceStitcher(config.association_iou, config.reference_overlap)
-        semantic = stitch.SemanticStitcher()
-        is_panoptic = self.spec.task == datasets.PANOPTIC
-        for clip in schedule:
-            output = predictor.clip_classes(np.stack(clip.frames), self.dataset)
-            chosen = stitch.select_tracks(output.class_logits, config.max_tracks, config.score_threshold)
-            mask_logits, class_logits = predictor.take_masks(output, chosen), output.class_logits[chosen]
-            kept = stitch.drop_duplicates(mask_logits, class_logits, config.duplicate_iou)
-            instances.add(clip.first, mask_logits[kept], class_logits[kept])
-            if is_panoptic:
-                # Only stuff: thing classes are drawn by the tracks.
-                semantic.add(clip.first, np.asarray(output.semantic_logits)[self._stuff_classes])
-            self._state.class_logits = instances.class_logits()
-            best = {track_id: _best_class(logits) for track_id, logits in self._state.class_logits.items()}
-            for frame in self._final_frames(clip):
-                ids, logits = instances.pop(frame)
-                masks = zip(ids, predictor.pixel_masks(logits, self._state.geometry), strict=True)
-                class_map = None
-                if is_panoptic:
-                    indices = predictor.pixel_classes(semantic.pop(frame), self._state.geometry)
-                    class_map = self._stuff_classes[indices].astype(np.uint16)
-                yield self._finish(frame, {i: rle.encode(mask) for i, mask in masks if mask.any()}, class_map, best)
-
-    def _exemplar_clips(self, schedule: Iterable[clips.Clip]) -> Iterator[FrameResult]:
-        config, predictor = self.config, self._predictor
-        stitcher = self._state.stitcher = stitch.ExemplarStitcher(config.reference_overlap)
-        memory = self._state.memory = targets.ExemplarMemory(predictor.upsample_masks, config.reference_overlap)
-        for clip in schedule:
-            geometry = self._state.geometry
-            given = [t for t in self._targets.values() if clip.first <= t.frame < clip.end]
-            inputs = memory.inputs(
-                clip.first, len(clip.frames), geometry.padded, given, geometry.prepare_mask, geometry.normalise_point
-            )
-            if inputs is None:
-                stitcher.all_lost()
-                memory.reset()
-            else:
-                logits = predictor.clip_exemplar(np.stack(clip.frames), inputs)
-                logits = targets.silence_before_given(logits, clip.first, inputs.ids, given)
-                memory.remember(clip.first, inputs.ids, logits)
-                stitcher.add(clip.first, inputs.ids, logits, clip.is_last)
-            final = self._final_frames(clip)
-            self._state.earliest_target_frame = final.stop
-            for frame in final:
-                masks: dict[TargetId, Rle] = {}
-                for ids, frame_logits in stitcher.pop(frame):
-                    owner = predictor.pixel_objects(frame_logits, geometry) if len(frame_logits) else None
-                    for row, object_id in enumerate(ids[: len(frame_logits)], start=1):
-                        mask = owner == row
-                        if mask.any():
-                            masks[object_id] = rle.encode(mask)
-                yield self._finish(frame, masks, None)
-
-    def _final_frames(self, clip: clips.Clip) -> range:
-        """Frames that no clip after this one covers and that were not yet given out (also those before the first)."""
-        end = clip.end if clip.is_last else clip.first + self.config.clip_length - self.config.overlap
-        return range(self._state.next_frame, end)
-
-    def _finish(
-        self,
-        frame: int,
-        masks: dict[TargetId, Rle],
-        class_map: np.ndarray | None,
-        best: dict[TargetId, tuple[int, float]] | None = None,
-    ) -> FrameResult:
-        state = self._state
-        state.next_frame = frame + 1
+    def _keep(self, frame: FrameResult) -> None:
+        """Adds a final frame to what `result` gives."""
         if self._keep_result:
-            for track_id, encoded in masks.items():
-                state.masks.setdefault(track_id, {})[frame] = encoded
-            if class_map is not None:
-                state.semantic.append(encode_semantic(class_map))
-        if best is None:
-            objects = [FrameObject(target_id, encoded) for target_id, encoded in masks.items()]
-        else:
-            objects = [self._classified(track_id, encoded, *best[track_id]) for track_id, encoded in masks.items()]
-        return FrameResult(frame, tuple(objects), class_map)
-
-    def _classified(self, track_id: int, encoded: Rle, class_id: int, score: float) -> FrameObject:
-        name = self.class_names[class_id - 1] if self.class_names else None
-        is_thing = self.spec.task == datasets.INSTANCE or class_id - 1 in self.spec.thing_classes
-        return FrameObject(track_id, encoded, class_id, name, score, is_thing)
-
-
-def _best_class(logits: np.ndarray) -> tuple[int, float]:
-    """Class id 1..K and its softmax probability of class logits [1 + K]."""
-    scores = stitch.softmax(logits)
-    class_id = 1 + int(np.argmax(scores[1:]))
-    return class_id, float(scores[class_id])
+            for track_id, encoded in frame.masks.items():
+                self._state.masks.setdefault(track_id, {})[frame.frame] = encoded
+            if frame.semantic is not None:
+                self._state.semantic.append(encode_semantic(frame.semantic))
 
 
 @dataclasses.dataclass
@@ -342,12 +257,9 @@ class _Run:
     total_frames: int | None
     geometry: clips.Geometry | None = None
     num_frames: int = 0
-    next_frame: int = 0
     earliest_target_frame: int = 0
     is_done: bool = False
     is_over: bool = False  # done, or stopped by the caller or by an error
-    memory: targets.ExemplarMemory | None = None
-    stitcher: stitch.ExemplarStitcher | None = None
     masks: dict[TargetId, dict[int, Rle]] = dataclasses.field(default_factory=dict)  # track id -> frame -> RLE
     class_logits: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
     semantic: list[dict[int, Rle]] = dataclasses.field(default_factory=list)

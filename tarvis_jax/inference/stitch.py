@@ -4,13 +4,16 @@ Every stitcher has `add` (a clip's logits) and `pop` (take a frame that no later
 clips gets the mean of their logits.
 
 Differs from the reference: there, the mean over the overlap is written to a copy and lost for instances and objects,
-so that one clip's logits decide: the earlier clip's for instances, the later clip's for objects. That, and what
-follows from it (see ExemplarStitcher), is kept behind `reference_overlap=True`.
+so that one clip's logits decide: the earlier clip's for instances, the later clip's for objects
+(tests/parity/reference_defects.py does the same, to compare with its results).
 """
+
+from collections.abc import Hashable, Mapping
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from tarvis_jax.results.class_scores import softmax
 from tarvis_jax.results.tracks import TargetId
 
 Layer = tuple[list[TargetId], np.ndarray]  # ids [N] and their logits [N, h, w]
@@ -53,12 +56,6 @@ def drop_duplicates(mask_logits: np.ndarray, class_logits: np.ndarray, max_iou: 
     return np.sort(np.array(kept, np.int64))
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis, float64 inside."""
-    exp = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return exp / exp.sum(axis=-1, keepdims=True)
-
-
 def mask_iou(masks_a: np.ndarray, masks_b: np.ndarray) -> np.ndarray:
     """(intersection + 1) / (union + 1) of bool [N, ...] and [M, ...] -> float [N, M]; two empty masks give 1."""
     a = masks_a.reshape(len(masks_a), -1).astype(np.float32)
@@ -68,8 +65,18 @@ def mask_iou(masks_a: np.ndarray, masks_b: np.ndarray) -> np.ndarray:
     return (intersection + 1.0) / (union + 1.0)
 
 
-class _Mean:
-    """Running mean of logits [h, w] (or [K, h, w])."""
+class Means(dict[Hashable, "Mean"]):
+    """Running means by key, in the order in which the keys came."""
+
+    def add(self, key: Hashable, value: np.ndarray) -> None:
+        if key in self:
+            self[key].add(value)
+        else:
+            self[key] = Mean(value)
+
+
+class Mean:
+    """Running mean of arrays of one shape."""
 
     def __init__(self, value: np.ndarray):
         self.total, self.count = value.astype(np.float32, copy=True), 1
@@ -90,12 +97,13 @@ class InstanceStitcher:
     frames of the overlap belong to the tracks of the earlier clip.
     """
 
-    def __init__(self, association_iou: float = 0.5, reference_overlap: bool = False):
+    new_frame: type[Means] = Means  # joins the logits that several clips have for a frame, by track id
+
+    def __init__(self, association_iou: float = 0.5):
         self._association_iou = association_iou
-        self._reference_overlap = reference_overlap
-        self._frames: dict[int, dict[int, _Mean]] = {}  # frame -> track id -> logits
+        self._frames: dict[int, Means] = {}  # frame -> track id -> logits
         self._first_shown: dict[int, int] = {}  # track id -> first frame it shows in
-        self._class_logits: dict[int, _Mean] = {}
+        self._class_logits = Means()  # by track id
         self._end = 0  # frames below this were covered by some clip
 
     def add(self, first: int, mask_logits: np.ndarray, class_logits: np.ndarray) -> list[int]:
@@ -108,18 +116,12 @@ class InstanceStitcher:
         """
         ids = self._associate(first, mask_logits)
         for track_id, logits in zip(ids, class_logits, strict=True):
-            if track_id in self._class_logits:
-                self._class_logits[track_id].add(logits)
-            else:
-                self._class_logits[track_id] = _Mean(logits)
-                self._first_shown[track_id] = max(first, self._end)
+            self._class_logits.add(track_id, logits)
+            self._first_shown.setdefault(track_id, max(first, self._end))
         for offset in range(mask_logits.shape[1]):
-            frame = self._frames.setdefault(first + offset, {})
+            frame = self._frames.setdefault(first + offset, self.new_frame())
             for track_id, logits in zip(ids, mask_logits[:, offset], strict=True):
-                if track_id not in frame:
-                    frame[track_id] = _Mean(logits)
-                elif not self._reference_overlap:
-                    frame[track_id].add(logits)
+                frame.add(track_id, logits)
         self._end = max(self._end, first + mask_logits.shape[1])
         return ids
 
@@ -153,8 +155,7 @@ class InstanceStitcher:
     def pop(self, frame: int) -> Layer:
         """Ids and logits [N, h, w] of the tracks that show in a final frame; the frame is forgotten."""
         tracks = self._frames.pop(frame, {})
-        shown = [i for i in tracks if self._first_shown[i] <= frame]
-        return shown, np.stack([tracks[i].value for i in shown]) if shown else np.zeros((0, 1, 1), np.float32)
+        return _layer({i: mean for i, mean in tracks.items() if self._first_shown[i] <= frame})
 
     def class_logits(self) -> dict[int, np.ndarray]:
         """Track id -> mean class logits [1 + K] over the clips the track was found in."""
@@ -165,15 +166,12 @@ class SemanticStitcher:
     """Semantic logits of VPS, averaged over the clips that cover a frame."""
 
     def __init__(self) -> None:
-        self._frames: dict[int, _Mean] = {}
+        self._frames = Means()
 
     def add(self, first: int, logits: np.ndarray) -> None:
         """logits: float32 [K, T, h, w] at stride 4."""
         for offset in range(logits.shape[1]):
-            if first + offset in self._frames:
-                self._frames[first + offset].add(logits[:, offset])
-            else:
-                self._frames[first + offset] = _Mean(logits[:, offset])
+            self._frames.add(first + offset, logits[:, offset])
 
     def pop(self, frame: int) -> np.ndarray:
         """Mean logits [K, h, w] of a final frame; the frame is forgotten."""
@@ -181,57 +179,28 @@ class SemanticStitcher:
 
 
 class ExemplarStitcher:
-    """Objects of VOS and PET: ids are the caller's, so only the logits of the overlap are to be joined.
+    """Objects of VOS and PET: ids are the caller's, so only the logits of the overlap are to be joined."""
 
-    `pop` gives a frame's layers, earliest first: within a layer every pixel goes to the object with the greatest
-    logit, if above 0. There is one layer, the mean, unless `reference_overlap`: then each clip is a layer of its own,
-    an object's mask of a later layer replaces the earlier one unless empty, the last clip gives only its new frames,
-    and its rows carry the ids of the clip before (so a video of a single clip has no output) -- the reference forgets
-    to update them there.
-    """
+    def __init__(self) -> None:
+        self._frames: dict[int, Means] = {}  # frame -> object id -> logits
 
-    def __init__(self, reference_overlap: bool = False):
-        self._reference_overlap = reference_overlap
-        self._means: dict[int, dict[TargetId, _Mean]] = {}  # frame -> object id -> logits
-        self._layers: dict[int, list[Layer]] = {}  # reference_overlap only
-        self._previous_ids: list[TargetId] = []
-        self._previous_end = 0
-
-    def add(self, first: int, ids: list[TargetId], logits: np.ndarray, is_last: bool) -> None:
+    def add(self, first: int, ids: list[TargetId], logits: np.ndarray) -> None:
         """logits: float32 [N, T, h, w] at stride 4 of the objects `ids`; frames [first, first + T)."""
-        end = first + logits.shape[1]
-        if self._reference_overlap:
-            start = max(first, self._previous_end) if is_last else first
-            row_ids = self._previous_ids if is_last else ids
-            for frame in range(start, end):
-                self._layers.setdefault(frame, []).append((list(row_ids), logits[:, frame - first]))
-        else:
-            for frame in range(first, end):
-                means = self._means.setdefault(frame, {})
-                for object_id, object_logits in zip(ids, logits[:, frame - first], strict=True):
-                    if object_id in means:
-                        means[object_id].add(object_logits)
-                    else:
-                        means[object_id] = _Mean(object_logits)
-        self._previous_ids, self._previous_end = list(ids), end
-
-    def all_lost(self) -> None:
-        """Tells that a clip had no object left to follow; a later clip may begin with new ones."""
-        self._previous_ids, self._previous_end = [], 0
+        for offset in range(logits.shape[1]):
+            frame = self._frames.setdefault(first + offset, Means())
+            for object_id, object_logits in zip(ids, logits[:, offset], strict=True):
+                frame.add(object_id, object_logits)
 
     def forget(self, target_id: TargetId) -> None:
         """Drops an object from all frames that were not taken yet."""
-        for means in self._means.values():
-            means.pop(target_id, None)
-        for layers in self._layers.values():
-            for index, (ids, logits) in enumerate(layers):
-                rows = [row for row in range(len(logits)) if row >= len(ids) or ids[row] != target_id]
-                layers[index] = [other for other in ids if other != target_id], logits[rows]
-        self._previous_ids = [other for other in self._previous_ids if other != target_id]
+        for frame in self._frames.values():
+            frame.pop(target_id, None)
 
-    def pop(self, frame: int) -> list[Layer]:
-        """Layers (ids, logits [N, h, w]) of a final frame; the frame is forgotten."""
-        if self._reference_overlap:
-            return self._layers.pop(frame, [])
-        means = self._means.pop(frame, {})
-        return [(list(means), np.stack([m.value for m in means.values()]))] if means else []
+    def pop(self, frame: int) -> Layer:
+        """Ids and logits [N, h, w] of the objects of a final frame; the frame is forgotten."""
+        return _layer(self._frames.pop(frame, {}))
+
+
+def _layer(means: Mapping[TargetId, Mean]) -> Layer:
+    logits = [mean.value for mean in means.values()]
+    return list(means), np.stack(logits) if logits else np.zeros((0, 1, 1), np.float32)

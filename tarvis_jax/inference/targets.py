@@ -1,7 +1,7 @@
 """What a clip's object queries are made from: the targets given in it, and the masks of the clip before."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -13,12 +13,12 @@ BEFORE_FIRST_FRAME = -1e3  # mask logit of an object in frames before it is give
 
 @dataclasses.dataclass(frozen=True)
 class ExemplarInputs:
-    """What `Predictor.clip_exemplar` needs of the objects of a clip; rows are objects, padded pixels.
+    """What `Predictor.segment_objects` needs of the objects of a clip; rows are objects, padded pixels.
 
     Attributes:
-      ids: the caller's id per row (with `reference_overlap` an id may have a mask row and a point row).
+      ids: the caller's id per row.
       masks: bool [N, T, H, W]; all false for point rows.
-      points_yx: float32 [N, 2] normalised to the padded image; 0 for mask rows.
+      points_yx: float32 [N, 2] normalized to the padded image; 0 for mask rows.
       point_frames: int32 [N] frame within the clip; 0 for mask rows.
       is_point: bool [N].
       valid_frames: bool [T] frames that objects and background are encoded from.
@@ -33,20 +33,19 @@ class ExemplarInputs:
 
 
 class ExemplarMemory:
-    """Carries objects from clip to clip: the masks of one clip re-initialise the queries of the next (paper 3.3).
+    """Carries objects from clip to clip: the masks of one clip re-initialize the queries of the next (paper 3.3).
 
     An object whose mask is empty in all frames of the overlap is lost for good, unless it is given in this clip. A
     given mask replaces the predicted one in its frame. A point given in the overlap is used only if the object has
     no predicted mask there.
 
     Differs from the reference: there, a point in the overlap makes a second object of the same id, and the two
-    compete for the pixels. `reference_overlap=True` keeps that.
+    compete for the pixels.
     """
 
-    def __init__(self, upsample: Callable[[np.ndarray], np.ndarray], reference_overlap: bool = False):
+    def __init__(self, upsample: Callable[[np.ndarray], np.ndarray]):
         """upsample: stride-4 logits [N, T, h, w] -> bool masks [N, T, H, W] (bilinear x4, > 0)."""
         self._upsample = upsample
-        self._reference_overlap = reference_overlap
         self.reset()
 
     def reset(self) -> None:
@@ -71,14 +70,14 @@ class ExemplarMemory:
         padded_size: tuple[int, int],
         targets: list[Target],
         prepare_mask: Callable[[np.ndarray], np.ndarray],
-        normalise_point: Callable[[tuple[float, float]], np.ndarray],
+        normalize_point: Callable[[tuple[float, float]], np.ndarray],
     ) -> ExemplarInputs | None:
         """Objects of the clip [first, first + num_frames), or None if there is none left.
 
         Args:
           padded_size: (height, width) of the network's input.
           targets: those given in frames of this clip.
-          prepare_mask, normalise_point: to the network's input (see clips.Geometry).
+          prepare_mask, normalize_point: to the network's input (see clips.Geometry).
         """
         overlap = max(0, self._end - first) if self._logits is not None else 0
         masks: dict[TargetId, np.ndarray] = {}
@@ -96,8 +95,8 @@ class ExemplarMemory:
             if target.mask is not None:
                 masks.setdefault(target.id, np.zeros((num_frames, *padded_size), bool))
                 masks[target.id][frame] = prepare_mask(target.mask)
-            elif self._reference_overlap or target.id not in masks:
-                points.append((target.id, frame, normalise_point(target.point_yx)))
+            elif self._uses_point(target, masks):
+                points.append((target.id, frame, normalize_point(target.point_yx)))
         ids = list(masks) + [object_id for object_id, _, _ in points]
         if not ids:
             return None
@@ -115,6 +114,10 @@ class ExemplarMemory:
         for row, (_, frame, point) in enumerate(points, start=num_masks):
             inputs.points_yx[row], inputs.point_frames[row] = point, frame
         return inputs
+
+    def _uses_point(self, target: Target, masks: Mapping[TargetId, np.ndarray]) -> bool:
+        """Whether a point makes queries, given the masks that objects of the clip have."""
+        return target.id not in masks
 
 
 def silence_before_given(logits: np.ndarray, first: int, ids: list[TargetId], targets: list[Target]) -> np.ndarray:

@@ -1,8 +1,15 @@
 """What the losses weigh and how many points they look at."""
 
 import dataclasses
+from typing import Annotated
+
+from tarvis_jax.fields import OneOf, Range, check_fields
 
 PANOPTIC_SEMANTIC = ("sparse", "dense", "dense_full_res")
+
+_Weight = Annotated[float, Range(0, 1e6)]
+_NumPoints = Annotated[int, Range(1, 10**8)]
+_Share = Annotated[float, Range(0, 1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,36 +39,23 @@ class LossConfig:
       logit_norm_weight: weight of the mean norm of the sampled class logits; 1e-3 in Swin-L fine-tuning, 0 = off.
     """
 
-    class_weight: float = 2.0
-    mask_weight: float = 5.0
-    dice_weight: float = 5.0
-    background_class_weight: float = 0.1
-    instance_semantic_weight: float = 2.0
-    panoptic_semantic_weight: float = 2.0
-    exemplar_mask_weight: float = 5.0
-    exemplar_dice_weight: float = 5.0
-    num_points: int = 12544
-    num_points_semantic: int = 50176
-    oversample_ratio: float = 3.0
-    importance_ratio: float = 0.75
+    class_weight: _Weight = 2.0
+    mask_weight: _Weight = 5.0
+    dice_weight: _Weight = 5.0
+    background_class_weight: _Weight = 0.1
+    instance_semantic_weight: _Weight = 2.0
+    panoptic_semantic_weight: _Weight = 2.0
+    exemplar_mask_weight: _Weight = 5.0
+    exemplar_dice_weight: _Weight = 5.0
+    num_points: _NumPoints = 12544
+    num_points_semantic: _NumPoints = 50176
+    oversample_ratio: Annotated[float, Range(1, 1000)] = 3.0
+    importance_ratio: _Share = 0.75
     interpolate_class_ids: bool = True
-    panoptic_semantic: str = "sparse"
-    bootstrap_ratio: float = 0.25
+    panoptic_semantic: Annotated[str, OneOf(PANOPTIC_SEMANTIC)] = "sparse"
+    bootstrap_ratio: _Share = 0.25
     suppress_absent_classes: bool = False
-    logit_norm_weight: float = 0.0
+    logit_norm_weight: _Weight = 0.0
 
     def __post_init__(self):
-        problems = []
-        if self.panoptic_semantic not in PANOPTIC_SEMANTIC:
-            problems.append(f"panoptic_semantic is one of {PANOPTIC_SEMANTIC}, found {self.panoptic_semantic!r}")
-        if self.num_points < 1 or self.num_points_semantic < 1:
-            problems.append(
-                f"num_points and num_points_semantic are >= 1, found {self.num_points} and {self.num_points_semantic}"
-            )
-        if self.oversample_ratio < 1:
-            problems.append(f"oversample_ratio is >= 1, found {self.oversample_ratio}")
-        for name in ("importance_ratio", "bootstrap_ratio"):
-            if not 0 <= getattr(self, name) <= 1:
-                problems.append(f"{name} lies in 0..1, found {getattr(self, name)}")
-        if problems:
-            raise ValueError("LossConfig: " + "; ".join(problems))
+        check_fields(self)

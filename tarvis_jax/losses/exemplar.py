@@ -18,7 +18,7 @@ def exemplar_loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Cross-entropy and dice of each object and of the background, averaged over masks and frames.
 
-    The reference trains on batches in which all clips have the same number of objects; valid masks generalise its mean.
+    The reference trains on batches in which all clips have the same number of objects; valid masks generalize its mean.
 
     Args:
       mask_logits: [L, B, 1 + N, T, h, w]; row 0 = background (the maximum over background queries), then the objects

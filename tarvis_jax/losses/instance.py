@@ -41,8 +41,8 @@ def _class_cross_entropy(
     losses = -jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
     weights = jnp.where(labels == 0, config.background_class_weight, 1.0)
     # the sum of the weights follows from the number of targets, whatever the matching
-    normaliser = num_targets + config.background_class_weight * (batch * num_queries - num_targets)
-    return (weights * losses).sum() / normaliser
+    normalizer = num_targets + config.background_class_weight * (batch * num_queries - num_targets)
+    return (weights * losses).sum() / normalizer
 
 
 def instance_loss(

@@ -1,7 +1,7 @@
 """Losses on points instead of whole masks: bilinear sampling and the choice of uncertain points.
 
 Source: PointRend (Kirillov et al., CVPR 2020, section 3.3), as Mask2Former and TarViS train with it. Points are (x, y),
-normalised to 0..1 over the map (0 and 1 are the outer edges of the first and last cell).
+normalized to 0..1 over the map (0 and 1 are the outer edges of the first and last cell).
 
 Every random number comes in as an argument, a "draw": either the uniform numbers themselves (float32 of the full shape,
 to replay a recorded run) or a typed JAX random key from which they are made where they are needed, so that a training

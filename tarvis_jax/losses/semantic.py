@@ -49,11 +49,11 @@ def _classes_last(mask_logits: jax.Array) -> jax.Array:
 
 
 def _suppress_absent(logits: jax.Array, labels: jax.Array, keep: jax.Array) -> jax.Array:
-    """Logits [B, T, P, K] with classes that are neither labelled nor predicted anywhere in the batch at -1000."""
+    """Logits [B, T, P, K] with classes that are neither labeled nor predicted anywhere in the batch at -1000."""
     class_ids = jnp.arange(logits.shape[-1])
-    labelled = ((labels[..., None] == class_ids) & keep[..., None]).any((0, 1, 2))
+    labeled = ((labels[..., None] == class_ids) & keep[..., None]).any((0, 1, 2))
     predicted = (jnp.argmax(logits, -1)[..., None] == class_ids).any((0, 1, 2))
-    return jnp.where(labelled | predicted, logits, _ABSENT_LOGIT)
+    return jnp.where(labeled | predicted, logits, _ABSENT_LOGIT)
 
 
 def _point_terms(
@@ -183,8 +183,8 @@ def semantic_loss(
         if draws is None:
             raise ValueError("semantic loss: the sparse form needs draws, found None")
         # an ignored cell: more than half of its four central pixels (what a bilinear resize by 1/4 looks at)
-        centre = ignore_mask.reshape(*ignore_mask.shape[:-2], height, 4, width, 4)[..., 1:3, :, 1:3]
-        ignore_cells = centre.sum((-3, -1)) > 2
+        center = ignore_mask.reshape(*ignore_mask.shape[:-2], height, 4, width, 4)[..., 1:3, :, 1:3]
+        ignore_cells = center.sum((-3, -1)) > 2
 
         def layer_terms(layer):
             return _sparse_terms(*layer, semantic_map, ignore_mask, ignore_cells, config)

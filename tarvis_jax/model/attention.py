@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from kernels.attention.biases import AttentionBias
 from kernels.attention.operator import attend
-from kernels.attention.rules import Rule
 from kernels.attention.tokens import Projections, Tokens
+from tarvis_jax.model.config import ModelConfig
 
 _xavier_uniform = nnx.initializers.xavier_uniform()
 
@@ -56,8 +57,20 @@ class MultiHeadAttention(nnx.Module):
         self.in_proj = linear(hidden_size, 3 * hidden_size, rngs=rngs, dtype=dtype)
         self.out_proj = linear(hidden_size, hidden_size, rngs=rngs, dtype=dtype)
 
+    @classmethod
+    def of_config(cls, config: ModelConfig, *, rngs: nnx.Rngs) -> "MultiHeadAttention":
+        """As wide, precise and frugal as the model's configuration says."""
+        return cls(
+            config.hidden_size,
+            config.num_heads,
+            max_logit_bytes=config.max_logit_bytes,
+            backend=config.attention_backend,
+            rngs=rngs,
+            dtype=jnp.dtype(config.compute_dtype),
+        )
+
     def __call__(
-        self, query: jax.Array, features: jax.Array, positions: jax.Array, rule: Rule | None = None
+        self, query: jax.Array, features: jax.Array, positions: jax.Array, bias: AttentionBias | None = None
     ) -> jax.Array:
         """Attends to `features`; the keys, not the values, know their positions.
 
@@ -65,7 +78,7 @@ class MultiHeadAttention(nnx.Module):
           query: [B, Q, C], positions already added.
           features: [B, S, C].
           positions: [B or 1, S, C].
-          rule: what each query may look at; see `attend`.
+          bias: what each query may look at; see `attend`.
 
         Returns:
           [B, Q, C] of `dtype`.
@@ -76,7 +89,7 @@ class MultiHeadAttention(nnx.Module):
         q = q.reshape(*q.shape[:-1], self.num_heads, -1)  # [B, Q, M, D]
         tokens = Tokens(features.astype(self.dtype), positions.astype(self.dtype))
         projections = Projections(kernels[1], biases[1], kernels[2], biases[2], num_heads=self.num_heads)
-        x = attend(q, tokens, projections, rule, max_bytes=self.max_logit_bytes, backend=self.backend)
+        x = attend(q, tokens, projections, bias, max_bytes=self.max_logit_bytes, backend=self.backend)
         return self.out_proj(x.reshape(query.shape))
 
 

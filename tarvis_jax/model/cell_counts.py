@@ -1,6 +1,6 @@
 """How many pixels of a mask fall in each cell of the stride-4 map.
 
-The object encoder looks at pixels, but reads their features from the stride-4 map by nearest neighbour: all pixels of a
+The object encoder looks at pixels, but reads their features from the stride-4 map by nearest neighbor: all pixels of a
 4x4 block give the same key. Counting them says everything about a mask that the encoder needs, in a static shape.
 """
 

@@ -9,16 +9,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kernels.attention.rules import InsideMask, OnlyKeys, TowardsMask
+from kernels.attention.biases import HardMaskBias, KeyPaddingBias, SoftMaskBias
 from tarvis_jax.model.attention import MLP, FeedForward, MultiHeadAttention, layer_norm, linear
-from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.config import SOFT_MASKED, ModelConfig
 from tarvis_jax.model.frozen import Frozen
 from tarvis_jax.model.position_encoding import sine_3d
 from tarvis_jax.model.queries import BACKGROUND, BACKGROUND_VOS, INSTANCE, SEMANTIC, VOS, Groups, QuerySet, group_slice
 
 INVALID_MASK_LOGIT = -1e4
-HARD_MASKED = "hard_masked"
-SOFT_MASKED = "soft_masked"
 
 # The reference has a mask head for "free" queries, which no task makes, and projections for "vos" and
 # "background_vos", which no task reads. Their parameters are kept so that its checkpoints convert both ways.
@@ -53,19 +51,13 @@ class DecoderLayer(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.compute_dtype)
         size, heads = config.hidden_size, config.num_heads
-        attention = {
-            "max_logit_bytes": config.max_logit_bytes,
-            "backend": config.attention_backend,
-            "rngs": rngs,
-            "dtype": dtype,
-        }
         self.is_soft = config.cross_attention == SOFT_MASKED
-        self.cross_attention = MultiHeadAttention(size, heads, **attention)
+        self.cross_attention = MultiHeadAttention.of_config(config, rngs=rngs)
         self.cross_norm = layer_norm(size, rngs=rngs, dtype=dtype)
         if self.is_soft:
             # [M]: how strongly each head keeps to the mask: 32, 32, 16, 16, 8, 8, 4, 4 for 8 heads.
             self.mask_factors = Frozen(32.0 * 0.5 ** (4 * jnp.arange(heads) // heads).astype(jnp.float32))
-        self.self_attention = MultiHeadAttention(size, heads, **attention)
+        self.self_attention = MultiHeadAttention.of_config(config, rngs=rngs)
         self.self_norm = layer_norm(size, rngs=rngs, dtype=dtype)
         self.ffn = FeedForward(size, config.decoder_ffn_size, rngs=rngs, dtype=dtype)
 
@@ -94,12 +86,12 @@ class DecoderLayer(nnx.Module):
           [B, Q, C].
         """
         # Differs from the reference: it does not threshold bfloat16 masks and so never blocks anything with them.
-        where = InsideMask(mask_embed, mask_features)
+        where = HardMaskBias(mask_embed, mask_features)
         if self.is_soft:
-            where = TowardsMask(mask_embed, mask_features, self.mask_factors[...])
+            where = SoftMaskBias(mask_embed, mask_features, self.mask_factors[...])
         x = self.cross_attention(queries + embeddings, features, positions, where)
         queries = self.cross_norm(queries + x)
-        x = self.self_attention(queries + embeddings, queries, embeddings, OnlyKeys(valid))
+        x = self.self_attention(queries + embeddings, queries, embeddings, KeyPaddingBias(valid))
         queries = self.self_norm(queries + x)
         return self.ffn(queries)
 
@@ -108,11 +100,6 @@ class QueryDecoder(nnx.Module):
     """Refines a query set on a feature pyramid and predicts masks and classes."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        if config.cross_attention not in (HARD_MASKED, SOFT_MASKED):
-            raise ValueError(
-                f"ModelConfig.cross_attention: expected {HARD_MASKED!r} or {SOFT_MASKED!r}, "
-                f"found {config.cross_attention!r}"
-            )
         self.config = config
         self.dtype = dtype = jnp.dtype(config.compute_dtype)
         size = config.hidden_size
@@ -205,7 +192,7 @@ def mask_dot(mask_embed: jax.Array, features: jax.Array) -> jax.Array:
 def resize_to_stride(x: jax.Array, factor: int) -> jax.Array:
     """Shrinks [B, T, h, w, C] by an even `factor` in height and width, bilinearly and without smoothing first.
 
-    The centre of a target cell lies between the four middle cells of its block (half-pixel centres), so the result is
+    The center of a target cell lies between the four middle cells of its block (half-pixel centers), so the result is
     their mean; PyTorch's `interpolate(..., align_corners=False)` computes the same.
     """
     if factor % 2:

@@ -1,10 +1,12 @@
 """Object encoder: turns targets given by a mask (VOS) or a point (PET) into queries (paper section 3.3)."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kernels.attention.rules import Multiset, OnlyKeys
+from kernels.attention.biases import KeyCountBias, KeyPaddingBias
 from tarvis_jax.model.attention import MLP, FeedForward, MultiHeadAttention, layer_norm, linear
 from tarvis_jax.model.cell_counts import STRIDE, grid_counts, nearest_cell, part_counts
 from tarvis_jax.model.config import ModelConfig
@@ -14,21 +16,23 @@ from tarvis_jax.model.queries import ObjectQueries
 POINT_STRIDES = (32, 16, 8, 4)  # maps that a point reads, in the order of their features
 
 
+class Keys(NamedTuple):
+    """What queries look at: features [B, S, C], positions [B, S, C]; counts uint8 [B, Q, S], how often by each."""
+
+    features: jax.Array
+    positions: jax.Array
+    counts: jax.Array
+
+
 class ObjectEncoderLayer(nnx.Module):
     """Self-attention among all queries, cross-attention to each query's own features, feed-forward; all post-norm."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.compute_dtype)
-        size, heads = config.hidden_size, config.num_heads
-        attention = {
-            "max_logit_bytes": config.max_logit_bytes,
-            "backend": config.attention_backend,
-            "rngs": rngs,
-            "dtype": dtype,
-        }
-        self.self_attention = MultiHeadAttention(size, heads, **attention)
+        size = config.hidden_size
+        self.self_attention = MultiHeadAttention.of_config(config, rngs=rngs)
         self.self_norm = layer_norm(size, rngs=rngs, dtype=dtype)
-        self.cross_attention = MultiHeadAttention(size, heads, **attention)
+        self.cross_attention = MultiHeadAttention.of_config(config, rngs=rngs)
         self.cross_norm = layer_norm(size, rngs=rngs, dtype=dtype)
         self.ffn = FeedForward(size, config.object_encoder_ffn_size, rngs=rngs, dtype=dtype)
 
@@ -54,9 +58,9 @@ class ObjectEncoderLayer(nnx.Module):
         Returns:
           [B, Q, C].
         """
-        x = self.self_attention(queries + embeddings, queries, embeddings, OnlyKeys(valid))
+        x = self.self_attention(queries + embeddings, queries, embeddings, KeyPaddingBias(valid))
         queries = self.self_norm(queries + x)
-        x = self.cross_attention(queries + embeddings, features, positions, Multiset(counts))
+        x = self.cross_attention(queries + embeddings, features, positions, KeyCountBias(counts))
         return self.ffn(self.cross_norm(queries + x))
 
 
@@ -116,8 +120,7 @@ class ObjectEncoder(nnx.Module):
         Raises:
           ValueError: when the masks do not have the size of the images.
         """
-        features4 = pyramid[STRIDE]
-        B, T, h, w, C = features4.shape
+        B, T, h, w, C = pyramid[STRIDE].shape
         N = valid_objects.shape[1]
         q = self.config.num_queries_per_object if queries_per_object is None else queries_per_object
         expected = (B, N, T, h * STRIDE, w * STRIDE)
@@ -126,44 +129,85 @@ class ObjectEncoder(nnx.Module):
         point_frames = jnp.zeros((B, N), jnp.int32) if point_frames is None else point_frames
         valid_frames = jnp.ones((B, T), bool) if valid_frames is None else valid_frames
         is_point = is_point & valid_objects
-
-        # Which cells belong to which query, [B, G + N q, T h w].
         is_mask = valid_objects & ~is_point
         masks = masks & is_mask[:, :, None, None, None] & valid_frames[:, None, :, None, None]
-        free = valid_frames[:, :, None, None] & ~masks.any(1)
-        background_counts = grid_counts(free, self.config.background_grid)
-        object_counts = part_counts(masks, q).reshape(B, N * q, T, h, w)
-        cell_counts = jnp.concatenate([background_counts, object_counts], axis=1)
-        num_queries = cell_counts.shape[1]
-        num_background = num_queries - N * q
-        cell_counts = cell_counts.reshape(B, num_queries, -1)
 
-        cells = features4.reshape(B, -1, C).astype(self.dtype)
-        if not self.config.exemplar_gradient:
-            cells = jax.lax.stop_gradient(cells)
+        cell_counts = cells_of_queries(masks, valid_frames, self.config.background_grid, q)
+        cells = self._cells(pyramid[STRIDE])
+        point_features = sample_points(pyramid, points_yx, point_frames).astype(self.dtype)
+        keys = self._keys(cells, cell_counts, point_features, points_yx, is_point, q, (h, w))
+        queries, embeddings = self._initial_queries(cells, cell_counts, point_features, is_point, q)
+        valid = valid_object_queries(masks, is_point, q)
+        num_background = cell_counts.shape[1] - N * q
+        all_valid = jnp.concatenate([jnp.ones((B, num_background), bool), valid.reshape(B, -1)], axis=1)
+
+        for layer in self.layers:
+            run = jax.checkpoint(layer) if self.config.remat else layer
+            queries = run(queries, embeddings, all_valid, *keys)
+        return ObjectQueries(
+            background=queries[:, :num_background], objects=queries[:, num_background:].reshape(B, N, q, C), valid=valid
+        )
+
+    def _cells(self, features: jax.Array) -> jax.Array:
+        """Features [B, T, h, w, C] of the stride-4 map as keys [B, T h w, C], without gradient unless configured."""
+        cells = features.reshape(features.shape[0], -1, features.shape[-1]).astype(self.dtype)
+        return cells if self.config.exemplar_gradient else jax.lax.stop_gradient(cells)
+
+    def _keys(
+        self,
+        cells: jax.Array,
+        cell_counts: jax.Array,
+        point_features: jax.Array,
+        points_yx: jax.Array,
+        is_point: jax.Array,
+        queries_per_object: int,
+        size: tuple[int, int],
+    ) -> Keys:
+        """All that the queries look at: the cells of the stride-4 map, four keys of each point, and one zero.
+
+        Args:
+          cells: [B, T h w, C].
+          cell_counts: uint8 [B, Q, T h w], see `cells_of_queries`.
+          point_features: [B, N, 4, C], see `sample_points`.
+          points_yx: [B, N, 2] in 0..1.
+          is_point: bool [B, N].
+          queries_per_object: q.
+          size: (h, w) of the stride-4 map.
+        """
+        B, N, num_maps, C = point_features.shape
+        (h, w), num_frames = size, cells.shape[1] // (size[0] * size[1])
         cell_positions = sine_2d(h, w, C, normalize=False).reshape(-1, C).astype(self.dtype)  # [h w, C]
-
-        point_features = sample_points(pyramid, points_yx, point_frames).astype(self.dtype)  # [B, N, 4, C]
-        point_keys = jnp.stack([self.point_projections[i](point_features[:, :, i]) for i in range(4)], axis=2)
         rows, columns = nearest_cell(points_yx, h, w)
-        point_positions = jnp.repeat(cell_positions[rows * w + columns], 4, axis=1)  # [B, 4 N, C]
-        owner = jnp.arange(num_queries)[:, None] == num_background + jnp.repeat(jnp.arange(N), 4) * q
-        point_counts = (owner & jnp.repeat(is_point, 4, axis=1)[:, None]).astype(jnp.uint8)
-
+        point_positions = jnp.repeat(cell_positions[rows * w + columns], num_maps, axis=1)  # [B, 4 N, C]
+        point_keys = jnp.stack([self.point_projections[i](point_features[:, :, i]) for i in range(num_maps)], axis=2)
+        point_counts = points_of_queries(is_point, cell_counts.shape[1], queries_per_object)
         # What owns nothing (an empty cell of the grid, an unused slot) looks at one zero feature.
-        total = cell_counts.sum(-1, keepdims=True, dtype=jnp.int32)  # [B, Q, 1]
-        is_empty = (total == 0) & (point_counts == 0).all(-1, keepdims=True)
+        owns_nothing = ~(cell_counts.any(-1, keepdims=True) | point_counts.any(-1, keepdims=True))
         zero = jnp.zeros((B, 1, C), self.dtype)
-        counts = jnp.concatenate([cell_counts, point_counts, is_empty.astype(jnp.uint8)], axis=-1)
-        features = jnp.concatenate([cells, point_keys.reshape(B, -1, C), zero], axis=1)
-        tiled = jnp.broadcast_to(cell_positions, (B, T, h * w, C)).reshape(B, -1, C)
-        positions = jnp.concatenate([tiled, point_positions, zero], axis=1)
+        tiled = jnp.broadcast_to(cell_positions, (B, num_frames, h * w, C)).reshape(B, -1, C)
+        return Keys(
+            features=jnp.concatenate([cells, point_keys.reshape(B, -1, C), zero], axis=1),
+            positions=jnp.concatenate([tiled, point_positions, zero], axis=1),
+            counts=jnp.concatenate([cell_counts, point_counts, owns_nothing.astype(jnp.uint8)], axis=-1),
+        )
 
+    def _initial_queries(
+        self,
+        cells: jax.Array,
+        cell_counts: jax.Array,
+        point_features: jax.Array,
+        is_point: jax.Array,
+        queries_per_object: int,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Queries and embeddings [B, Q, C]: the mean of a query's cells, or the MLP of its point; what kind it is."""
+        B, N, _, C = point_features.shape
+        num_background = cell_counts.shape[1] - N * queries_per_object
+        total = cell_counts.sum(-1, keepdims=True, dtype=jnp.int32)  # [B, Q, 1]
         weighted = jnp.einsum("bqs,bsc->bqc", cell_counts.astype(self.dtype), cells, preferred_element_type=jnp.float32)
         means = (weighted / jnp.maximum(total, 1)).astype(self.dtype)
-        point_init = self.point_mlp(point_features.reshape(B, N, -1))
-        is_point_slot = jnp.repeat(is_point, q, axis=1)[..., None]  # [B, N q, 1]
-        objects = jnp.where(is_point_slot, jnp.repeat(point_init, q, axis=1), means[:, num_background:])
+        from_points = jnp.repeat(self.point_mlp(point_features.reshape(B, N, -1)), queries_per_object, axis=1)
+        is_point_slot = jnp.repeat(is_point, queries_per_object, axis=1)[..., None]  # [B, N q, 1]
+        objects = jnp.where(is_point_slot, from_points, means[:, num_background:])
         queries = jnp.concatenate([means[:, :num_background], objects], axis=1)
         embeddings = jnp.concatenate(
             [
@@ -171,18 +215,47 @@ class ObjectEncoder(nnx.Module):
                 jnp.where(is_point_slot, self.point_embedding[...], self.mask_embedding[...]),
             ],
             axis=1,
-        ).astype(self.dtype)
-
-        is_first = jnp.arange(q) == 0
-        valid = jnp.where(is_point[..., None], is_first, (is_mask & masks.any((2, 3, 4)))[..., None])  # [B, N, q]
-        all_valid = jnp.concatenate([jnp.ones((B, num_background), bool), valid.reshape(B, -1)], axis=1)
-
-        for layer in self.layers:
-            run = jax.checkpoint(layer) if self.config.remat else layer
-            queries = run(queries, embeddings, all_valid, features, positions, counts)
-        return ObjectQueries(
-            background=queries[:, :num_background], objects=queries[:, num_background:].reshape(B, N, q, C), valid=valid
         )
+        return queries, embeddings.astype(self.dtype)
+
+
+def cells_of_queries(
+    masks: jax.Array, valid_frames: jax.Array, background_grid: tuple[int, int], queries_per_object: int
+) -> jax.Array:
+    """How many pixels of each stride-4 cell belong to each query.
+
+    Args:
+      masks: bool [B, N, T, H, W] of the mask objects, false in frames that do not count.
+      valid_frames: bool [B, T].
+      background_grid: rows and columns that what no mask covers is divided into, one query each.
+      queries_per_object: q, the parts that each mask is divided into.
+
+    Returns:
+      uint8 [B, G + N q, T h w]: the background grid's queries, then each object's.
+    """
+    B, N, T, H, W = masks.shape
+    free = valid_frames[:, :, None, None] & ~masks.any(1)
+    background = grid_counts(free, background_grid)
+    objects = part_counts(masks, queries_per_object).reshape(B, N * queries_per_object, T, H // STRIDE, W // STRIDE)
+    counts = jnp.concatenate([background, objects], axis=1)
+    return counts.reshape(*counts.shape[:2], -1)
+
+
+def points_of_queries(is_point: jax.Array, num_queries: int, queries_per_object: int) -> jax.Array:
+    """Which of the points' keys belong to each query: bool [B, N] -> uint8 [B, Q, 4 N].
+
+    The four keys of a point object belong to the first of its queries.
+    """
+    num_objects, num_maps = is_point.shape[1], len(POINT_STRIDES)
+    first_queries = num_queries - num_objects * queries_per_object + jnp.arange(num_objects) * queries_per_object
+    owner = jnp.arange(num_queries)[:, None] == jnp.repeat(first_queries, num_maps)  # [Q, 4 N]
+    return (owner & jnp.repeat(is_point, num_maps, axis=1)[:, None]).astype(jnp.uint8)
+
+
+def valid_object_queries(masks: jax.Array, is_point: jax.Array, queries_per_object: int) -> jax.Array:
+    """Queries in use, bool [B, N, q]: the first of a point object, all of a mask object that has a pixel."""
+    is_first = jnp.arange(queries_per_object) == 0
+    return jnp.where(is_point[..., None], is_first, masks.any((2, 3, 4))[..., None])
 
 
 def sample_points(pyramid: dict[int, jax.Array], points_yx: jax.Array, point_frames: jax.Array) -> jax.Array:

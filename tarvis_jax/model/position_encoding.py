@@ -46,7 +46,7 @@ def sine_2d(height: int, width: int, num_features: int, *, normalize: bool = Tru
 
 
 def sine_3d(num_frames: int, height: int, width: int, num_features: int) -> jax.Array:
-    """Encodes the cells of a clip: the normalised 2D encoding plus a normalised encoding of time over all C features.
+    """Encodes the cells of a clip: the normalized 2D encoding plus a normalized encoding of time over all C features.
 
     Args:
       num_frames: T.

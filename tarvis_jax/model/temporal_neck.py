@@ -106,7 +106,7 @@ class DeformableLayer(nnx.Module):
             self.value_proj(x).reshape(*x.shape[:2], self.num_heads, -1),
             self.sampling_offsets(query).reshape(*samples, 2),
             self.attention_weights(query).reshape(samples),
-            _cell_centres(level_shapes),
+            _cell_centers(level_shapes),
             level_shapes,
             backend=self.backend,
             deterministic=self.is_deterministic,
@@ -317,13 +317,13 @@ def _merge_frames(x: jax.Array) -> jax.Array:
     return x.reshape(-1, *x.shape[2:])
 
 
-def _cell_centres(level_shapes: LevelShapes) -> np.ndarray:
-    """float32 [S, 2]: normalised (x, y) of every cell, the reference points of the deformable layers."""
-    centres = []
+def _cell_centers(level_shapes: LevelShapes) -> np.ndarray:
+    """float32 [S, 2]: normalized (x, y) of every cell, the reference points of the deformable layers."""
+    centers = []
     for height, width in level_shapes:
         y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
-        centres.append(np.stack([x, y], axis=-1).reshape(-1, 2))
-    return np.concatenate(centres).astype(np.float32)
+        centers.append(np.stack([x, y], axis=-1).reshape(-1, 2))
+    return np.concatenate(centers).astype(np.float32)
 
 
 def _checked_level_shapes(res: Mapping[int, jax.Array], config: ModelConfig) -> LevelShapes:

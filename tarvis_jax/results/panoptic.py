@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from tarvis_jax.masks import rle
-from tarvis_jax.results.tracks import Track, VideoResult
+from tarvis_jax.results.tracks import Track, VideoResult, paint_things
 
 
 def thing_tracks(result: VideoResult, thing_classes: Sequence[int], score_threshold: float) -> list[Track]:
@@ -30,14 +29,9 @@ def panoptic_frame(result: VideoResult, frame: int, tracks: Sequence[Track]) -> 
 
     `tracks` in painting order, see `thing_tracks`; a later one covers an earlier one.
     """
-    class_map = result.semantic_map(frame)
-    instance_map = np.zeros_like(class_map)
-    for track in tracks:
-        if track.segmentations[frame] is not None:
-            mask = rle.decode(track.segmentations[frame])
-            class_map[mask] = track.class_id - 1
-            instance_map[mask] = track.id
-    return class_map, instance_map
+    shown = [track for track in tracks if track.segmentations[frame] is not None]
+    things = [(track.id, track.class_id, track.segmentations[frame]) for track in shown]
+    return paint_things(result.semantic_map(frame), things)
 
 
 def write_panoptic_pngs(

@@ -6,6 +6,7 @@ Nothing here knows the network; an evaluator or a viewer can import it alone.
 import dataclasses
 import json
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -70,13 +71,8 @@ class FrameResult:
         """
         if self.semantic is None:
             raise ValueError(f"frame {self.frame}: only results of panoptic datasets have a panoptic map")
-        class_map = self.semantic.astype(np.int32)
-        id_map = np.zeros_like(class_map)
-        for each in sorted((each for each in self.objects if each.is_thing), key=lambda each: each.score):
-            mask = each.mask
-            class_map[mask] = each.class_id - 1
-            id_map[mask] = each.id
-        return class_map, id_map
+        things = sorted((each for each in self.objects if each.is_thing), key=lambda each: each.score)
+        return paint_things(self.semantic, [(each.id, each.class_id, each.rle) for each in things])
 
 
 @dataclasses.dataclass
@@ -117,6 +113,22 @@ class VideoResult:
         for class_id, encoded in self.semantic[frame].items():
             class_map[rle.decode(encoded)] = class_id
         return class_map
+
+
+def paint_things(class_map: np.ndarray, things: Iterable[tuple[TargetId, int, Rle]]) -> tuple[np.ndarray, np.ndarray]:
+    """A panoptic map: class (0..K-1) and track id (0 = stuff) per pixel, int32 [H, W] each.
+
+    Args:
+      class_map: int [H, W], what lies under the things; 0..K-1.
+      things: (track id, class id 1..K, mask); a later one covers an earlier one.
+    """
+    class_map = class_map.astype(np.int32)
+    id_map = np.zeros_like(class_map)
+    for track_id, class_id, encoded in things:
+        mask = rle.decode(encoded)
+        class_map[mask] = class_id - 1
+        id_map[mask] = track_id
+    return class_map, id_map
 
 
 def encode_semantic(class_map: np.ndarray) -> dict[int, Rle]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tarvis_jax.masks import rle
+from tarvis_jax.results.class_scores import softmax
 from tarvis_jax.results.tracks import VideoResult
 
 
@@ -19,9 +20,7 @@ def ranked_instances(result: VideoResult, max_predictions: int) -> list[tuple[in
     """
     if not result.tracks:
         return []
-    logits = np.asarray([track.class_logits for track in result.tracks], np.float64)
-    scores = np.exp(logits - logits.max(axis=1, keepdims=True))
-    scores = (scores / scores.sum(axis=1, keepdims=True))[:, 1:]
+    scores = softmax(np.asarray([track.class_logits for track in result.tracks], np.float64))[:, 1:]
     best = np.argsort(-scores, axis=None, kind="stable")[:max_predictions]
     rows, columns = np.unravel_index(best, scores.shape)
     return [(int(r), int(c) + 1, float(scores[r, c])) for r, c in zip(rows, columns, strict=True)]
@@ -32,11 +31,11 @@ def youtube_vis_predictions(result: VideoResult, video_id: int, max_predictions:
 
     The reference writes 10 predictions per video for YouTube-VIS and 20 for OVIS.
     """
+    ranked = ranked_instances(result, max_predictions)
     predictions = [
         {"video_id": video_id, "score": score, "category_id": class_id, "segmentations": [None] * result.num_frames}
-        for _, class_id, score in ranked_instances(result, max_predictions)
+        for _, class_id, score in ranked
     ]
-    ranked = ranked_instances(result, max_predictions)
     for frame in range(result.num_frames):
         taken: dict[int, np.ndarray] = {}  # class -> pixels of better predictions
         for prediction, (row, class_id, _) in zip(predictions, ranked, strict=True):

@@ -1,6 +1,5 @@
 """Video instance segmentation: every object of known classes, found by learned queries (paper section 3.2)."""
 
-import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -13,21 +12,12 @@ from tarvis_jax.losses.points import PointDraws, draw_points
 from tarvis_jax.losses.semantic import instance_semantic_loss
 from tarvis_jax.model.tarvis import TarViS
 from tarvis_jax.run_config import Config
-from tarvis_jax.tasks.objective import Objective, mean_num_targets
+from tarvis_jax.tasks.objective import Objective, class_objective
 
 
 def objective(config: Config, dataset: str) -> Objective:
     """What batches of `dataset` are trained on."""
-    return _objective(dataset, config.loss, config.model.decoder_layers + 1)
-
-
-@functools.cache  # equal objectives are one object and share programs
-def _objective(dataset: str, loss_config: LossConfig, num_predictions: int) -> Objective:
-    def loss_of_microbatch(model, batch, draw_key, model_key, num_targets):
-        draws = draw(draw_key, num_predictions)
-        return loss(model, batch, dataset, draws, loss_config, num_targets, model_key)
-
-    return Objective(loss_of_microbatch, mean_num_targets)
+    return class_objective(draw, loss, dataset, config.loss, config.model.decoder_layers + 1)
 
 
 class Draws(NamedTuple):

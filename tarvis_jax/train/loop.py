@@ -20,7 +20,7 @@ from tarvis_jax.parallel.mesh import initialize_distributed, make_mesh, num_micr
 from tarvis_jax.run_config import CONFIG_FILE, Config
 from tarvis_jax.train.metrics import MetricWriter, read_metrics
 from tarvis_jax.train.progress import Progress
-from tarvis_jax.train.state import TrainState, from_items, to_items, with_weights
+from tarvis_jax.train.state import TrainState, from_items, replace_weights, to_items
 from tarvis_jax.train.step import TrainStepper, make_stepper
 from tarvis_jax.visualize.run_report import write_training_report
 from tarvis_jax.weights.checkpoints import Checkpoints
@@ -48,10 +48,11 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
     microbatches = num_microbatches(config.data.batch_size, config.train.max_samples_per_device, stepper.mesh)
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints, create=True)
     state = _begin(config, workdir, stepper, checkpoints)
-    if is_main:
-        save_json(workdir / CONFIG_FILE, config)
     data = prepare_data(config.data, config.synthetic, workdir, writes=is_main)
     start_step = int(state.step)
+    batches = _batches(data, start_step)
+    if is_main:  # not before: a config that does not fit the folder's checkpoint or data leaves the run as it was
+        save_json(workdir / CONFIG_FILE, config)
     _log_start(stepper, config, microbatches)
     with MetricWriter(
         workdir,
@@ -61,7 +62,6 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
         resume_step=start_step if start_step else None,
     ) as writer:
         evaluator = _Evaluator(config, data, workdir, writer)
-        batches = _batches(data, start_step)
         state = _run_steps(config, stepper, state, batches, microbatches, checkpoints, writer, evaluator)
         checkpoints.close()
         scores = evaluator.finish(state) if is_main else {}
@@ -89,7 +89,7 @@ def _begin(config: Config, workdir: pathlib.Path, stepper: TrainStepper, checkpo
             leave_out=config.train.init_leave_out,
         )
         logging.info("weights to start from: %s", report)
-        state = with_weights(state, params, frozen)
+        state = replace_weights(state, params, frozen)
     return state
 
 

@@ -39,6 +39,8 @@ class MetricWriter:
         self._lines = self._tensorboard = self._wandb = None
         if jax.process_index() != 0:
             return
+        if wandb_project:  # first: it may not be installed, and then the run stays as it was
+            self._wandb = _wandb_run(wandb_project, workdir, config)
         path = pathlib.Path(workdir) / JSON_LINES
         if path.exists():
             entries = read_metrics(workdir) if resume_step is not None else []
@@ -47,8 +49,6 @@ class MetricWriter:
         self._lines = path.open("a")
         if tensorboard:
             self._tensorboard = _tensorboard_writer(workdir)
-        if wandb_project:
-            self._wandb = _wandb_run(wandb_project, workdir, config)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes one entry; values that are not finite are written as null in metrics.jsonl."""

@@ -16,7 +16,7 @@ import optax
 from tarvis_jax.run_config import OptimizerConfig
 
 
-class Rule(NamedTuple):
+class ParameterGroupRule(NamedTuple):
     """Parameters whose whole path matches `pattern` form a group.
 
     Attributes:
@@ -35,24 +35,24 @@ _EMBEDDING = r"(.*/)?\w*embed\w*"  # the last component names it: decoder/scale_
 _HEADS = r"(neck|decoder|object_encoder)"
 
 _COMMON_RULES = (
-    Rule(rf"{_HEADS}/{_NORM}", False, False),
-    Rule(rf"{_HEADS}/{_EMBEDDING}", False, False),
-    Rule(r"queries/.*", False, False),
-    Rule(rf"{_HEADS}/(?!{_NORM}$)(?!{_EMBEDDING}$).*", False, True),
+    ParameterGroupRule(rf"{_HEADS}/{_NORM}", False, False),
+    ParameterGroupRule(rf"{_HEADS}/{_EMBEDDING}", False, False),
+    ParameterGroupRule(r"queries/.*", False, False),
+    ParameterGroupRule(rf"{_HEADS}/(?!{_NORM}$)(?!{_EMBEDDING}$).*", False, True),
 )
 _RESNET_AND_SWIN_RULES = (
-    Rule(rf"backbone/{_NORM}", True, False),
-    Rule(rf"backbone/(?!{_NORM}$).*", True, True),
+    ParameterGroupRule(rf"backbone/{_NORM}", True, False),
+    ParameterGroupRule(rf"backbone/(?!{_NORM}$).*", True, True),
 )
 # The reference tells norms by their PyTorch class. ConvNeXt brings a class of its own, so its norms are decayed; those
 # on its outputs lie outside of the module whose learning rate is lowered. The released models were trained like this.
 _CONVNEXT_RULES = (
-    Rule(r"backbone/output_norms/.*", False, True),
-    Rule(r"backbone/(?!output_norms/).*", True, True),
+    ParameterGroupRule(r"backbone/output_norms/.*", False, True),
+    ParameterGroupRule(r"backbone/(?!output_norms/).*", True, True),
 )
 
 
-def parameter_rules(paths: Iterable[str]) -> tuple[Rule, ...]:
+def parameter_rules(paths: Iterable[str]) -> tuple[ParameterGroupRule, ...]:
     """The rules for a model with parameters at these paths; they differ between the backbones."""
     is_convnext = any(path.startswith("backbone/reductions/") for path in paths)
     return _COMMON_RULES + (_CONVNEXT_RULES if is_convnext else _RESNET_AND_SWIN_RULES)
@@ -64,7 +64,7 @@ def paths_of(params: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def match_rules(paths: Iterable[str], rules: Iterable[Rule]) -> dict[str, Rule]:
+def match_rules(paths: Iterable[str], rules: Iterable[ParameterGroupRule]) -> dict[str, ParameterGroupRule]:
     """The rule of each path.
 
     Raises:

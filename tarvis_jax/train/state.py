@@ -23,9 +23,9 @@ class TrainState:
     Attributes:
       params: trained parameters by path, float32.
       frozen: variables that are never trained (frozen batch norm, pixel mean) by path.
-      opt_state: the optimiser's own.
+      opt_state: the optimizer's own.
       ema: exponential moving average of `params`; empty when none is kept.
-      step: int32 [], optimiser steps done.
+      step: int32 [], optimizer steps done.
       is_healthy: bool []; turns False at the first step with a tensor that is not finite, and from there on nothing
         else changes, so that the state can be examined.
     """
@@ -73,7 +73,7 @@ def abstract_state(
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
 
 
-def with_weights(state: TrainState, params: Mapping[str, Any], frozen: Mapping[str, Any]) -> TrainState:
+def replace_weights(state: TrainState, params: Mapping[str, Any], frozen: Mapping[str, Any]) -> TrainState:
     """The state with other weights (and the moving average started from them).
 
     Raises:

@@ -1,4 +1,4 @@
-"""One optimiser step as two pure functions, compiled ahead of time: gradients of a batch, update of the state.
+"""One optimizer step as two pure functions, compiled ahead of time: gradients of a batch, update of the state.
 
 The batch comes as A microbatches [A, B / A, ...]; gradients are summed over them with a scan, so the global batch size
 holds on any number of devices. Sums that the losses divide by (the number of masks, ...) are taken over the whole batch

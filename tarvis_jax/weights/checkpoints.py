@@ -1,7 +1,7 @@
 """Checkpoints on disk: written in the background, renamed into place when complete, the newest few kept.
 
 The only importer of orbax. A checkpoint is a folder named for its step with three items: `weights` (all that inference
-needs), `progress` (the optimiser's state and the step) and `config` (the resolved config).
+needs), `progress` (the optimizer's state and the step) and `config` (the resolved config).
 """
 
 import pathlib
@@ -12,8 +12,10 @@ import jax
 import orbax.checkpoint as ocp
 
 from tarvis_jax.model.structure import Arrays
+from tarvis_jax.model.variables import compare
+from tarvis_jax.run_config import CHECKPOINTS_FOLDER
 
-FOLDER = "checkpoints"
+_MOST_LISTED = 10  # tensors that an error names
 
 
 class Checkpoints:
@@ -29,7 +31,7 @@ class Checkpoints:
         Raises:
           ValueError: there is no such folder, and `create` is False.
         """
-        self._folder = pathlib.Path(workdir).absolute() / FOLDER
+        self._folder = pathlib.Path(workdir).absolute() / CHECKPOINTS_FOLDER
         if not create and not self._folder.is_dir():
             raise ValueError(f"{self._folder}: no such folder, expected the workdir of a run with checkpoints")
         self._manager = ocp.CheckpointManager(
@@ -79,15 +81,44 @@ class Checkpoints:
         """
         step = self._step(step)
         wanted = [jax.tree.map(ocp.utils.to_shape_dtype_struct, dict(item)) for item in (weights, progress)]
+        self._check_fits(step, dict(zip(("weights", "progress"), wanted, strict=True)))
         items = ocp.args.Composite(
             weights=ocp.args.StandardRestore(wanted[0]), progress=ocp.args.StandardRestore(wanted[1])
         )
-        try:
-            saved = self._manager.restore(step, args=items)
-        except (ValueError, KeyError, TypeError) as error:
-            message = "the checkpoint does not fit this config; was its section model or optimizer changed?"
-            raise ValueError(f"{self._folder}/{step}: {message} {error}") from error
+        saved = self._manager.restore(step, args=items)
         return saved["weights"], saved["progress"]
+
+    def _check_fits(self, step: int, wanted: Mapping[str, Any]) -> None:
+        """ValueError if a checkpoint has other tensors than `wanted`; Orbax itself lets some missing ones pass."""
+
+        def sizes(items: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+            leaves = jax.tree_util.tree_leaves_with_path(items)
+            return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+
+        metadata = self._manager.item_metadata(step)
+        saved = {name: dict(metadata[name]) if metadata[name] is not None else {} for name in wanted}
+        problems = compare(sizes(wanted), sizes(saved))
+        if problems:
+            listed = problems[:_MOST_LISTED] + [f"and {len(problems) - _MOST_LISTED} more"] * (
+                len(problems) > _MOST_LISTED
+            )
+            raise ValueError(
+                f"{self._folder}/{step}: the checkpoint does not fit this config; was its section model or optimizer "
+                "changed?\n  " + "\n  ".join(listed)
+            )
+
+    def saved_weights(self, step: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes, by name, of what `restore_weights` gives; no value is read.
+
+        Raises:
+          ValueError: there is no checkpoint, or it has no weights.
+        """
+        step = self._step(step)
+        saved = self._manager.item_metadata(step)["weights"]
+        if saved is None or not {"params", "frozen", "ema"} <= set(saved):
+            raise ValueError(f"{self._folder}/{step}: expected a checkpoint of a run, found no weights in it")
+        groups = (saved["ema"] or saved["params"], saved["frozen"])
+        return {name: jax.ShapeDtypeStruct(v.shape, v.dtype) for group in groups for name, v in group.items()}
 
     def restore_weights(self, step: int | None = None) -> tuple[Arrays, Arrays]:
         """(parameters, frozen variables) for inference, on the first device: the moving average where one was kept."""

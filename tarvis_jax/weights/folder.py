@@ -6,14 +6,17 @@ architecture (ModelConfig) and a table of the datasets whose classes the model k
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from tarvis_jax.config import from_mapping, to_plain
+from tarvis_jax.config import from_mapping, read_json, to_plain
 from tarvis_jax.dataset_info import DatasetInfo, default_datasets
+from tarvis_jax.datasets import EXEMPLAR
+from tarvis_jax.fields import Length, OneOf, Text, check_fields, raise_problems, shown
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.weights import safetensors as safetensors_file
 
@@ -43,10 +46,26 @@ class Pretrained:
 class _ConfigFile:
     """Content of config.json."""
 
-    format: str
-    format_version: int
+    format: Annotated[str, OneOf((FORMAT,))]
+    format_version: Annotated[int, OneOf((FORMAT_VERSION,))]
     model: ModelConfig
-    datasets: dict[str, DatasetInfo]
+    datasets: Annotated[dict[Annotated[str, Text(100, 1)], DatasetInfo], Length(0, 1000)]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        counts = dict(self.model.semantic_classes)
+        absent = sorted(set(counts) - set(self.datasets))
+        problems = [
+            f"datasets.{name}: missing, expected the {counts[name]} classes of model.semantic_classes"
+            for name in absent
+        ]
+        for name, info in self.datasets.items():
+            if info.spec.task != EXEMPLAR and info.spec.num_classes != counts.get(name):
+                problems.append(
+                    f"datasets.{name}: expected {counts.get(name, 0)} classes as in model.semantic_classes, "
+                    f"found {info.spec.num_classes}"
+                )
+        raise_problems(problems[:10])
 
 
 def save_safetensors(
@@ -61,10 +80,13 @@ def save_safetensors(
       variables: flat name -> array (numpy, jax, or anything with shape and dtype that `np.asarray` reads when asked).
       config: the architecture.
       folder: where to; files of a model that is there are replaced.
-      datasets: what to say of the datasets; None takes what is known of those in `config.semantic_classes`.
+      datasets: what to say of the datasets; None takes the table of datasets (`default_datasets`).
 
     Returns:
       Size of the weights in bytes.
+
+    Raises:
+      ValueError: `datasets` is None and the table does not know all datasets of `config.semantic_classes`.
     """
     if datasets is None:
         datasets = default_datasets(config.semantic_classes)
@@ -84,23 +106,17 @@ def load(folder: str | pathlib.Path) -> Pretrained:
     """
     folder = pathlib.Path(folder)
     path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise ValueError(f"{path}: expected the config of a shared model, found no such file")
-    try:
-        content = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: cannot be read as JSON: {error}") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    content = read_json(path)
+    if content.get("format") != FORMAT:
         raise ValueError(f'{path}: expected the config of a shared model ("format": "{FORMAT}"), found another file')
     if content.get("format_version") != FORMAT_VERSION:
-        raise ValueError(f"{path}: expected format_version {FORMAT_VERSION}, found {content.get('format_version')!r}")
+        raise ValueError(
+            f"{path}: expected format_version {FORMAT_VERSION}, found {shown(content.get('format_version'))}"
+        )
     config = from_mapping(_ConfigFile, content, str(path))
-    for name, num_classes in config.model.semantic_classes:
-        if name not in config.datasets or config.datasets[name].spec.num_classes != num_classes:
-            raise ValueError(f"{path}: datasets.{name}: expected {num_classes} classes as in model.semantic_classes")
     return Pretrained(config.model, config.datasets, safetensors_file.read(folder / WEIGHTS_FILE))
 
 
 def is_pretrained_folder(path: str | pathlib.Path) -> bool:
-    """Whether a path is a folder of this kind (a run's workdir has no `model.safetensors`)."""
-    return (pathlib.Path(path) / WEIGHTS_FILE).is_file()
+    """Whether a path is a folder of this kind, broken ones included (a run's workdir has no `model.safetensors`)."""
+    return pathlib.Path(path).is_dir() and os.path.lexists(pathlib.Path(path) / WEIGHTS_FILE)

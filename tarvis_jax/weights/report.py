@@ -53,7 +53,7 @@ class Report:
             size = sum(entry.num_bytes for entry in entries) / 1e6
             lines.append(f"  {title.replace('_', ' '):8} {len(entries):5} tensors {size:9.2f} MB")
             if title != "loaded":
-                lines += [f"    {line}" for line in _summarised(entries)]
+                lines += [f"    {line}" for line in _summarized(entries)]
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
 
@@ -67,7 +67,7 @@ def fits(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _summarised(entries: Iterable[Entry]) -> list[str]:
+def _summarized(entries: Iterable[Entry]) -> list[str]:
     """One line per group of names that differ only in their numbers."""
     groups: dict[str, list[Entry]] = {}
     for e in entries:

@@ -15,6 +15,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from tarvis_jax.config import unique_names
+from tarvis_jax.fields import shown
+
 _DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -28,7 +31,10 @@ _DTYPES = {
     "BOOL": np.dtype(np.bool_),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_MAX_HEADER = 100 * 2**20  # bytes; the limit of the safetensors package, too
+_MAX_HEADER = 16 * 2**20  # bytes; that of our largest model has 300 kB
+_MAX_NAME = 500  # characters
+_MAX_AXES = 32
+_MAX_VALUES = 2**40
 _METADATA = "__metadata__"
 
 
@@ -91,7 +97,8 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: expected a safetensors file, found no such file")
+        found = "something else" if os.path.lexists(path) else "no such file"  # a folder, a pipe, a link to nothing
+        raise ValueError(f"{path}: expected a safetensors file, found {found}")
     size = path.stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -111,7 +118,10 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
                 f"{path}: tensor {name} of {entry['dtype']}{list(shape)}: expected bytes {end}..{end + num_bytes} of "
                 f"the {size - start} there are, found {begin}..{stop}"
             )
-        tensors[name] = np.frombuffer(data, dtype, math.prod(shape), offset=start + begin).reshape(shape)
+        if math.prod(size for size in shape if size) > _MAX_VALUES:  # [0, 10**12] is empty, but no array has this shape
+            raise ValueError(f"{path}: tensor {name}: expected at most {_MAX_VALUES} values, found shape {list(shape)}")
+        values = np.frombuffer(data, np.uint8, num_bytes, offset=start + begin) if num_bytes else np.empty(0, np.uint8)
+        tensors[name] = values.view(dtype).reshape(shape)
         end = stop
     if start + end != size:
         raise ValueError(f"{path}: expected {end} bytes of tensors, found {size - start}")
@@ -119,26 +129,29 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _parse_header(path: pathlib.Path, text: bytes) -> dict[str, dict[str, Any]]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) != len(pairs):
-            raise ValueError("a name occurs twice")
-        return dict(pairs)
-
     try:
-        header = json.loads(text, object_pairs_hook=unique)
+        header = json.loads(text, object_pairs_hook=unique_names)
     except (ValueError, RecursionError) as error:  # also bytes that are not UTF-8
         raise ValueError(f"{path}: not a safetensors file: its header is not JSON ({error})") from None
     if not isinstance(header, dict):
         raise ValueError(f"{path}: expected a header that maps names to tensors, found {type(header).__name__}")
     header.pop(_METADATA, None)
     for name, entry in header.items():
+        if not 0 < len(name) <= _MAX_NAME or not name.isprintable():
+            raise ValueError(
+                f"{path}: expected names of tensors of 1..{_MAX_NAME} printable characters, found {shown(name)}"
+            )
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-            raise ValueError(f"{path}: tensor {name}: expected dtype, shape and data_offsets, found {entry!r}")
+            raise ValueError(f"{path}: tensor {name}: expected dtype, shape and data_offsets, found {shown(entry)}")
         if not isinstance(entry["dtype"], str) or entry["dtype"] not in _DTYPES:
-            raise ValueError(f"{path}: tensor {name}: expected a dtype of {sorted(_DTYPES)}, found {entry['dtype']!r}")
+            raise ValueError(
+                f"{path}: tensor {name}: expected a dtype of {sorted(_DTYPES)}, found {shown(entry['dtype'])}"
+            )
         for key in ("shape", "data_offsets"):
             numbers = entry[key]
-            is_list = isinstance(numbers, list) and all(type(n) is int and 0 <= n < 2**62 for n in numbers)
-            if not is_list or (key == "data_offsets" and len(numbers) != 2) or len(numbers) > 32:
-                raise ValueError(f"{path}: tensor {name}: expected {key} of whole numbers >= 0, found {numbers!r}")
+            most = 2 if key == "data_offsets" else _MAX_AXES
+            is_list = isinstance(numbers, list) and len(numbers) <= most
+            is_list = is_list and all(type(n) is int and 0 <= n < 2**62 for n in numbers)
+            if not is_list or (key == "data_offsets" and len(numbers) != 2):
+                raise ValueError(f"{path}: tensor {name}: expected {key} of whole numbers >= 0, found {shown(numbers)}")
     return header

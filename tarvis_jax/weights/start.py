@@ -10,8 +10,8 @@ import numpy as np
 from tarvis_jax.datasets import DATASETS
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.queries import SEMANTIC_TABLE, semantic_rows
-from tarvis_jax.weights.open import open_model
-from tarvis_jax.weights.pytorch.backbones import is_backbone_file, open_backbone
+from tarvis_jax.weights.deferred import Deferred
+from tarvis_jax.weights.open import OpenedBackbone, OpenedModel, open_weights
 from tarvis_jax.weights.report import Report, entry, fits
 
 Weights = dict[str, np.ndarray]
@@ -33,8 +33,7 @@ def load_initial_weights(
     (those of `params`) for all others.
 
     Args:
-      source: what `open_model` takes, or a backbone of another project (`convert.backbones`): a .pkl file, or a .pth
-        file that is no checkpoint of the reference. With it, all but the backbone starts from the seed.
+      source: what `open_weights` takes. With a backbone of another project, all the rest starts from the seed.
       model_config: of the model to start.
       params, frozen: its values as drawn from the seed.
       new: shell patterns (`*`) of our variables that may start from the seed although the source is a whole model, or
@@ -46,29 +45,25 @@ def load_initial_weights(
       ValueError: the source cannot be read; or tensors do not fit and no pattern names them (all in one message).
     """
     initial = {**params, **frozen}
-    if str(source).endswith(".pkl") or (str(source).endswith(".pth") and is_backbone_file(source)):
-        deferred, report = open_backbone(source, model_config.backbone, new=new, leave_out=leave_out)
-        try:
-            found = {name: np.asarray(value) for name, value in deferred.items()}
-        except ValueError as error:  # values that are not finite
-            raise ValueError(f"{source}: {error}") from None
+    opened = open_weights(source, model_config.backbone, new=new, leave_out=leave_out)
+    if isinstance(opened, OpenedBackbone):
         others = tuple(entry(name, v) for name, v in initial.items() if not name.startswith("backbone/"))
-        report = dataclasses.replace(report, new=(*report.new, *others))
-        variables = {**initial, **found}
+        report = dataclasses.replace(opened.report, new=(*opened.report.new, *others))
+        variables = {**initial, **opened.variables}
     else:
-        variables, report = _whole_model(source, model_config, initial, new, leave_out)
+        variables, report = _whole_model(opened, model_config, initial, new, leave_out)
+    variables = {name: np.asarray(v) if isinstance(v, Deferred) else v for name, v in variables.items()}
     return {name: variables[name] for name in params}, {name: variables[name] for name in frozen}, report
 
 
 def _whole_model(
-    source: pathlib.Path | str,
+    opened: OpenedModel,
     model_config: ModelConfig,
     initial: Mapping[str, Any],
     new: Sequence[str],
     leave_out: Sequence[str],
 ) -> tuple[dict[str, Any], Report]:
-    """The variables, from a source that is a whole model, and what became of each."""
-    opened = open_model(source)
+    """The variables, from a whole model, and what became of each."""
     source_config, found = opened.config, dict(opened.variables)
     notes = ()
     if source_config.semantic_classes != model_config.semantic_classes and not fits(SEMANTIC_TABLE, leave_out):
@@ -103,10 +98,10 @@ def _whole_model(
             problems.append(f"{name} {list(value.shape)}: missing")
     if problems:
         raise ValueError(
-            f"{source}: the weights do not fit the model (train.init_new and train.init_leave_out take patterns of "
-            "what may stay new or be left out):\n  " + "\n  ".join(problems)
+            f"{opened.path}: the weights do not fit the model (train.init_new and train.init_leave_out take patterns "
+            "of what may stay new or be left out):\n  " + "\n  ".join(problems)
         )
-    return variables, Report(str(source), tuple(loaded), tuple(fresh), tuple(left_out), notes)
+    return variables, Report(str(opened.path), tuple(loaded), tuple(fresh), tuple(left_out), notes)
 
 
 def transfer_class_queries(

@@ -9,17 +9,17 @@ import pytest
 from tarvis_jax.commands.infer import read_targets, segment_input
 from tarvis_jax.masks import rle
 from tarvis_jax.results.tracks import read_tracks
-from tests.tiny_model import SIZE, noise_video, tiny_model
+from tests import tiny
 
 
 def test_a_shared_model_with_named_targets(tmp_path):
-    model = tiny_model()
+    model = tiny.make_model()
     model.save_pretrained(tmp_path / "model")
     (tmp_path / "frames").mkdir()
-    frames = noise_video(2)
+    frames = tiny.noise_video(2)
     for t, frame in enumerate(frames):
         cv2.imwrite(str(tmp_path / f"frames/{t}.png"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    mask = np.zeros(SIZE, bool)
+    mask = np.zeros(tiny.SIZE, bool)
     mask[10:30, 10:30] = True
     targets = [{"id": "dog", "frame": 0, "mask": rle.encode(mask)}, {"id": 7, "frame": 1, "point_yx": [5, 6]}]
     (tmp_path / "targets.json").write_text(json.dumps(targets))
@@ -46,7 +46,7 @@ def test_bad_targets(tmp_path):
         ("{", "cannot be read as JSON"),
         ("{}", "expected a list of targets, found dict"),
         ('[{"id": 1}]', r"\[0\]: expected keys id, frame and either mask or point_yx"),
-        ('[{"id": 1, "frame": 0, "point_yx": [1, 2], "colour": 3}]', r"unknown keys \['colour'\]"),
+        ('[{"id": 1, "frame": 0, "point_yx": [1, 2], "color": 3}]', r"unknown keys \['color'\]"),
         (
             '[{"id": 1, "frame": "0", "point_yx": [1, 2]}]',
             r"\[0\]: frame: expected a whole number .*found '0'",

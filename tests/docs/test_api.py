@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tarvis_jax.masks import rle
+from tests import tiny
 from tests.docs.snippets import run_page
-from tests.tiny_model import tiny_model
 
 
 def _write_frames(folder, num_frames):
@@ -25,7 +25,7 @@ def _write_frames(folder, num_frames):
 
 @pytest.mark.slow
 def test_api_page(tmp_path):
-    tiny_model().save_pretrained(tmp_path / "model")
+    tiny.make_model().save_pretrained(tmp_path / "model")
     _write_frames(tmp_path / "frames", 3)
     masks = _write_frames(tmp_path / "data/frames/first", 4)
     sequence = {

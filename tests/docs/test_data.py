@@ -20,8 +20,8 @@ from tarvis_jax.model.structure import ModelStructure
 from tarvis_jax.run_config import Config
 from tarvis_jax.tasks import objectives
 from tarvis_jax.train.step import make_gradients
+from tests import tiny
 from tests.docs.snippets import run_page
-from tests.tiny_model import TINY, tiny_variables
 
 FRAMES, SIZE = 4, (64, 96)
 
@@ -67,7 +67,7 @@ def zoo(tmp_path, monkeypatch):
     data = dataclasses.replace(
         config.data, datasets=(dataset,), workspace=str(tmp_path), batch_size=2, clip_length=2, num_parallel=1
     )
-    model = dataclasses.replace(TINY, semantic_classes=(("ZOO", 2),))
+    model = dataclasses.replace(tiny.MODEL, semantic_classes=(("ZOO", 2),))
     return dataclasses.replace(config, data=data, model=model)
 
 
@@ -87,9 +87,9 @@ def test_a_dataset_is_one_row_and_one_reader(zoo, monkeypatch):
     _, loss, _ = jax.eval_shape(gradients, structure.params, structure.frozen, microbatches, key, step)
     assert loss.shape == ()
 
-    model = Model(zoo.model, tiny_variables(zoo.model), zoo.dataset_infos())
+    model = Model(zoo.model, tiny.variables(zoo.model), zoo.dataset_infos())
     truth = readers.ground_truth_videos(dataset, "val", zoo.data.workspace)
-    monkeypatch.setattr(model.predictor, "clip_classes", see_animals)
+    monkeypatch.setattr(model.predictor, "segment_classes", see_animals)
     session = model.session("vis", min_dim=None)  # the only dataset with classes of this task
     assert session.dataset == "ZOO" and session.config.clip_length == 8
     frames = list(session.run([truth[0].load_frame(t) for t in range(FRAMES)]))

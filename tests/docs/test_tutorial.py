@@ -15,8 +15,8 @@ from tarvis_jax.dataset_info import DatasetInfo, default_datasets
 from tarvis_jax.datasets import DATASETS, INSTANCE, TASKS, DatasetSpec
 from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.model import backbones
+from tests import tiny
 from tests.docs.snippets import run_page
-from tests.tiny_model import TINY, tiny_variables
 
 
 @pytest.fixture
@@ -27,10 +27,10 @@ def workplace(tmp_path, monkeypatch):
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
     registries = [backbones.BACKBONES, backbones.MODULES, DATASETS, TASKS]
     before = [dict(registry) for registry in registries]
-    config = dataclasses.replace(TINY, semantic_classes=(("YOUTUBE_VIS", len(INSTANCE_CLASSES)),))
+    config = dataclasses.replace(tiny.MODEL, semantic_classes=(("YOUTUBE_VIS", len(INSTANCE_CLASSES)),))
     spec = DatasetSpec(INSTANCE, len(INSTANCE_CLASSES))
     given = {"YOUTUBE_VIS": DatasetInfo(spec, INSTANCE_CLASSES, InferenceConfig(min_dim=64))}
-    model = Model(config, tiny_variables(config), default_datasets(config.semantic_classes, given))
+    model = Model(config, tiny.variables(config), default_datasets(config.semantic_classes, given))
     model.save_pretrained(tmp_path / "runs" / "quickstart")
     with jax.default_prng_impl("unsafe_rbg"):  # its draws compile in half the time
         yield tmp_path

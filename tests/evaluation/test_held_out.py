@@ -8,7 +8,7 @@ from tarvis_jax.config import from_mapping, to_plain
 from tarvis_jax.evaluation.held_out import evaluate_predictor
 from tarvis_jax.run_config import Config
 from tarvis_jax.visualize.run_report import write_evaluation_report
-from tests.inference.test_session import ColourNetwork
+from tests.inference.color_network import ColorNetwork
 
 
 def small_config() -> Config:
@@ -22,7 +22,7 @@ def small_config() -> Config:
 def test_scores_pictures_and_report(tmp_path):
     config = small_config()
     folder = tmp_path / "eval"
-    scores = evaluate_predictor(config, prepare_data(config.data, config.synthetic, tmp_path), ColourNetwork(), folder)
+    scores = evaluate_predictor(config, prepare_data(config.data, config.synthetic, tmp_path), ColorNetwork(), folder)
     everything = json.loads((folder / "scores.json").read_text())
     assert scores == {name: each["summary"] for name, each in everything.items()} and set(scores) == {"DAVIS", "BURST"}
     for each in everything.values():

@@ -52,7 +52,8 @@ def perfect(record, spec: DatasetSpec) -> VideoResult:
             if i > 0
         }
     else:
-        masks = {i: (list(record.instance_track(i)), label) for i, label in record.instances.items()}
+        frames = range(record.num_frames)
+        masks = {i: ([record.instance_mask(t, i) for t in frames], label) for i, label in record.instances.items()}
     for i, (frames, label) in masks.items():
         track = Track(i, [rle.encode(m) if m.any() else None for m in frames])
         if spec.num_classes:

@@ -13,7 +13,7 @@ from tarvis_jax.export import loader as export_loader
 from tarvis_jax.export import write as export
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.inference.targets import ExemplarInputs
-from tests.tiny_model import TINY, tiny_model
+from tests import tiny
 
 T, H, W = 2, 64, 64
 CONFIG = export.ExportConfig(clip_length=T, height=H, width=W, num_objects=4)
@@ -37,7 +37,7 @@ np.savez(sys.argv[3], objects=objects["mask_logits"], **classes)
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_model()
+    return tiny.make_model()
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_parity_with_the_predictor(model, exported, given, tmp_path):
     found = np.load(tmp_path / "found.npz")
 
     predictor: Predictor = model.predictor
-    clip = predictor.clip_classes(given["images"], "KITTI_STEP")
+    clip = predictor.segment_classes(given["images"], "KITTI_STEP")
     inputs = ExemplarInputs(
         ids=[1, 2, 3],
         masks=np.concatenate([given["masks"], np.zeros((1, T, H, W), bool)]),
@@ -80,7 +80,7 @@ def test_parity_with_the_predictor(model, exported, given, tmp_path):
         "class_logits": clip.class_logits,
         "mask_logits": clip.mask_logits,
         "semantic_logits": clip.semantic_logits,
-        "objects": predictor.clip_exemplar(given["images"], inputs),
+        "objects": predictor.segment_objects(given["images"], inputs),
     }
     assert found["class_logits"].shape == (12, 20) and found["objects"].shape == (3, T, H // 4, W // 4)
     for name, value in expected.items():
@@ -147,12 +147,12 @@ def test_bad_inputs(exported, given):
     with pytest.raises(ValueError, match="expected at most 64x64"):
         loaded.pad(np.zeros((T, 65, 64, 3), np.uint8))
     padded = loaded.pad(np.zeros((T, 50, 61, 3), np.uint8))
-    assert padded.shape == (T, H, W, 3) and (padded[:, 50:] == 128).all() and TINY.size_divisor == 32
+    assert padded.shape == (T, H, W, 3) and (padded[:, 50:] == 128).all() and tiny.MODEL.size_divisor == 32
 
 
 def test_command_line(tmp_path):
     root = pathlib.Path(__file__).resolve().parents[2]
-    tiny_model().save_pretrained(tmp_path / "shared")
+    tiny.make_model().save_pretrained(tmp_path / "shared")
     flags = ["--export_clip=1,32,32", "--export_objects=0", "--export_datasets=OVIS", "--export_platforms=cpu"]
     command = [sys.executable, "main.py", "--mode=export", f"--checkpoint={tmp_path / 'shared'}", *flags]
     run = subprocess.run([*command, f"--output={tmp_path / 'out'}"], cwd=root, capture_output=True, text=True)

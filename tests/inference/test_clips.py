@@ -68,9 +68,9 @@ def test_a_mask_that_resizing_would_empty_keeps_a_pixel():
     assert np.argwhere(geometry.prepare_mask(mask)).tolist() == [[16, 20]]
 
 
-def test_point_is_normalised_to_the_padded_image():
+def test_point_is_normalized_to_the_padded_image():
     geometry = plan_geometry((40, 50), 32, 1333, 64)
-    np.testing.assert_allclose(geometry.normalise_point((19.5, 24.5)), (16 / 64, 20 / 64), rtol=1e-6)
+    np.testing.assert_allclose(geometry.normalize_point((19.5, 24.5)), (16 / 64, 20 / 64), rtol=1e-6)
 
 
 @pytest.mark.parametrize("size, min_dim", [((120, 213), 96), ((50, 64), None), ((33, 47), 80)])

@@ -15,34 +15,17 @@ from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.predictor import ClassClip, Predictor, object_bucket
 from tarvis_jax.inference.session import Session
 from tarvis_jax.inference.targets import ExemplarInputs
-from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.variables import abstract_model, fill, flatten
+from tests import tiny
 
-TINY = ModelConfig(
-    backbone="ResNetTiny",
-    hidden_size=32,
-    num_heads=4,
-    neck_layers=1,
-    neck_ffn_size=32,
-    neck_groups=4,
-    decoder_layers=1,
-    decoder_strides=(16,),
-    background_grid=(2, 2),
-    temporal_window=1,
-    decoder_ffn_size=32,
-    object_encoder_layers=1,
-    object_encoder_ffn_size=32,
-    num_instance_queries=12,
-    num_queries_per_object=2,
-    semantic_classes=(("KITTI_STEP", 5), ("YOUTUBE_VIS", 4)),
-)
+TINY = dataclasses.replace(tiny.MODEL, semantic_classes=(("KITTI_STEP", 5), ("YOUTUBE_VIS", 4)))
 SIZE = (50, 60)
 
 
 @pytest.fixture(scope="module")
 def predictor():
     rng = np.random.default_rng(0)
-    abstract = flatten(abstract_model(TINY))  # running its initialisers takes longer
+    abstract = flatten(abstract_model(TINY))  # running its initializers takes longer
     variables = {
         name: np.ones(v.shape, np.float32) if "var" in name else rng.normal(0, 0.2, v.shape).astype(np.float32)
         for name, v in abstract.items()
@@ -109,7 +92,7 @@ def test_padded_object_slots_change_nothing(predictor):
         is_point=np.array([False, False, True]),
         valid_frames=np.array([True, True, False]),
     )
-    ours = predictor.clip_exemplar(images, inputs)
+    ours = predictor.segment_objects(images, inputs)
 
     def clip_objects(variables, images, *objects):
         model = fill(abstract_model(TINY), variables)
@@ -167,7 +150,7 @@ def test_bfloat16_activations_give_float32_logits():
         return forward.decode_classes(model, forward.clip_features(model, images), queries)
 
     outputs = jax.eval_shape(
-        classes, flatten(abstract), np.zeros((2, 64, 64, 3), np.uint8), np.zeros((4, 32), np.float32)
+        classes, flatten(abstract), np.zeros((2, 64, 64, 3), np.uint8), np.zeros((4, TINY.hidden_size), np.float32)
     )
     assert {output.dtype for output in outputs} == {np.dtype("float32")}
     assert [output.shape for output in outputs] == [(12, 5), (12, 2, 16, 16), (4, 2, 16, 16)]

@@ -1,4 +1,4 @@
-"""Sessions with a stand-in for the network: a frame's colours say which object is where."""
+"""Sessions with a stand-in for the network."""
 
 import gc
 import tracemalloc
@@ -7,94 +7,35 @@ import numpy as np
 import pytest
 
 from tarvis_jax import datasets
-from tarvis_jax.compiled import Programs
-from tarvis_jax.inference import predictor
 from tarvis_jax.inference.config import InferenceConfig
-from tarvis_jax.inference.predictor import ClassClip, Predictor
 from tarvis_jax.inference.session import Session
 from tarvis_jax.masks import rle
-from tarvis_jax.model.config import ModelConfig
-
-SIZE = (64, 64)  # a multiple of 64, so that no padding touches the stripes
-
-
-class ColourNetwork(Predictor):
-    """Objects are stripes of a colour: red 100 is one, red 200 another; queries come in a random order."""
-
-    def __init__(self):  # no network, only the functions that bring logits to pixels
-        self.config, self.device = ModelConfig(), None
-        self._matmul_precision = None
-        self.programs = Programs()
-        self._take = self._jit(lambda logits, indices: logits[indices])
-        for name in ("_upsample_masks", "_pixel_masks", "_pixel_classes", "_pixel_objects"):
-            setattr(self, name, self._jit(getattr(predictor, name)))
-        self._rng = np.random.default_rng(0)
-        self.clips = []
-
-    def _logits(self, images, red):
-        return np.where(images[:, 2::4, 2::4, 0] == red, 1.0, -1.0).astype(np.float32)
-
-    def clip_classes(self, images, dataset):
-        self.clips.append(images)
-        order = self._rng.permutation(3)
-        masks = np.stack([self._logits(images, red) for red in (100, 200, 250)])[order]
-        classes = np.asarray([[0, 9, 0, 0], [0, 0, 0, 9], [9, 0, 0, 0]], np.float32)[order]
-        semantic = np.stack([self._logits(images, 0), self._logits(images, 100), -self._logits(images, 0)])
-        return ClassClip(classes, masks, semantic)
-
-    def clip_exemplar(self, images, inputs):
-        """Follows the colour under the first pixel of an object's mask, or under its point."""
-        self.clips.append(inputs)
-        out = []
-        for row in range(len(inputs.ids)):
-            if inputs.is_point[row]:
-                y, x = (inputs.points_yx[row] * images.shape[1:3]).astype(int)
-                red = images[inputs.point_frames[row], y, x, 0]
-            else:
-                red = images[..., 0][inputs.masks[row]].max()
-            out.append(self._logits(images, red))
-        return np.stack(out)
-
-
-def _video(num_frames, first=0, last=None):
-    """Stripe 100 at the left, stripe 200 further right from frame `first` to `last`."""
-    for index in range(num_frames):
-        frame = np.zeros((*SIZE, 3), np.uint8)
-        frame[:, 8:16, 0] = 100
-        if first <= index < (num_frames if last is None else last):
-            frame[:, 40:56, 0] = 200
-        yield frame
-
-
-def _stripe(start, stop):
-    mask = np.zeros(SIZE, bool)
-    mask[:, start:stop] = True
-    return mask
+from tests.inference.color_network import ColorNetwork, stripe, video
 
 
 def _exemplar(config=None):
-    return Session(ColourNetwork(), "DAVIS", config=config or InferenceConfig(clip_length=4, overlap=2))
+    return Session(ColorNetwork(), "DAVIS", config=config or InferenceConfig(clip_length=4, overlap=2))
 
 
 def test_instance_tracks_and_scores():
     config = InferenceConfig(clip_length=4, overlap=2, max_tracks=3, score_threshold=0.5)
-    session = Session(ColourNetwork(), "YT", datasets.DatasetSpec(datasets.INSTANCE, 3), config)
-    frames = list(session.run(_video(9)))
+    session = Session(ColorNetwork(), "YT", datasets.DatasetSpec(datasets.INSTANCE, 3), config)
+    frames = list(session.run(video(9)))
     assert [f.frame for f in frames] == list(range(9))
     assert all(len(f.masks) == 2 and f.semantic is None for f in frames)
     result = session.result()
     by_class = {track.class_id: track for track in result.tracks}
     assert sorted(by_class) == [1, 3] and all(track.score > 0.99 for track in result.tracks)
-    for class_id, mask in ((1, _stripe(8, 16)), (3, _stripe(40, 56))):
+    for class_id, mask in ((1, stripe(8, 16)), (3, stripe(40, 56))):
         assert all(np.array_equal(rle.decode(each), mask) for each in by_class[class_id].segmentations)
 
 
 def test_panoptic_semantic_is_stuff_only():
     spec = datasets.DatasetSpec(datasets.PANOPTIC, 3, thing_classes=(1,))
-    session = Session(ColourNetwork(), "KS", spec, InferenceConfig(clip_length=4, overlap=1, max_tracks=3))
-    frames = list(session.run(_video(6)))
+    session = Session(ColorNetwork(), "KS", spec, InferenceConfig(clip_length=4, overlap=1, max_tracks=3))
+    frames = list(session.run(video(6)))
     assert set(np.unique(frames[0].semantic)) == {0, 2}  # class 1 is a thing, though its logits are the greatest
-    np.testing.assert_array_equal(frames[5].semantic == 0, ~(_stripe(8, 16) | _stripe(40, 56)))
+    np.testing.assert_array_equal(frames[5].semantic == 0, ~(stripe(8, 16) | stripe(40, 56)))
     np.testing.assert_array_equal(session.result().semantic_map(5), frames[5].semantic)
 
 
@@ -102,64 +43,64 @@ def test_panoptic_semantic_is_stuff_only():
 def test_objects_keep_ids_and_begin_where_they_are_given(config):
     """Overlaps below and above half a clip, none, and a video shorter than a clip."""
     session = _exemplar(InferenceConfig(clip_length=config[0], overlap=config[1]))
-    session.add_target(2, 7, mask=_stripe(8, 16))
+    session.add_target(2, 7, mask=stripe(8, 16))
     session.add_target(5, 3, point_yx=(10, 45))
-    frames = list(session.run(_video(11)))
+    frames = list(session.run(video(11)))
     if config[1] == 0:  # without overlap nothing carries an object over
         assert [sorted(f.masks) for f in frames] == [[], [], [7], [7], [7], [3, 7]] + [[]] * 5
         return
     assert [sorted(f.masks) for f in frames] == [[]] * 2 + [[7]] * 3 + [[3, 7]] * 6
     result = session.result()
     assert [track.id for track in result.tracks] == [3, 7] and result.num_frames == 11
-    np.testing.assert_array_equal(rle.decode(result.tracks[0].segmentations[10]), _stripe(40, 56))
-    np.testing.assert_array_equal(rle.decode(result.tracks[1].segmentations[10]), _stripe(8, 16))
+    np.testing.assert_array_equal(rle.decode(result.tracks[0].segmentations[10]), stripe(40, 56))
+    np.testing.assert_array_equal(rle.decode(result.tracks[1].segmentations[10]), stripe(8, 16))
 
 
 def test_an_object_that_vanishes_is_lost_for_good():
     session = _exemplar()
-    session.add_target(0, 1, mask=_stripe(8, 16))
-    session.add_target(0, 2, mask=_stripe(40, 56))
+    session.add_target(0, 1, mask=stripe(8, 16))
+    session.add_target(0, 2, mask=stripe(40, 56))
 
-    def video():  # the second object is away in frames 2..5 and comes back in frame 6
-        yield from _video(2)
-        yield from _video(4, last=0)
-        yield from _video(6)
+    def frames():  # the second object is away in frames 2..5 and comes back in frame 6
+        yield from video(2)
+        yield from video(4, last=0)
+        yield from video(6)
 
-    frames = list(session.run(video()))
-    assert [sorted(f.masks) for f in frames] == [[1, 2]] * 2 + [[1]] * 10
+    results = list(session.run(frames()))
+    assert [sorted(f.masks) for f in results] == [[1, 2]] * 2 + [[1]] * 10
 
 
 def test_all_lost_then_a_new_object():
     session = _exemplar()
-    session.add_target(0, 2, mask=_stripe(40, 56))
-    session.add_target(9, 5, mask=_stripe(8, 16))
-    frames = list(session.run(_video(12, last=2)))
+    session.add_target(0, 2, mask=stripe(40, 56))
+    session.add_target(9, 5, mask=stripe(8, 16))
+    frames = list(session.run(video(12, last=2)))
     assert [sorted(f.masks) for f in frames] == [[2]] * 2 + [[]] * 7 + [[5]] * 3
 
 
 def test_frames_are_given_out_as_soon_as_they_are_final():
     session = _exemplar()
-    session.add_target(0, 1, mask=_stripe(8, 16))
+    session.add_target(0, 1, mask=stripe(8, 16))
     read = 0
 
-    def video():
+    def frames():
         nonlocal read
-        for frame in _video(40):
+        for frame in video(40):
             read += 1
             yield frame
 
-    lead = [read - result.frame for result in session.run(video())]
+    lead = [read - result.frame for result in session.run(frames())]
     assert max(lead) <= 4 + 1  # one clip and the frame that shows it is not the last
 
 
 def test_bad_targets():
     session = _exemplar()
-    session.add_target(0, 1, mask=_stripe(8, 16))
+    session.add_target(0, 1, mask=stripe(8, 16))
     for match, arguments in (
-        ("given twice", dict(frame_index=1, id=1, mask=_stripe(0, 4))),
-        ("is empty", dict(frame_index=0, id=2, mask=_stripe(0, 0))),
+        ("given twice", dict(frame_index=1, id=1, mask=stripe(0, 4))),
+        ("is empty", dict(frame_index=0, id=2, mask=stripe(0, 0))),
         ("either a mask or a point, found neither", dict(frame_index=0, id=2)),
-        ("found both", dict(frame_index=0, id=2, mask=_stripe(0, 4), point_yx=(0, 0))),
+        ("found both", dict(frame_index=0, id=2, mask=stripe(0, 4), point_yx=(0, 0))),
         ("expected an id that is", dict(frame_index=0, id=1.5, point_yx=(0, 0))),
         ("expected an id that is", dict(frame_index=0, id=True, point_yx=(0, 0))),
         ("frame_index is -1", dict(frame_index=-1, id=2, point_yx=(0, 0))),
@@ -169,9 +110,9 @@ def test_bad_targets():
             session.add_target(**arguments)
     with pytest.raises(ValueError, match="not finished"):
         session.result()
-    list(session.run(_video(3)))
+    list(session.run(video(3)))
     with pytest.raises(ValueError, match="already ran"):
-        list(session.run(_video(3)))
+        list(session.run(video(3)))
 
 
 @pytest.mark.parametrize(
@@ -186,31 +127,31 @@ def test_targets_that_do_not_fit_the_video(match, target):
     session = _exemplar()
     session.add_target(**target)
     with pytest.raises(ValueError, match=match):
-        list(session.run(list(_video(3))))
+        list(session.run(list(video(3))))
 
 
 def test_a_task_that_sessions_do_not_know(monkeypatch):
     monkeypatch.setitem(datasets.TASKS, "semantic", ())
     with pytest.raises(ValueError, match="ZOO: sessions do not know its task 'semantic'"):
-        Session(ColourNetwork(), "ZOO", datasets.DatasetSpec("semantic", 3), InferenceConfig())
+        Session(ColorNetwork(), "ZOO", datasets.DatasetSpec("semantic", 3), InferenceConfig())
 
 
 def test_bad_sessions():
     with pytest.raises(ValueError, match="expected one of.*found 'NOPE'"):
-        Session(ColourNetwork(), "NOPE")
+        Session(ColorNetwork(), "NOPE")
     with pytest.raises(ValueError, match="needs thing and stuff classes"):
-        Session(ColourNetwork(), "KS", datasets.DatasetSpec(datasets.PANOPTIC, 3), InferenceConfig())
+        Session(ColorNetwork(), "KS", datasets.DatasetSpec(datasets.PANOPTIC, 3), InferenceConfig())
     with pytest.raises(ValueError, match="no target was given"):
-        list(_exemplar().run(_video(3)))
+        list(_exemplar().run(video(3)))
     with pytest.raises(ValueError, match="takes no targets"):
-        Session(ColourNetwork(), "YOUTUBE_VIS").add_target(0, 1, point_yx=(0, 0))
+        Session(ColorNetwork(), "YOUTUBE_VIS").add_target(0, 1, point_yx=(0, 0))
     with pytest.raises(ValueError, match=r"overlap: expected 0\.\.3"):
         InferenceConfig(clip_length=4, overlap=4)
 
 
 @pytest.mark.parametrize("dataset", [name for name, row in datasets.DATASETS.items() if row.reader])
 def test_defaults_make_a_session(dataset):
-    session = Session(ColourNetwork(), dataset)
+    session = Session(ColorNetwork(), dataset)
     assert session.spec == datasets.DATASETS[dataset].spec
     assert session.config.overlap * 2 == session.config.clip_length
 
@@ -218,7 +159,7 @@ def test_defaults_make_a_session(dataset):
 def _run_with(session, num_frames, actions):
     """Runs a video and calls actions[frame] after that frame's result; returns the ids of every frame."""
     seen = []
-    for result in session.run(_video(num_frames)):
+    for result in session.run(video(num_frames)):
         seen.append(sorted(result.masks, key=str))
         if result.frame in actions:
             actions[result.frame]()
@@ -227,53 +168,52 @@ def _run_with(session, num_frames, actions):
 
 def test_ids_are_the_callers():
     session = _exemplar()
-    for id, target in (("cat", _stripe(8, 16)), (0, _stripe(40, 48)), (np.int64(-3), _stripe(20, 24))):
+    for id, target in (("cat", stripe(8, 16)), (0, stripe(40, 48)), (np.int64(-3), stripe(20, 24))):
         session.add_target(0, id, mask=target)
-    frames = list(session.run(_video(5)))
+    frames = list(session.run(video(5)))
     assert {each.id for each in frames[0].objects} >= {"cat", 0}
     assert {(each.class_id, each.class_name, each.score) for each in frames[0].objects} == {(None, None, 1.0)}
     assert [track.id for track in session.result().tracks] == [-3, 0, "cat"]
-    np.testing.assert_array_equal(next(each.mask for each in frames[4].objects if each.id == "cat"), _stripe(8, 16))
+    np.testing.assert_array_equal(next(each.mask for each in frames[4].objects if each.id == "cat"), stripe(8, 16))
     assert type(session.result().tracks[0].id) is int
 
 
 def test_a_target_added_during_the_run():
     """Clips of 4 with overlap 2: after the result of frame 2, frames 0..3 are final and 4.. are open."""
     session = _exemplar()
-    session.add_target(0, "a", mask=_stripe(8, 16))
+    session.add_target(0, "a", mask=stripe(8, 16))
     assert session.earliest_target_frame == 0
 
     def add():
         assert session.earliest_target_frame == 4
         for frame in (0, 2, 3):
             with pytest.raises(ValueError, match=f"frame {frame} is segmented already; .* from frame 4 on"):
-                session.add_target(frame, "b", mask=_stripe(40, 56))
+                session.add_target(frame, "b", mask=stripe(40, 56))
         with pytest.raises(ValueError, match="mask is 5x5, the frames are 64x64"):
             session.add_target(5, "b", mask=np.ones((5, 5)))
         with pytest.raises(ValueError, match="outside the frame"):
             session.add_target(5, "b", point_yx=(0, 64))
-        session.add_target(5, "b", mask=_stripe(40, 56))
+        session.add_target(5, "b", mask=stripe(40, 56))
 
     assert _run_with(session, 10, {2: add}) == [["a"]] * 5 + [["a", "b"]] * 5
     with pytest.raises(ValueError, match="add_target: the run is over"):
-        session.add_target(9, "c", mask=_stripe(0, 4))
+        session.add_target(9, "c", mask=stripe(0, 4))
 
 
 def test_a_target_beyond_the_end_of_a_video_of_known_length():
     session = _exemplar()
-    session.add_target(0, 1, mask=_stripe(8, 16))
-    frames = session.run(list(_video(6)))
+    session.add_target(0, 1, mask=stripe(8, 16))
+    frames = session.run(list(video(6)))
     next(frames)
     with pytest.raises(ValueError, match="given in frame 6, but frames has 6"):
-        session.add_target(6, 2, mask=_stripe(40, 56))
+        session.add_target(6, 2, mask=stripe(40, 56))
 
 
-@pytest.mark.parametrize("reference_overlap", [False, True])
-def test_a_target_removed_during_the_run(reference_overlap):
-    session = _exemplar(InferenceConfig(clip_length=4, overlap=2, reference_overlap=reference_overlap))
-    session.add_target(0, 1, mask=_stripe(8, 16))
-    session.add_target(0, 2, mask=_stripe(40, 56))
-    session.add_target(0, 3, mask=_stripe(20, 30))
+def test_a_target_removed_during_the_run():
+    session = _exemplar()
+    session.add_target(0, 1, mask=stripe(8, 16))
+    session.add_target(0, 2, mask=stripe(40, 56))
+    session.add_target(0, 3, mask=stripe(20, 30))
     session.remove_target(3)
 
     def remove():
@@ -289,43 +229,43 @@ def test_a_target_removed_during_the_run(reference_overlap):
 def test_an_id_is_given_again_after_removal():
     """As when a track went astray: removed after frame 4, given anew in frame 7."""
     session = _exemplar()
-    session.add_target(0, "x", mask=_stripe(8, 16))
+    session.add_target(0, "x", mask=stripe(8, 16))
 
     def correct():
         session.remove_target("x")
-        session.add_target(7, "x", mask=_stripe(40, 56))
+        session.add_target(7, "x", mask=stripe(40, 56))
 
     assert _run_with(session, 10, {4: correct}) == [["x"]] * 5 + [[]] * 2 + [["x"]] * 3
     (track,) = session.result().tracks
-    np.testing.assert_array_equal(rle.decode(track.segmentations[4]), _stripe(8, 16))
-    np.testing.assert_array_equal(rle.decode(track.segmentations[9]), _stripe(40, 56))
+    np.testing.assert_array_equal(rle.decode(track.segmentations[4]), stripe(8, 16))
+    np.testing.assert_array_equal(rle.decode(track.segmentations[9]), stripe(40, 56))
 
 
 def test_all_targets_removed():
     session = _exemplar()
-    session.add_target(0, 1, mask=_stripe(8, 16))
+    session.add_target(0, 1, mask=stripe(8, 16))
     assert _run_with(session, 8, {1: lambda: session.remove_target(1)}) == [[1]] * 2 + [[]] * 6
 
 
 def test_a_run_that_is_stopped():
-    network = ColourNetwork()
+    network = ColorNetwork()
     session = Session(network, "DAVIS", config=InferenceConfig(clip_length=4, overlap=2))
-    session.add_target(0, 1, mask=_stripe(8, 16))
-    frames = session.run(_video(20))
+    session.add_target(0, 1, mask=stripe(8, 16))
+    frames = session.run(video(20))
     next(frames)
     frames.close()
     assert len(network.clips) == 1  # nothing was segmented that nobody asked for
     for call in (
         lambda: session.result(),
-        lambda: list(session.run(_video(3))),
+        lambda: list(session.run(video(3))),
         lambda: session.remove_target(1),
         lambda: session.add_target(9, 2, point_yx=(0, 0)),
     ):
         with pytest.raises(ValueError, match="not finished|already ran|the run is over"):
             call()
     again = Session(network, "DAVIS", config=InferenceConfig(clip_length=4, overlap=2))
-    again.add_target(0, 1, mask=_stripe(8, 16))
-    assert len(list(again.run(_video(3)))) == 3
+    again.add_target(0, 1, mask=stripe(8, 16))
+    assert len(list(again.run(video(3)))) == 3
 
 
 @pytest.mark.parametrize("size", [(1, 1), (33, 47), (64, 65)])
@@ -350,7 +290,7 @@ def test_short_videos_of_odd_sizes(size, num_frames):
 )
 def test_bad_frames(frames, message):
     session = _exemplar()
-    session.add_target(0, 1, mask=_stripe(8, 16))
+    session.add_target(0, 1, mask=stripe(8, 16))
     with pytest.raises(ValueError, match=message):
         list(session.run(frames))
 
@@ -361,18 +301,18 @@ def test_bad_points():
         session.add_target(0, 1, point_yx=(1, 2, 3))
     session.add_target(0, 1, point_yx=(float("nan"), 2))
     with pytest.raises(ValueError, match="outside the frame"):
-        list(session.run(_video(2)))
+        list(session.run(video(2)))
 
 
 def test_memory_does_not_grow_with_the_stream():
     """Python's and NumPy's memory after 100 and after 500 frames; keeping the RLEs alone would take 60 kB."""
     sizes = []
-    session = Session(ColourNetwork(), "DAVIS", config=InferenceConfig(clip_length=4, overlap=2), keep_result=False)
-    session.add_target(0, 1, mask=_stripe(8, 16))
+    session = Session(ColorNetwork(), "DAVIS", config=InferenceConfig(clip_length=4, overlap=2), keep_result=False)
+    session.add_target(0, 1, mask=stripe(8, 16))
     session._predictor.clips = _Forgetful()
     tracemalloc.start()
     try:
-        for result in session.run(_video(510)):
+        for result in session.run(video(510)):
             if result.frame in (100, 500):
                 gc.collect()
                 sizes.append(tracemalloc.get_traced_memory()[0])

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 
 from tarvis_jax.inference.stitch import (
     ExemplarStitcher,
@@ -56,13 +55,11 @@ def test_tracks_keep_their_ids_when_queries_change_places():
     np.testing.assert_array_equal(class_logits[2], [0, 4])
 
 
-def test_overlap_is_averaged_and_the_reference_keeps_the_earlier_clip():
-    for reference_overlap, expected in ((False, 2.0), (True, 1.0)):
-        stitcher = InstanceStitcher(reference_overlap=reference_overlap)
-        stitcher.add(0, _track(0, 4, 1.0)[None], _class(0, 1))
-        stitcher.add(2, _track(0, 4, 3.0)[None], _class(0, 1))
-        levels = [stitcher.pop(frame)[1].max() for frame in range(6)]
-        assert levels == [1, 1, expected, expected, 3, 3]
+def test_overlap_is_averaged():
+    stitcher = InstanceStitcher()
+    stitcher.add(0, _track(0, 4, 1.0)[None], _class(0, 1))
+    stitcher.add(2, _track(0, 4, 3.0)[None], _class(0, 1))
+    assert [stitcher.pop(frame)[1].max() for frame in range(6)] == [1, 1, 2, 2, 3, 3]
 
 
 def test_new_track_shows_after_the_overlap():
@@ -111,28 +108,17 @@ def test_semantic_mean():
 
 def test_exemplar_mean_is_over_the_clips_that_have_the_object():
     stitcher = ExemplarStitcher()
-    stitcher.add(0, [7, 9], np.stack([_track(0, 4, 1.0), _track(5, 4, 1.0)]), is_last=False)
-    stitcher.add(2, [9], _track(5, 4, 3.0)[None], is_last=True)
+    stitcher.add(0, [7, 9], np.stack([_track(0, 4, 1.0), _track(5, 4, 1.0)]))
+    stitcher.add(2, [9], _track(5, 4, 3.0)[None])
     layers = [stitcher.pop(frame) for frame in range(6)]
-    assert [layer[0][0] for layer in layers] == [[7, 9]] * 4 + [[9]] * 2
-    assert [layer[0][1][-1].max() for layer in layers] == [1, 1, 2, 2, 3, 3]
-    assert stitcher.pop(6) == []
+    assert [ids for ids, _ in layers] == [[7, 9]] * 4 + [[9]] * 2
+    assert [logits[-1].max() for _, logits in layers] == [1, 1, 2, 2, 3, 3]
+    assert stitcher.pop(6)[0] == []
 
 
-def test_exemplar_reference_overlap_keeps_layers_and_stale_ids():
-    stitcher = ExemplarStitcher(reference_overlap=True)
-    stitcher.add(0, [7, 9], np.zeros((2, 4, 4, 8), np.float32), is_last=False)
-    stitcher.add(2, [9], np.ones((1, 4, 4, 8), np.float32), is_last=False)
-    stitcher.add(4, [9, 11], np.ones((2, 4, 4, 8), np.float32), is_last=True)
-    layers = {frame: [ids for ids, _ in stitcher.pop(frame)] for frame in range(8)}
-    assert layers[0] == [[7, 9]] and layers[2] == [[7, 9], [9]] and layers[4] == [[9]]
-    assert layers[6] == [[9]]  # rows of [9, 11] with the ids of the clip before
-
-
-@pytest.mark.parametrize("reference_overlap", [False, True])
-def test_exemplar_all_lost(reference_overlap):
-    stitcher = ExemplarStitcher(reference_overlap)
-    stitcher.add(0, [7], _track(0, 4)[None], is_last=False)
-    stitcher.all_lost()
-    stitcher.add(4, [8], _track(0, 4)[None], is_last=False)
-    assert [stitcher.pop(frame)[0][0] for frame in range(8)] == [[7]] * 4 + [[8]] * 4
+def test_an_exemplar_that_is_forgotten():
+    stitcher = ExemplarStitcher()
+    stitcher.add(0, [7, 9], np.stack([_track(0, 4, 1.0), _track(5, 4, 2.0)]))
+    assert stitcher.pop(0)[0] == [7, 9]
+    stitcher.forget(7)
+    assert [stitcher.pop(frame)[0] for frame in range(1, 4)] == [[9]] * 3

@@ -61,12 +61,11 @@ def test_a_given_mask_replaces_the_predicted_one_in_its_frame():
     assert inputs.valid_frames.tolist() == [True, True, False, False, True]
 
 
-@pytest.mark.parametrize("reference_overlap, is_point", [(False, [False]), (True, [False, True])])
-def test_point_in_the_overlap(reference_overlap, is_point):
-    memory = ExemplarMemory(_upsample, reference_overlap)
+def test_point_in_the_overlap():
+    memory = ExemplarMemory(_upsample)
     memory.remember(0, [4], _logits(0))
     inputs = _inputs(memory, 3, [Target(4, 4, point_yx=(1, 1))])
-    assert inputs.ids == [4] * len(is_point) and inputs.is_point.tolist() == is_point
+    assert inputs.ids == [4] and inputs.is_point.tolist() == [False]
 
 
 def test_point_in_the_overlap_revives_an_object_without_mask():

@@ -9,42 +9,42 @@ from tarvis_jax.inference.video import segment_video
 from tarvis_jax.masks import rle
 from tarvis_jax.results.target import Target
 from tarvis_jax.results.tracks import read_tracks
-from tests.inference.test_session import ColourNetwork, _stripe, _video
+from tests.inference.color_network import ColorNetwork, stripe, video
 
 CONFIG = InferenceConfig(clip_length=4, overlap=2, max_tracks=3)
 
 
-class TimedNetwork(ColourNetwork):
+class TimedNetwork(ColorNetwork):
     def __init__(self):
         super().__init__()
         self.model_seconds = 0.0
 
-    def clip_exemplar(self, images, inputs):
+    def segment_objects(self, images, inputs):
         self.model_seconds += 0.01
-        return super().clip_exemplar(images, inputs)
+        return super().segment_objects(images, inputs)
 
-    def clip_classes(self, images, dataset):
+    def segment_classes(self, images, dataset):
         self.model_seconds += 0.01
-        return super().clip_classes(images, dataset)
+        return super().segment_classes(images, dataset)
 
 
 def test_exemplar_files(tmp_path):
-    targets = [Target(0, 1, _stripe(8, 16)), Target(1, 4, point_yx=(5, 45))]
+    targets = [Target(0, 1, stripe(8, 16)), Target(1, 4, point_yx=(5, 45))]
     result, summary = segment_video(
-        TimedNetwork(), "DAVIS", list(_video(6)), tmp_path, targets, config=CONFIG, overlays=True
+        TimedNetwork(), "DAVIS", list(video(6)), tmp_path, targets, config=CONFIG, overlays=True
     )
     assert [track.id for track in result.tracks] == [1, 4]
     assert read_tracks(tmp_path / "tracks.json") == result
     assert len(list((tmp_path / "overlays").glob("*.png"))) == 6
     assert next(iter(open_frames(tmp_path / "overlay.mp4"))).shape == (256, 256, 3)  # 64 pixels, four times
     ids = np.asarray(Image.open(tmp_path / "masks" / "00005.png"))
-    np.testing.assert_array_equal(ids == 4, _stripe(40, 56))
+    np.testing.assert_array_equal(ids == 4, stripe(40, 56))
     assert summary.num_frames == 6 and summary.model_seconds == pytest.approx(0.02)
     assert "6 frames, 2 tracks; network 300.00 frames/s" in str(summary) and "\n" not in str(summary)
 
 
 def test_panoptic_and_instance_files(tmp_path):
-    frames = list(_video(5))
+    frames = list(video(5))
     spec = datasets.DatasetSpec(datasets.PANOPTIC, 3, thing_classes=(0,))
     result, _ = segment_video(TimedNetwork(), "KS", frames, tmp_path / "vps", spec=spec, config=CONFIG)
     image = np.asarray(Image.open(tmp_path / "vps" / "panoptic" / "000004.png"))
@@ -57,4 +57,4 @@ def test_panoptic_and_instance_files(tmp_path):
 
 def test_overlays_need_a_second_pass(tmp_path):
     with pytest.raises(ValueError, match="read twice"):
-        segment_video(TimedNetwork(), "DAVIS", _video(3), tmp_path, [Target(0, 1, _stripe(8, 16))], config=CONFIG)
+        segment_video(TimedNetwork(), "DAVIS", video(3), tmp_path, [Target(0, 1, stripe(8, 16))], config=CONFIG)

@@ -40,7 +40,7 @@ def objects(t):
 
 
 def frame(t, seed):
-    """A noisy grey image in which the objects are red and green."""
+    """A noisy gray image in which the objects are red and green."""
     image = np.random.default_rng([seed, t]).integers(60, 120, (HEIGHT, WIDTH, 3)).astype(np.uint8)
     for label, mask in objects(t).items():
         image[mask > 0] = (220, 40, 40) if label == 1 else (40, 220, 40)

@@ -3,6 +3,7 @@ import pytest
 
 from input_pipeline import augment
 from input_pipeline.augment import Clip
+from tarvis_jax.frame_size import resized_size
 
 
 def clip_of_coordinates(height=40, width=56, frames=2):
@@ -73,21 +74,21 @@ def test_crops_that_cannot_be():
     assert augment.containing_crop(np.ones((1, 1, 20, 30), bool), (5, 5), rng) is None  # 1/24 of the object
 
 
-def test_colours_change_alike_in_all_frames_and_stay_in_bounds():
+def test_colors_change_alike_in_all_frames_and_stay_in_bounds():
     image = np.random.default_rng(3).integers(0, 256, (20, 30, 3)).astype(np.uint8)
     images = np.stack([image, image, image])
     bounds = {"hue_saturation": 12, "contrast": (0.95, 1.05), "brightness": 25}
-    changed = augment.jitter_colours(images, np.random.default_rng(1), **bounds)
+    changed = augment.jitter_colors(images, np.random.default_rng(1), **bounds)
     np.testing.assert_array_equal(changed[0], changed[2])
     assert changed.dtype == np.uint8 and not np.array_equal(changed, images)
-    none = augment.jitter_colours(images, np.random.default_rng(1), hue_saturation=0, contrast=(1.0, 1.0), brightness=0)
+    none = augment.jitter_colors(images, np.random.default_rng(1), hue_saturation=0, contrast=(1.0, 1.0), brightness=0)
     np.testing.assert_array_equal(none, images)
-    grey = np.full((1, 4, 4, 3), 100, np.uint8)
+    gray = np.full((1, 4, 4, 3), 100, np.uint8)
     shifts = [
         int(
-            augment.jitter_colours(
-                grey, np.random.default_rng(i), hue_saturation=0, contrast=(1.0, 1.0), brightness=25
-            )[0, 0, 0, 0]
+            augment.jitter_colors(gray, np.random.default_rng(i), hue_saturation=0, contrast=(1.0, 1.0), brightness=25)[
+                0, 0, 0, 0
+            ]
         )
         for i in range(60)
     ]
@@ -104,7 +105,7 @@ def test_colours_change_alike_in_all_frames_and_stay_in_bounds():
     ],
 )
 def test_resized_size(size, min_dim, max_dim, expected):
-    assert augment.resized_size(size, min_dim, max_dim) == expected
+    assert resized_size(size, min_dim, max_dim) == expected
 
 
 def test_fitted_size_only_shrinks():

@@ -227,8 +227,10 @@ def test_impossible_settings(make_config, make_dataset, workspace):
         batches.train_batches(make_config(datasets=(make_dataset("DAVIS"),), clip_length=9))
     with pytest.raises(ValueError, match="found twice: \\['DAVIS'\\]"):
         make_config(datasets=(make_dataset("DAVIS"),) * 2)
-    with pytest.raises(ValueError, match="dataset DAVIS: reader should be the name .*found '../davis'; crop should be"):
-        make_dataset("DAVIS", reader="../davis", crop=(0.0, 1.0))
+    with pytest.raises(ValueError, match=r"^dataset DAVIS: min_dims\[0\]: expected .*; crop\[0\]: expected 0\.\.1 "):
+        make_dataset("DAVIS", crop=(0.0, 1.0), min_dims=(0,))
+    with pytest.raises(ValueError, match="dataset DAVIS: reader: expected the name of a module .*found '../davis'"):
+        make_dataset("DAVIS", reader="../davis")
 
 
 def test_a_dataset_whose_objects_vanish_is_an_error(make_config, make_dataset):

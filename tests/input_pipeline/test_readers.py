@@ -28,7 +28,7 @@ def test_training_records_hold_what_was_written(name, workspace, make_dataset):
             expected = official_files.objects(t)
             np.testing.assert_array_equal(video.instance_mask(t, first), expected[1])
             np.testing.assert_array_equal(video.instance_mask(t, second), expected.get(2, np.zeros((HEIGHT, WIDTH))))
-        assert video.instance_track(first).shape == (FRAMES, HEIGHT, WIDTH)
+        assert video.num_frames == FRAMES and video.instance_mask(0, first).shape == (HEIGHT, WIDTH)
         image = video.load_frame(2)
         assert image.shape == (HEIGHT, WIDTH, 3) and image.dtype == np.uint8
         inside = image[official_files.objects(2)[1] > 0].mean(0)
@@ -99,12 +99,10 @@ def test_ovis_is_the_same_format(workspace):
     assert {video.dataset for video in datasets.training_videos(config, str(workspace))} == {"OVIS"}
 
 
-def test_workspace_from_the_environment(workspace, make_dataset, monkeypatch):
-    monkeypatch.delenv("TARVIS_WORKSPACE_DIR", raising=False)
+def test_a_workspace_is_needed(make_dataset, monkeypatch):
+    monkeypatch.setenv("TARVIS_WORKSPACE_DIR", "/tmp")  # commands put it into the config; readers do not look at it
     with pytest.raises(ValueError, match="workspace: not set.*TARVIS_WORKSPACE_DIR"):
         datasets.training_videos(make_dataset("DAVIS"))
-    monkeypatch.setenv("TARVIS_WORKSPACE_DIR", str(workspace))
-    assert len(datasets.training_videos(make_dataset("DAVIS"))) == 2
     with pytest.raises(ValueError, match="/no/such/place .* is not an existing folder"):
         datasets.training_videos(make_dataset("DAVIS"), "/no/such/place")
 
@@ -267,7 +265,7 @@ def test_unknown_names(make_dataset, workspace):
         with pytest.raises(ValueError, match="DAVIS: reader should be a module of .*'burst', .*found 'zip'"):
             read(unknown, str(workspace))
     with pytest.raises(ValueError, match="unknown fields"):
-        dataset_config("DAVIS", colour=3)
+        dataset_config("DAVIS", color=3)
 
 
 def test_davis240(shared_dir):
@@ -291,7 +289,7 @@ def test_official_fixtures_of_the_metrics(shared_dir):
     areas = {track["id"]: track["areas"] for track in json.loads(file.read_text())["annotations"]}
     for video in videos:
         for instance in video.instances:
-            measured = video.instance_track(instance).sum((1, 2)).tolist()
+            measured = [int(video.instance_mask(t, instance).sum()) for t in range(video.num_frames)]
             assert measured == [area or 0 for area in areas[instance]]
     assert any(video.crowd for video in videos)
 

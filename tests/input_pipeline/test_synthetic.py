@@ -59,7 +59,7 @@ def test_videos_vary_and_every_object_shows():
 
 
 def test_objects_look_like_their_masks():
-    """Pixels inside and outside a mask's border differ more than neighbouring pixels elsewhere."""
+    """Pixels inside and outside a mask's border differ more than neighboring pixels elsewhere."""
     ratios = []
     for seed in range(10):
         video = draw_video((1, seed), 3, 64, 96)

@@ -28,9 +28,9 @@ CONFIG = LossConfig(num_points=P, num_points_semantic=P)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_equals_the_reference_with_padded_targets(shared_dir, name):
+def test_equals_the_reference_with_padded_targets(golden_dir, name):
     """Values and gradients; the recordings have 2 and 3 targets, here padded to 5 slots of arbitrary content."""
-    rows = losses_case.run_case(shared_dir / "parity/golden/losses" / f"{name}.npz", num_targets=5)
+    rows = losses_case.run_case(golden_dir / "losses" / f"{name}.npz", num_targets=5)
     assert len(rows) >= 3
     assert all(row.ok for row in rows), "\n" + format_table(rows)
 
@@ -103,13 +103,13 @@ def test_small_instances_are_painted_on_top():
 def test_absent_classes_are_suppressed_and_logit_norms_counted():
     rng = np.random.default_rng(2)
     logits = rng.normal(size=(1, 1, 1 + K, 1, H, W)).astype(np.float32)
-    logits[:, :, 3] -= 50  # never predicted, never labelled
-    logits[:, :, 4] -= 50  # never predicted, but labelled
+    logits[:, :, 3] -= 50  # never predicted, never labeled
+    logits[:, :, 4] -= 50  # never predicted, but labeled
     masks = np.zeros((1, 1, 1, 4 * H, 4 * W), bool)
     masks[..., : 2 * W] = True
     classes, valid = np.array([[4]], np.int32), np.array([[True]])
     rows, columns = rng.integers(0, H, P), rng.integers(0, W, P)
-    points = np.stack([(columns + 0.5) / W, (rows + 0.5) / H], -1).astype(np.float32)  # centres of cells
+    points = np.stack([(columns + 0.5) / W, (rows + 0.5) / H], -1).astype(np.float32)  # centers of cells
     config = LossConfig(
         num_points=P,
         importance_ratio=0.0,

@@ -100,7 +100,7 @@ def test_costs_equal_slow_numpy():
         class_probs = np.exp(class_logits[0, 0, query]) / np.exp(class_logits[0, 0, query]).sum()
         for target in range(num_targets):
             mask = masks[0, target].reshape(frames, height, 4, width, 4)
-            labels = mask[:, :, 1:3, :, 1:3].mean((2, 4))[:, rows, columns].ravel()  # centre of a 4x4 block
+            labels = mask[:, :, 1:3, :, 1:3].mean((2, 4))[:, rows, columns].ravel()  # center of a 4x4 block
             cross_entropy = -(labels * np.log(probs) + (1 - labels) * np.log(1 - probs)).mean()
             dice = 1 - (2 * (labels * probs).sum() + 1) / (labels.sum() + probs.sum() + 1)
             expected = 5 * cross_entropy + 5 * dice - 2 * class_probs[classes[0, target]]

@@ -4,6 +4,7 @@ Every attention is computed in parts (`attention_mib=0`): loops must run over to
 Prints JSON: the collectives of the forward pass, and the greatest difference from one device.
 """
 
+import dataclasses
 import json
 import re
 
@@ -13,27 +14,15 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.decoder import QueryDecoder
 from tarvis_jax.model.object_encoder import ObjectEncoder
 from tarvis_jax.model.queries import QueryTables
 from tarvis_jax.model.temporal_neck import TemporalNeck
+from tests import tiny
 
 COLLECTIVES = r"\b(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
-CONFIG = ModelConfig(
-    hidden_size=16,
-    num_heads=2,
-    neck_layers=1,
-    neck_points=1,
-    neck_ffn_size=16,
-    neck_groups=4,
-    decoder_layers=3,
-    decoder_ffn_size=16,
-    object_encoder_layers=1,
-    object_encoder_ffn_size=16,
-    num_instance_queries=3,
-    semantic_classes=(("A", 2),),
-    attention_mib=0,
+CONFIG = dataclasses.replace(
+    tiny.MODEL, decoder_layers=3, decoder_strides=(32, 16, 8), semantic_classes=(("A", 2),), attention_mib=0
 )
 B, T, H, W, N = 8, 2, 64, 128, 2
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from flax import nnx
 
-from kernels.attention.rules import InsideMask, OnlyKeys, TowardsMask
+from kernels.attention.biases import HardMaskBias, KeyPaddingBias, SoftMaskBias
 from tarvis_jax.model.attention import MLP, FeedForward, MultiHeadAttention
 
 B, Q, K, C, M = 2, 3, 5, 8, 2
@@ -44,7 +44,11 @@ def test_attention(pair, kind):
     masks[..., 0] = 1.0
     factors = np.array([2.0, 8.0], np.float32)
     embeddings, features = masks, np.broadcast_to(np.eye(K, dtype=np.float32), (B, K, K))  # mask logits = masks
-    rule = {"plain": None, "bias": TowardsMask(embeddings, features, factors), "mask": InsideMask(embeddings, features)}
+    our_bias = {
+        "plain": None,
+        "bias": SoftMaskBias(embeddings, features, factors),
+        "mask": HardMaskBias(embeddings, features),
+    }
     # PyTorch wants [B * M, Q, K], and True where attention is blocked.
     bias = factors[:, None, None] / (1 + np.exp(-masks[:, None]))
     blocked = np.broadcast_to(masks[:, None] < 0, bias.shape)
@@ -52,13 +56,13 @@ def test_attention(pair, kind):
     attn_mask = None if attn_mask is None else torch.tensor(attn_mask.reshape(B * M, Q, K))
     query, features, positions = map(torch.from_numpy, inputs())
     expected = theirs(query, features + positions, features, attn_mask=attn_mask)[0].detach().numpy()
-    np.testing.assert_allclose(ours(*map(jnp.asarray, inputs()), rule[kind]), expected, atol=1e-5)
+    np.testing.assert_allclose(ours(*map(jnp.asarray, inputs()), our_bias[kind]), expected, atol=1e-5)
 
 
 def test_blocked_keys_get_no_gradient(pair):
     query, features, positions = map(jnp.asarray, inputs())
-    rule = OnlyKeys(jnp.broadcast_to(jnp.arange(K) < 2, (B, K)))
-    grad = jax.grad(lambda features: pair[1](query, features, positions, rule).sum())(features)
+    bias = KeyPaddingBias(jnp.broadcast_to(jnp.arange(K) < 2, (B, K)))
+    grad = jax.grad(lambda features: pair[1](query, features, positions, bias).sum())(features)
     assert np.abs(grad[:, :2]).min() > 0
     assert not grad[:, 2:].any()
 

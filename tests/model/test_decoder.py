@@ -10,16 +10,16 @@ import pytest
 import torch
 from flax import nnx
 
-from kernels.attention.rules import InsideMask
+from kernels.attention.biases import HardMaskBias
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.decoder import INVALID_MASK_LOGIT, DecoderLayer, QueryDecoder, resize_to_stride
 from tarvis_jax.model.queries import ObjectQueries, QueryTables
+from tests import tiny
 
-CONFIG = ModelConfig(
-    hidden_size=16,
-    num_heads=2,
+CONFIG = dataclasses.replace(
+    tiny.MODEL,
     decoder_layers=2,
-    decoder_ffn_size=32,
+    decoder_strides=(32, 16, 8),
     num_instance_queries=5,
     num_background_queries=2,
     semantic_classes=(("B", 2), ("A", 3)),
@@ -157,7 +157,7 @@ def test_masks_of_resized_features_are_those_of_resized_logits(factor):
     with jax.enable_x64(True):
         small = resize_to_stride(jnp.asarray(features), factor).reshape(B, -1, C)
         assert small.dtype == jnp.float64
-        found = InsideMask(jnp.asarray(embeddings), small).bias(0, small.shape[1])[:, 0] == 0
+        found = HardMaskBias(jnp.asarray(embeddings), small).of_keys(0, small.shape[1])[:, 0] == 0
     np.testing.assert_array_equal(found, expected.reshape(B, Q, -1).numpy())
     assert 0.4 < found.mean() < 0.6
 

@@ -11,21 +11,10 @@ from flax import nnx
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.frozen import Frozen
 from tarvis_jax.model.tarvis import TarViS
+from tests import tiny
 
-SMALL = ModelConfig(
-    backbone="ResNetTiny",
-    cross_attention="soft_masked",
-    hidden_size=32,
-    num_heads=2,
-    neck_layers=1,
-    neck_ffn_size=32,
-    neck_groups=8,
-    decoder_layers=1,
-    decoder_ffn_size=32,
-    num_instance_queries=4,
-    object_encoder_layers=1,
-    object_encoder_ffn_size=32,
-    semantic_classes=(("YOUTUBE_VIS", 3),),
+SMALL = dataclasses.replace(
+    tiny.MODEL, cross_attention="soft_masked", temporal_window=2, semantic_classes=(("YOUTUBE_VIS", 3),)
 )
 
 

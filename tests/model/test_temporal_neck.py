@@ -13,10 +13,9 @@ from flax import nnx
 
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.temporal_neck import DeformableLayer, TemporalLayer, TemporalNeck, from_windows, to_windows
+from tests import tiny
 
-TINY = ModelConfig(
-    hidden_size=16, num_heads=2, neck_layers=1, neck_points=2, neck_ffn_size=16, neck_groups=4, temporal_window=1
-)
+TINY = tiny.MODEL
 TINY_CHANNELS = {4: 4, 8: 8, 16: 12, 32: 16}
 
 

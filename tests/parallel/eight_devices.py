@@ -18,7 +18,7 @@ from tarvis_jax.tasks import instance
 from tarvis_jax.tasks.objective import Objective
 from tarvis_jax.train.state import initial_state
 from tarvis_jax.train.step import TrainStepper
-from tests.train import tiny
+from tests import tiny
 
 L, B, N, T = 2, 8, 2, 2
 P = tiny.LOSS.num_points
@@ -51,7 +51,7 @@ def loss(model, batch, draw_key, model_key, num_targets):
 def main() -> None:
     assert jax.device_count() == 8
     batch = tiny.make_batch("instance", B) | recorded_draws(0)
-    structure = ModelStructure(tiny.MODEL)
+    structure = ModelStructure(tiny.TRAINED)
     # Plain gradient descent: Adam's first step is the gradient's sign, which turns rounding into full steps.
     optimizer = optax.sgd(1e-3)
     objective = Objective(loss, lambda batch: batch["valid_instances"].sum() / batch["valid_instances"].shape[0])

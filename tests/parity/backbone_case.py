@@ -1,22 +1,27 @@
 """The whole network against the reference, stage by stage, on one clip of real frames.
 
-A case folder holds input.npz and any of instance.npz, panoptic.npz, mask.npz (with vos_masks_input.npz) and point.npz
-(with pet_points_input.npz).
+A case folder holds any of instance.npz, panoptic.npz, mask.npz (with vos_masks_input.npz) and point.npz (with
+pet_points_input.npz), and what they begin from: input.npz, the frames; or features.npz, what the reference's backbone
+made of the frames, for a case that may not hold frames of other people's videos: there the backbone is not compared.
+
+`second_clip/...` in mask.npz is what the reference gives for the clip one frame later (on the features of the first
+clip, so that nothing else changes), with the objects taken over from its own masks in the T - 1 frames that the clips
+share. `second_clip/all_lost` says that none of them has a pixel there, so that there is no object to decode for.
 """
 
-import dataclasses
+import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tarvis_jax.inference.targets import BEFORE_FIRST_FRAME, ExemplarInputs, ExemplarMemory
 from tarvis_jax.model.backbones import ConvNextConfig
-from tarvis_jax.model.config import ModelConfig
-from tarvis_jax.model.decoder import HARD_MASKED, SOFT_MASKED, Predictions
-from tarvis_jax.model.frozen import Frozen
+from tarvis_jax.model.config import HARD_MASKED, SOFT_MASKED, ModelConfig
+from tarvis_jax.model.decoder import Predictions
 from tarvis_jax.model.tarvis import TarViS
 from tarvis_jax.model.variables import fill
 from tarvis_jax.weights.pytorch.reference import abstract_model, from_reference_state_dict
@@ -26,6 +31,7 @@ from tests.parity.common import (
     NECK_TOLERANCE,
     OUTPUT_TOLERANCE,
     Row,
+    Sampled,
     compare,
     load_npz,
     seeded_state_dict,
@@ -34,15 +40,16 @@ from tests.parity.common import (
 KINDS = ("instance", "panoptic", "mask", "point")
 DATASETS = {"instance": "YOUTUBE_VIS", "panoptic": "KITTI_STEP"}
 BACKBONE_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
+ALL_LOST = "second_clip/all_lost"
 QUERIES_STEP = 4  # the files keep every fourth query's masks
-NOT_YET_GIVEN_LOGIT = -1e3  # what the reference returns before the frame in which an object is given
 
 Pyramid = dict[int, jax.Array]  # {stride: [1, T, h, w, C]}
 
 
 def is_case(case_dir: pathlib.Path) -> bool:
     """Whether the folder holds a case of this kind."""
-    return (case_dir / "input.npz").is_file() and any((case_dir / f"{kind}.npz").is_file() for kind in KINDS)
+    begins = any((case_dir / name).is_file() for name in ("input.npz", "features.npz"))
+    return begins and any((case_dir / f"{kind}.npz").is_file() for kind in KINDS)
 
 
 def run(case_dir: pathlib.Path, seed: int, backbone: str, attention: str | None = None) -> list[Row]:
@@ -82,18 +89,51 @@ def load_model(case_dir: pathlib.Path, seed: int, backbone: str, attention: str 
     return fill(abstract_model(config), from_reference_state_dict(state_dict, config))
 
 
+# One compiled program per architecture and shape, whichever case or kind asks for it.
+@functools.partial(jax.jit, static_argnums=0)
+def _features(config, state, images):
+    model = _merge(config, state)
+    backbone = model.backbone_features(images)
+    return backbone, model.neck(backbone)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _neck(config, state, backbone):
+    return _merge(config, state).neck(backbone)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _decode_classes(config, dataset, state, pyramid):
+    model = _merge(config, state)
+    return model.decode(pyramid, model.class_query_set(dataset, 1), all_layers=True)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode_objects(config, state, pyramid, objects):
+    model = _merge(config, state)
+    queries = model.encode_objects(
+        pyramid,
+        **objects,
+        valid_objects=jnp.ones(objects["is_point"].shape, bool),
+        queries_per_object=2 * config.num_queries_per_object,
+    )
+    return model.decode(pyramid, model.exemplar_query_set(queries), all_layers=True)
+
+
+def _merge(config: ModelConfig, state: nnx.State) -> TarViS:
+    return nnx.merge(nnx.graphdef(abstract_model(config)), state)
+
+
 def compare_features(model: TarViS, case_dir: pathlib.Path) -> tuple[Pyramid, list[Row]]:
     """Backbone and neck; returns our pyramid."""
-    images = load_npz(case_dir / "input.npz")["images"][None]
-    graphdef, params, frozen = nnx.split(model, nnx.Param, Frozen)
-
-    @jax.jit
-    def features(params, frozen, images):
-        model = nnx.merge(graphdef, params, frozen)
-        backbone = model.backbone_features(images)
-        return backbone, model.neck(backbone)
-
-    backbone, pyramid = features(params, frozen, images)
+    state = nnx.state(model)
+    if (case_dir / "features.npz").is_file():
+        recorded = load_npz(case_dir / "features.npz")
+        backbone = {BACKBONE_STRIDES[name]: jnp.asarray(x.transpose(0, 2, 3, 1))[None] for name, x in recorded.items()}
+        pyramid = _neck(model.config, state, backbone)
+    else:
+        images = load_npz(case_dir / "input.npz")["images"][None]
+        backbone, pyramid = _features(model.config, state, images)
     rows = []
     for kind in kinds_of(case_dir):
         for key, reference in load_npz(case_dir / f"{kind}.npz").items():
@@ -106,7 +146,8 @@ def compare_features(model: TarViS, case_dir: pathlib.Path) -> tuple[Pyramid, li
             else:
                 continue
             ours = np.asarray(ours)[0].transpose(0, 3, 1, 2)
-            rows.append(compare(f"{kind}/{stage}", name, ours, reference.reshape(-1, *reference.shape[-3:]), tolerance))
+            ours = ours.reshape(*reference.shape[:-4], *ours.shape)  # the files may hold a batch axis of 1
+            rows.append(compare(f"{kind}/{stage}", name, ours, reference, tolerance))
     return pyramid, rows
 
 
@@ -137,18 +178,33 @@ def compare_kind(model: TarViS, pyramid: Pyramid, case_dir: pathlib.Path, kind: 
         ours = class_tensors(decode_classes(model, pyramid, DATASETS[kind]), kind)
     else:
         ours = exemplar_tensors(model, pyramid, case_dir, kind, with_second_clip=_has_second_clip(arrays))
+    return compare_outputs(ours, arrays, case_dir, kind)
+
+
+def compare_outputs(
+    ours: dict[str, np.ndarray], arrays: dict[str, np.ndarray | Sampled], case_dir: pathlib.Path, kind: str
+) -> list[Row]:
+    """Everything in the file of a kind (`arrays`) that comes after the neck, against `ours` under the same keys."""
     rows = []
     for key, reference in arrays.items():
         stage, _, name = key.partition("/")
         if stage in ("backbone", "neck"):
             continue
+        if key == ALL_LOST:
+            rows.append(Row(f"{kind}/{stage}", name, float(bool(ours[key]) != bool(np.any(reference))), 0.0))
+            continue
         if key not in ours:
             raise ValueError(f"{case_dir / kind}.npz: key {key!r}: expected one of {sorted(ours)}")
         tolerance = DECODER_TOLERANCE if stage == "decoder" else OUTPUT_TOLERANCE
         values = np.asarray(ours[key])
+        if stage == "second_clip" and values.shape != reference.shape:
+            # Other objects survived than in the reference: a miss, unless both have none.
+            error = 0.0 if values.size == 0 and np.size(reference) == 0 else np.inf
+            rows.append(Row(f"{kind}/{stage}", name, error, tolerance))
+            continue
         if name == "pred_vos_logits" and values.shape == reference.shape:
             # Where an object is not yet given, both hold a large constant that would drown every difference.
-            is_filled = (reference == NOT_YET_GIVEN_LOGIT) & (values == NOT_YET_GIVEN_LOGIT)
+            is_filled = (reference == BEFORE_FIRST_FRAME) & (values == BEFORE_FIRST_FRAME)
             values, reference = np.where(is_filled, 0, values), np.where(is_filled, 0, reference)
         rows.append(compare(f"{kind}/{stage}", name, values, reference, tolerance))
     return rows
@@ -160,14 +216,7 @@ def _has_second_clip(arrays: dict[str, np.ndarray]) -> bool:
 
 def decode_classes(model: TarViS, pyramid: Pyramid, dataset: str) -> Predictions:
     """All predictions for the classes of a dataset."""
-    graphdef, params, frozen = nnx.split(model, nnx.Param, Frozen)
-
-    @jax.jit
-    def decode(params, frozen, pyramid):
-        model = nnx.merge(graphdef, params, frozen)
-        return model.decode(pyramid, model.class_query_set(dataset, 1), all_layers=True)
-
-    return decode(params, frozen, pyramid)
+    return _decode_classes(model.config, dataset, nnx.state(model), pyramid)
 
 
 def class_tensors(predictions: Predictions, kind: str) -> dict[str, np.ndarray]:
@@ -198,33 +247,15 @@ def _decoder_tensors(predictions: Predictions, rows: np.ndarray) -> dict[str, np
     }
 
 
-@dataclasses.dataclass
-class Objects:
-    """Inputs of the object encoder, with a batch axis of 1; see `ObjectEncoder.__call__`."""
-
-    masks: np.ndarray
-    points_yx: np.ndarray
-    point_frames: np.ndarray
-    is_point: np.ndarray
-    valid_frames: np.ndarray
-
-
-def object_decoder(model: TarViS, pyramid: Pyramid) -> Callable[[Objects], Predictions]:
+def object_decoder(model: TarViS, pyramid: Pyramid) -> Callable[[ExemplarInputs], Predictions]:
     """A compiled function: all predictions for given objects, with twice the queries per object, as in inference."""
-    graphdef, params, frozen = nnx.split(model, nnx.Param, Frozen)
+    state = nnx.state(model)
 
-    @jax.jit
-    def decode(params, frozen, pyramid, objects):
-        model = nnx.merge(graphdef, params, frozen)
-        queries = model.encode_objects(
-            pyramid,
-            **objects,
-            valid_objects=jnp.ones(objects["is_point"].shape, bool),
-            queries_per_object=2 * model.config.num_queries_per_object,
-        )
-        return model.decode(pyramid, model.exemplar_query_set(queries), all_layers=True)
+    def decode(objects: ExemplarInputs) -> Predictions:
+        inputs = {key: value[None] for key, value in vars(objects).items() if key != "ids"}
+        return _decode_objects(model.config, state, pyramid, inputs)
 
-    return lambda objects: decode(params, frozen, pyramid, dataclasses.asdict(objects))
+    return decode
 
 
 def exemplar_tensors(
@@ -235,17 +266,18 @@ def exemplar_tensors(
     given = load_npz(case_dir / ("vos_masks_input.npz" if kind == "mask" else "pet_points_input.npz"))
     ids, frames = given["instance_ids"], given["frame_indices"].astype(np.int32)
     N = len(ids)
-    objects = Objects(
-        masks=np.zeros((1, N, T, 4 * h, 4 * w), bool),
-        points_yx=np.zeros((1, N, 2), np.float32),
-        point_frames=np.zeros((1, N), np.int32),
-        is_point=np.full((1, N), kind == "point"),
-        valid_frames=np.isin(np.arange(T), frames)[None],
+    objects = ExemplarInputs(
+        ids=list(ids),
+        masks=np.zeros((N, T, 4 * h, 4 * w), bool),
+        points_yx=np.zeros((N, 2), np.float32),
+        point_frames=np.zeros(N, np.int32),
+        is_point=np.full(N, kind == "point"),
+        valid_frames=np.isin(np.arange(T), frames),
     )
     if kind == "mask":
-        objects.masks[0, np.arange(N), frames] = given["masks"]
+        objects.masks[np.arange(N), frames] = given["masks"]
     else:
-        objects.points_yx[0], objects.point_frames[0] = given["point_coords_yx"], frames
+        objects.points_yx[:], objects.point_frames[:] = given["point_coords_yx"], frames
     decode = object_decoder(model, pyramid)
     predictions = decode(objects)
 
@@ -254,7 +286,7 @@ def exemplar_tensors(
     slots = np.arange(vos.start, vos.stop).reshape(N, -1)
     rows = np.concatenate([np.arange(vos.start), (slots[:, :1] if kind == "point" else slots).ravel()])
     masks, background = _condense(predictions, N)
-    masks = np.where(np.arange(T)[:, None, None] < frames[:, None, None, None], NOT_YET_GIVEN_LOGIT, masks)
+    masks = np.where(np.arange(T)[:, None, None] < frames[:, None, None, None], BEFORE_FIRST_FRAME, masks)
     tensors = {
         **_decoder_tensors(predictions, rows),
         "output/pred_vos_logits": masks,
@@ -263,26 +295,47 @@ def exemplar_tensors(
         "output/lost_instance_ids": np.zeros(0),
     }
     if with_second_clip:
-        # The reference saw the same frames again, counted from 1: its first frame is the last of the first clip, from
-        # which the objects come.
-        previous = np.asarray(jax.image.resize(masks[:, -1], (N, 4 * h, 4 * w), "bilinear")) > 0
-        is_lost = ~previous.any((1, 2))
-        second = Objects(
-            masks=np.zeros((1, (~is_lost).sum(), T, 4 * h, 4 * w), bool),
-            points_yx=objects.points_yx[:, ~is_lost],
-            point_frames=objects.point_frames[:, ~is_lost],
-            is_point=np.zeros((1, (~is_lost).sum()), bool),
-            valid_frames=np.arange(T)[None] == 0,
-        )
-        second.masks[0, :, 0] = previous[~is_lost]
-        masks, background = _condense(decode(second), len(second.masks[0]))
-        tensors |= {
-            "second_clip/pred_vos_logits": masks,
-            "second_clip/pred_background_logits": background,
-            "second_clip/instance_ids": ids[~is_lost],
-            "second_clip/lost_instance_ids": ids[is_lost],
-        }
+        tensors |= second_clip_tensors(decode, ids, masks)
     return tensors
+
+
+def second_clip_tensors(
+    decode: Callable[[ExemplarInputs], Predictions], ids: Sequence[int], masks: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The clip one frame after the first one, with the objects as the session carries them over.
+
+    Args:
+      decode: see `object_decoder`.
+      ids: of the N objects of the first clip.
+      masks: [N, T, h, w], their mask logits there.
+    """
+    N, T, h, w = masks.shape
+    ids = np.asarray(ids)
+    memory = ExemplarMemory(_upsample)
+    memory.remember(0, list(ids), masks)
+    objects = memory.inputs(1, T, (4 * h, 4 * w), targets=[], prepare_mask=None, normalize_point=None)
+    if objects is None:
+        return {
+            ALL_LOST: np.array(True),
+            "second_clip/pred_vos_logits": np.zeros((0, T, h, w), np.float32),
+            "second_clip/pred_background_logits": np.zeros((0, T, h, w), np.float32),
+            "second_clip/instance_ids": ids[:0],
+            "second_clip/lost_instance_ids": ids,
+        }
+    masks, background = _condense(decode(objects), len(objects.ids))
+    return {
+        ALL_LOST: np.array(False),
+        "second_clip/pred_vos_logits": masks,
+        "second_clip/pred_background_logits": background,
+        "second_clip/instance_ids": np.array(objects.ids),
+        "second_clip/lost_instance_ids": ids[~np.isin(ids, objects.ids)],
+    }
+
+
+def _upsample(logits: np.ndarray) -> np.ndarray:
+    """Stride-4 logits [N, T, h, w] -> bool masks [N, T, 4h, 4w]."""
+    N, T, h, w = logits.shape
+    return np.asarray(jax.image.resize(logits, (N, T, 4 * h, 4 * w), "bilinear")) > 0
 
 
 def _condense(predictions: Predictions, num_objects: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """The whole inference pipeline against the reference's finished tracks (golden/e2e_*).
 
-The settings come from the case's meta.json. The reference's output is reproduced with `reference_overlap=True`.
+The settings come from the case's meta.json; clips are joined as the reference joins them (reference_defects.py).
 """
 
 import json
@@ -13,10 +13,9 @@ from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.inference.session import Session
 from tarvis_jax.masks import rle
-from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.results.tracks import VideoResult
-from tarvis_jax.weights.pytorch.reference import from_reference_state_dict
-from tests.parity.common import OUTPUT_TOLERANCE, Row, compare, load_npz, seeded_state_dict
+from tests.parity.common import OUTPUT_TOLERANCE, Row, compare, load_npz, model_config, seeded_variables
+from tests.parity.reference_defects import ReferenceSession
 
 MASK_TOLERANCE = 1e-3  # 1 - IoU of a track's masks over all frames
 CLASS_MAP_TOLERANCE = 1e-3  # share of pixels with another class
@@ -32,13 +31,11 @@ def run(
     case_dir: pathlib.Path,
     seed: int,
     backbone: str,
-    parity_root: pathlib.Path | None = None,
     names: tuple[str, ...] = tuple(DATASETS),
 ) -> list[Row]:
     """Rows of the tasks whose files the case holds; stage = task, tensor = track or map."""
-    config = ModelConfig(backbone=backbone)
-    variables = from_reference_state_dict(seeded_state_dict(case_dir, seed, backbone, parity_root), config)
-    predictor = Predictor(config, variables, matmul_precision="highest")
+    config = model_config(case_dir, backbone)
+    predictor = Predictor(config, seeded_variables(case_dir, seed, config), matmul_precision="highest")
     rows = []
     for name in names:
         if (case_dir / f"{name}.json").is_file():
@@ -48,25 +45,10 @@ def run(
 
 def compare_task(case_dir: pathlib.Path, name: str, predictor: Predictor) -> list[Row]:
     """Runs one task of the case and compares masks, class maps and class logits."""
-    meta = json.loads((case_dir / "meta.json").read_text())
     golden = json.loads((case_dir / f"{name}.json").read_text())
     golden_masks = golden["track_masks"] if "track_masks" in golden else golden["track_mask_rles"]
-    session = Session(
-        predictor,
-        DATASETS[name],
-        config=InferenceConfig(
-            clip_length=meta["clip_length"],
-            overlap=meta["overlap"],
-            min_dim=meta["resize"]["MIN_DIMS"] if meta["resize"]["MODE"] == "min_dim" else None,
-            max_dim=meta["resize"].get("MAX_DIM", 1333),
-            max_tracks=len(golden_masks[0]),  # the reference encodes empty masks too: as many as there were tracks
-            score_threshold=0.0,
-            reference_overlap=True,
-        ),
-    )
-    _add_targets(session, case_dir, name, meta)
-    semantic = [frame.semantic for frame in session.run(case_dir / "frames")]
-    result = session.result()
+    # The reference encodes empty masks too: its first frame has as many as there were tracks.
+    semantic, result = segment(case_dir, name, predictor, max_tracks=len(golden_masks[0]))
     rows = _compare_masks(name, result, golden_masks)
     if "track_class_logits" in golden:
         ours = {track.id: track.class_logits for track in result.tracks}
@@ -81,6 +63,28 @@ def compare_task(case_dir: pathlib.Path, name: str, predictor: Predictor) -> lis
         expected = np.stack([golden_maps[key] for key in sorted(golden_maps)])
         rows.append(Row(name, "class map", float(np.mean(np.stack(semantic) != expected)), CLASS_MAP_TOLERANCE))
     return rows
+
+
+def segment(
+    case_dir: pathlib.Path, name: str, predictor: Predictor, max_tracks: int
+) -> tuple[list[np.ndarray | None], VideoResult]:
+    """Our own class maps per frame (panoptic only) and tracks of one task of the case."""
+    meta = json.loads((case_dir / "meta.json").read_text())
+    session = ReferenceSession(
+        predictor,
+        DATASETS[name],
+        config=InferenceConfig(
+            clip_length=meta["clip_length"],
+            overlap=meta["overlap"],
+            min_dim=meta["resize"]["MIN_DIMS"] if meta["resize"]["MODE"] == "min_dim" else None,
+            max_dim=meta["resize"].get("MAX_DIM", 1333),
+            max_tracks=max_tracks,
+            score_threshold=0.0,
+        ),
+    )
+    _add_targets(session, case_dir, name, meta)
+    semantic = [frame.semantic for frame in session.run(case_dir / "frames")]
+    return semantic, session.result()
 
 
 def _add_targets(session: Session, case_dir: pathlib.Path, name: str, meta: dict) -> None:

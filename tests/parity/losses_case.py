@@ -86,13 +86,13 @@ def loss_of_case(name: str, golden: dict[str, np.ndarray], num_targets: int):
     num_layers, batch = golden["pred_mask_logits"].shape[:2]
     targets = padded_targets(golden, num_targets)
     masks, classes, valid = targets["masks"], targets["classes"], targets["valid"]
-    regularised = "out_loss_reg" in golden or "out_loss_semantic_reg" in golden
+    regularized = "out_loss_reg" in golden or "out_loss_semantic_reg" in golden
     config = LossConfig(
         num_points=int(golden["num_points"]),
         num_points_semantic=int(golden.get("num_points_semantic", 1)),
         panoptic_semantic=name.removeprefix("panoptic_seg_") if task == "panoptic_seg" else "sparse",
-        suppress_absent_classes=regularised,
-        logit_norm_weight=1e-3 if regularised else 0.0,
+        suppress_absent_classes=regularized,
+        logit_norm_weight=1e-3 if regularized else 0.0,
     )
     draws = recorded_draws(golden)
     predictions = {"mask": golden["pred_mask_logits"]}

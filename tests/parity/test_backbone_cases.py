@@ -1,8 +1,9 @@
-"""The network against the reference on every stage (golden/<Backbone>)."""
+"""The network against the reference on every stage (golden/<Backbone>, in a bare clone reference/ResNet50)."""
 
 import jax
 import pytest
 
+from tarvis_jax.model.variables import fill, flatten
 from tests.parity import backbone_case
 from tests.parity.common import Row, format_table
 
@@ -12,8 +13,31 @@ def check(rows: list[Row], num_rows: int):
     assert all(row.ok for row in rows), format_table(row for row in rows if not row.ok)
 
 
-def test_resnet50_in_all_four_tasks_from_pixels_to_outputs(shared_dir):
-    check(backbone_case.run(shared_dir / "parity/golden/ResNet50", seed=0, backbone="ResNet50"), 44)
+def test_resnet50_in_all_four_tasks(golden_dir):
+    """From pixels to outputs; the compact case begins after the backbone's four maps."""
+    case_dir = golden_dir / "ResNet50"
+    num_rows = 44 if (case_dir / "input.npz").is_file() else 40
+    check(backbone_case.run(case_dir, seed=0, backbone="ResNet50"), num_rows)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "first_wrong"),
+    [
+        ("panoptic", "neck/layers/5/deformable/output_proj/kernel", "neck/stride32"),
+        ("panoptic", "decoder/layers/8/ffn/linear2/bias", "decoder/queries_last"),
+        ("point", "object_encoder/point_mlp/layers/0/kernel", "decoder/queries_first"),
+    ],
+)
+def test_a_wrong_weight_is_seen(golden_dir, kind, path, first_wrong):
+    """One layer's weights, off by 1 %: everything before that layer passes, and it and what follows does not."""
+    case_dir = golden_dir / "ResNet50"
+    with jax.default_matmul_precision("highest"):
+        model = backbone_case.load_model(case_dir, 0, "ResNet50")
+        variables = flatten(model)
+        model = fill(model, variables | {path: 1.01 * variables[path]})
+        pyramid, rows = backbone_case.compare_features(model, case_dir)
+        rows += backbone_case.compare_kind(model, pyramid, case_dir, kind)
+    assert [f"{row.stage.partition('/')[2]}/{row.tensor}" for row in rows if not row.ok][0] == first_wrong
 
 
 def test_soft_masked_decoder_on_the_reference_features(shared_dir):

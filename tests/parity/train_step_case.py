@@ -4,6 +4,7 @@ The total of the first step, its terms per layer, its gradients and the paramete
 steps may part, as a matching flips or a mask value crosses 0.5, so they have wide tolerances.
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -22,9 +23,8 @@ from tarvis_jax.model.structure import ModelStructure
 from tarvis_jax.run_config import OptimizerConfig
 from tarvis_jax.tasks import exemplar, instance, panoptic
 from tarvis_jax.train.optimizer import make_optimizer, parameter_groups
-from tarvis_jax.weights.pytorch.reference import from_reference_state_dict
 from tarvis_jax.weights.pytorch.rules import model_rules
-from tests.parity.common import Row, compare, load_npz, seeded_state_dict
+from tests.parity.common import Row, compare, is_own, load_npz, model_config, seeded_variables
 from tests.parity.losses_case import padded_targets, recorded_draws, take_instance, take_points
 
 TOTAL_TOLERANCE = 1e-4
@@ -41,7 +41,7 @@ _TASKS = {
     "vos": (exemplar, "DAVIS"),
 }
 _INSTANCE_TERMS = {"total": "total", "mask_ce": "mask_ce", "mask_dice": "mask_dice", "class_ce": "cls"}
-_TERMS = {  # ours -> the reference's
+TERMS = {  # ours -> the reference's
     "instance_seg": {
         **{f"instance/{ours}": f"instance_seg/loss_{theirs}" for ours, theirs in _INSTANCE_TERMS.items()},
         "semantic/ce": "semantic_seg/loss_ce",
@@ -70,13 +70,12 @@ def run(
     case_dir: pathlib.Path,
     seed: int,
     backbone: str,
-    parity_root: pathlib.Path | None = None,
     tasks: tuple[str, ...] = tuple(_TASKS),
     num_steps: int = 3,
 ) -> list[Row]:
     """Rows of the tasks whose files the case holds; the first `num_steps` steps are taken."""
-    config = ModelConfig(backbone=backbone, drop_path=0.0)
-    variables = from_reference_state_dict(seeded_state_dict(case_dir, seed, backbone, parity_root), config)
+    config = dataclasses.replace(model_config(case_dir, backbone), drop_path=0.0)
+    variables = seeded_variables(case_dir, seed, config)
     rows = []
     for task in tasks:
         if (case_dir / f"{task}.npz").is_file():
@@ -92,7 +91,8 @@ def _compare_task(
     structure = ModelStructure(config)
     params = {path: jnp.asarray(variables[path]) for path in structure.params}
     frozen = {path: jnp.asarray(variables[path]) for path in structure.frozen}
-    path_of = paths_of_tensors(report["groups"], config)
+    names = report["groups"]
+    path_of = {name: name for name in names} if is_own(case_dir) else paths_of_tensors(names, config)
     missing = sorted(set(params) - set(path_of.values()))
     if missing:
         raise ValueError(f"{case_dir}/{task}.json: no group for our parameters {missing}")
@@ -107,13 +107,13 @@ def _compare_task(
     ]
 
     optimizer = make_optimizer(optimizer_config, params)
-    step = _make_step(task, structure, frozen, optimizer, golden)
+    step = make_step(task, structure, frozen, optimizer, golden)
     state = params, optimizer.init(params)
     for i in range(num_steps):
-        *state, total, terms, gradient_norms = step(*state, _draws(task, golden, f"step{i}_rand_"))
+        *state, total, terms, gradient_norms = step(*state, step_draws(task, golden, f"step{i}_rand_"))
         if i == 0:
             rows.append(compare(f"{task}/step 0", "total", total, report["total_loss"][0], TOTAL_TOLERANCE))
-            for ours, theirs in _TERMS[task].items():
+            for ours, theirs in TERMS[task].items():
                 rows.append(compare(f"{task}/step 0", ours, terms[ours], golden[f"loss/{theirs}"], TERM_TOLERANCE))
             rows += _compare_gradients(task, gradient_norms, report, path_of)
         else:
@@ -179,7 +179,7 @@ def _batch(task: str, golden: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
     return batch
 
 
-def _draws(task: str, golden: Mapping[str, np.ndarray], prefix: str) -> Any:
+def step_draws(task: str, golden: Mapping[str, np.ndarray], prefix: str) -> Any:
     """The recorded draws of one step in the form that the task's loss takes."""
     draws: Iterator[np.ndarray] = recorded_draws(golden, prefix)
     valid = padded_targets(golden, len(golden["gt_masks_0"]))["valid"]
@@ -198,14 +198,14 @@ def _draws(task: str, golden: Mapping[str, np.ndarray], prefix: str) -> Any:
     return result
 
 
-def _make_step(
+def make_step(
     task: str,
     structure: ModelStructure,
     frozen: Mapping[str, jax.Array],
     optimizer: optax.GradientTransformation,
     golden: Mapping[str, np.ndarray],
 ):
-    """Compiled (params, optimiser state, draws) -> (params, optimiser state, total, terms, norms of the gradients)."""
+    """Compiled (params, optimizer state, draws) -> (params, optimizer state, total, terms, norms of the gradients)."""
     module, dataset = _TASKS[task]
     config = _loss_config(task, golden)
     batch = _batch(task, golden)
@@ -220,7 +220,8 @@ def _make_step(
         norms = jax.tree.map(lambda gradient: jnp.linalg.norm(gradient.ravel()), gradients)
         return optax.apply_updates(params, updates), opt_state, total, terms, norms
 
-    compiled = jax.jit(step)
+    # As users compile it: without LLVM's optimizations (tests/conftest.py) sums over pixels are less exact.
+    compiled = jax.jit(step, compiler_options={"xla_backend_optimization_level": 3})
 
     def call(params, opt_state, draws):
         with jax.default_matmul_precision("highest"):

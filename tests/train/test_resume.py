@@ -20,7 +20,7 @@ NUM_STEPS = 40
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    # One cache for all runs of this test, and no optimisation: compiling would take most of the time.
+    # One cache for all runs of this test, and no optimization: compiling would take most of the time.
     return os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

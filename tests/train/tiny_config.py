@@ -3,7 +3,7 @@
 import ml_collections
 
 from configs import quickstart
-from tests.train import tiny
+from tests import tiny
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -16,7 +16,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.synthetic.num_train = 4
     config.synthetic.num_val = 1
     config.synthetic.num_frames = 4
-    config.model.update({name: getattr(tiny.MODEL, name) for name in config.model})
+    config.model.update({name: getattr(tiny.TRAINED, name) for name in config.model})
     config.model.semantic_classes = ()  # DAVIS has no classes
     config.loss.num_points = 16
     config.optimizer.warmup_steps = 1

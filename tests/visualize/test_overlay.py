@@ -66,8 +66,8 @@ def test_labels_targets_and_scale():
     masks = {1: square(30, 30)}
     plain = draw_overlay(frame, masks, scale=4)
     assert plain.shape == (256, 384, 3)
-    labelled = draw_overlay(frame, masks, labels={1: "dog 1  .91"}, scale=4)
-    changed = np.nonzero((plain != labelled).any(-1))
+    labeled = draw_overlay(frame, masks, labels={1: "dog 1  .91"}, scale=4)
+    changed = np.nonzero((plain != labeled).any(-1))
     assert changed[0].min() >= 90 and changed[0].max() < 120 and changed[1].min() >= 118, "above the mask"
     pointed = draw_overlay(frame, masks, targets=[Target(0, 1, point_yx=(40, 40))], scale=4)
     ys, xs = np.nonzero((plain != pointed).any(-1))

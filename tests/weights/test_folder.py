@@ -71,7 +71,7 @@ def _edited(**changes):
         (_edited(format_version=2), "expected format_version 1, found 2"),
         (lambda c: c["model"].update(hiden_size=3), r"model\.hiden_size: no such key\. Did you mean hidden_size"),
         (lambda c: c["datasets"]["OVIS"]["spec"].update(num_classes=24), "OVIS.*class_names: expected 24, found 25"),
-        (lambda c: c["datasets"].pop("OVIS"), r"datasets\.OVIS: expected 25 classes as in model\.semantic_classes"),
+        (lambda c: c["datasets"].pop("OVIS"), r"datasets\.OVIS: missing, expected the 25 classes"),
         (lambda c: c["datasets"]["OVIS"]["inference"].update(overlap=99), "overlap: expected"),
     ],
 )
@@ -87,7 +87,7 @@ def test_broken_configs(tmp_path, edit, message):
 
 
 def test_not_such_a_folder(tmp_path):
-    with pytest.raises(ValueError, match=r"config\.json: expected the config of a shared model, found no such file"):
+    with pytest.raises(ValueError, match=r"config\.json: expected a JSON file, found none"):
         pretrained.load(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json: cannot be read as JSON"):

@@ -8,27 +8,21 @@ import torch
 
 from tarvis_jax.dataset_info import DatasetInfo, default_datasets
 from tarvis_jax.datasets import DatasetSpec
-from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.structure import ModelStructure
 from tarvis_jax.weights import folder as pretrained
 from tarvis_jax.weights.open import open_model
 from tarvis_jax.weights.start import SEMANTIC_TABLE, load_initial_weights
+from tests import tiny
 from tests.weights.pytorch import mini
 
-_CONFIG = ModelConfig(
-    backbone="ResNetMini",
-    hidden_size=32,
-    num_heads=2,
-    neck_layers=1,
-    neck_ffn_size=32,
-    neck_groups=4,
-    decoder_layers=1,
-    decoder_ffn_size=32,
-    object_encoder_layers=1,
-    object_encoder_ffn_size=32,
-    num_instance_queries=4,
-    semantic_classes=(("CITYSCAPES", 34), ("MINE", 3)),
-)
+with pytest.MonkeyPatch.context() as _known:  # a ModelConfig names a backbone that exists
+    mini.register(_known)
+    _CONFIG = dataclasses.replace(
+        tiny.MODEL,
+        backbone="ResNetMini",
+        num_instance_queries=4,
+        semantic_classes=(("CITYSCAPES", 34), ("MINE", 3)),
+    )
 _DATASETS = default_datasets(_CONFIG.semantic_classes, {"MINE": DatasetInfo(DatasetSpec("instance", 3))})
 
 
@@ -86,9 +80,9 @@ def test_another_architecture_needs_patterns(model):
     for words in (
         f"{folder}: the weights do not fit",
         "train.init_new and train.init_leave_out",
-        "queries/instance: expected shape [6, 32], found [5, 32]",
-        "decoder/layers/1/ffn/linear1/kernel [32, 32]: missing",
-        "object_encoder/layers/0/ffn/linear1/kernel [32, 32]: not part of this model",
+        "queries/instance: expected shape [6, 16], found [5, 16]",
+        "decoder/layers/1/ffn/linear1/kernel [16, 16]: missing",
+        "object_encoder/layers/0/ffn/linear1/kernel [16, 16]: not part of this model",
     ):
         assert words in str(error.value)
     params, _, report = load_initial_weights(
@@ -105,7 +99,7 @@ def test_another_architecture_needs_patterns(model):
 
 
 def test_leaving_out_alone_does_not_make_a_variable_new(model):
-    with pytest.raises(ValueError, match="queries/instance .5, 32.: missing"):
+    with pytest.raises(ValueError, match="queries/instance .5, 16.: missing"):
         load_initial_weights(model[0], _CONFIG, *_state(_CONFIG), leave_out=["queries/instance"])
 
 

@@ -89,7 +89,7 @@ def _tensor(dtype="F32", shape=(2,), offsets=(0, 8)):
         (_file(b"{not json"), "its header is not JSON"),
         (_file(b"\xff\xfe{}"), "its header is not JSON"),
         (_file(b"[" * 100_000), "its header is not JSON"),
-        (_file(b'{"a": {}, "a": {}}'), "a name occurs twice"),
+        (_file(b'{"a": {}, "a": {}}'), "the name 'a' occurs twice"),
         (_file([1]), "expected a header that maps names to tensors, found list"),
         (_file({"a": 3}), "tensor a: expected dtype, shape and data_offsets, found 3"),
         (_file({"a": _tensor("F31")}, bytes(8)), "tensor a: expected a dtype of .* found 'F31'"),
@@ -114,4 +114,6 @@ def test_broken_files(tmp_path, content, message):
 
 def test_no_such_file(tmp_path):
     with pytest.raises(ValueError, match="found no such file"):
+        safetensors_file.read(tmp_path / "absent.safetensors")
+    with pytest.raises(ValueError, match="found something else"):
         safetensors_file.read(tmp_path)

@@ -86,7 +86,7 @@ def run(name: str, device: torch.device, *arguments) -> None:
 class MSDeformAttnFunction(torch.autograd.Function):
     """Deformable attention with weights given: value [N, S, M, D], locations [N, Q, M, L, P, 2] -> [N, Q, M * D].
 
-    float32 or bfloat16. Locations are (x, y) normalised to 0..1 over each level; `value_spatial_shapes` [L, 2] holds
+    float32 or bfloat16. Locations are (x, y) normalized to 0..1 over each level; `value_spatial_shapes` [L, 2] holds
     (h, w); the start of each level and `im2col_step` follow from the rest and are not looked at.
     """
 

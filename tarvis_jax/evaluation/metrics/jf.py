@@ -21,7 +21,6 @@ import numpy as np
 DAVIS = "davis"
 POINT = "point"
 BOUNDARY_TOLERANCE = 0.008  # of the frame's diagonal
-VOID = 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +40,7 @@ def region_similarity(truth: np.ndarray, prediction: np.ndarray) -> float:
 
 
 def boundary_map(mask: np.ndarray) -> np.ndarray:
-    """Pixels of a bool mask [H, W] that differ from their right, lower or lower right neighbour, where it exists."""
+    """Pixels of a bool mask [H, W] that differ from their right, lower or lower right neighbor, where it exists."""
     edge = np.zeros_like(mask)
     edge[:, :-1] |= mask[:, :-1] != mask[:, 1:]
     edge[:-1] |= mask[:-1] != mask[1:]
@@ -91,33 +90,6 @@ def score_object(video: str, object_id: int, pairs: Iterable[tuple[np.ndarray, n
 def davis_frames(num_frames: int) -> range:
     """The frames that DAVIS evaluates."""
     return range(1, num_frames - 1)
-
-
-def score_davis_video(video: str, truth: Sequence[np.ndarray], prediction: Sequence[np.ndarray]) -> list[ObjectScores]:
-    """Scores of every object of a video under the DAVIS protocol.
-
-    Args:
-      video: its name.
-      truth: id maps uint8 [H, W] of all frames, 0 background, 255 void.
-      prediction: likewise; those of the first and last frame are not looked at and may be None.
-    Raises:
-      ValueError: lengths or sizes that differ, no object in frame 0, or a predicted id that frame 0 does not have.
-    """
-    if len(truth) != len(prediction):
-        raise ValueError(f"video {video}: {len(prediction)} predicted frames for {len(truth)} in the ground truth")
-    first = np.where(truth[0] == VOID, 0, truth[0])
-    num_objects = int(first.max())
-    if num_objects == 0:
-        raise ValueError(f"video {video}: the ground truth of frame 0 has no object")
-    frames = davis_frames(len(truth))
-    for t in frames:
-        if prediction[t].max() > num_objects:
-            raise ValueError(
-                f"video {video}, frame {t}: predicted id {prediction[t].max()}, expected 0..{num_objects} as in frame 0"
-            )
-    return [
-        score_object(video, i, ((truth[t] == i, prediction[t] == i) for t in frames)) for i in range(1, num_objects + 1)
-    ]
 
 
 def summarize(objects: Sequence[ObjectScores]) -> dict[str, float]:

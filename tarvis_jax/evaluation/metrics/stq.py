@@ -75,7 +75,7 @@ class SegmentationTrackingQuality:
     def scores(self) -> dict[str, float]:
         """STQ, AQ, SQ (0..1). AQ is 0 without any true tube; classes in neither truth nor prediction do not count.
 
-        Predicted void on labelled pixels counts as one more class, of IoU 0 (the official rule).
+        Predicted void on labeled pixels counts as one more class, of IoU 0 (the official rule).
         """
         iou = self._iou()
         sq = float(np.mean(iou[iou >= 0])) if (iou >= 0).any() else 0.0

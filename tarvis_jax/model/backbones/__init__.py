@@ -25,7 +25,7 @@ def build_backbone(
 ) -> nnx.Module:
     """Makes a backbone with fresh weights.
 
-    The module maps `frames` (float [F, H, W, 3], normalised with the config's `pixel_mean` and `pixel_std`) to
+    The module maps `frames` (float [F, H, W, 3], normalized with the config's `pixel_mean` and `pixel_std`) to
     {stride: [F, H / stride, W / stride, C]} in `compute_dtype`; `out_channels` gives C per stride.
 
     Args:

@@ -1,11 +1,13 @@
 """ConvNeXt (Liu et al., CVPR 2022) with a LayerNorm on each output."""
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tarvis_jax.fields import Range, check_fields
 from tarvis_jax.model.backbones import layers
 
 _EPSILON = 1e-6
@@ -24,13 +26,16 @@ class ConvNextConfig:
       drop_path: stochastic depth the reference trains with.
     """
 
-    depths: tuple[int, ...]
-    channels: tuple[int, ...]
-    layer_scale: float = 1e-6
-    pixel_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    pixel_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    depths: layers.Depths
+    channels: layers.Stages
+    layer_scale: Annotated[float, Range(0, 1)] = 1e-6
+    pixel_mean: layers.Pixel = (0.485, 0.456, 0.406)
+    pixel_std: layers.Pixel = (0.229, 0.224, 0.225)
     unit_scale: bool = True
-    drop_path: float = 0.0
+    drop_path: Annotated[float, Range(0, 1, below_high=True)] = 0.0
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 class ConvNextBlock(nnx.Module):
@@ -77,7 +82,7 @@ class ConvNext(nnx.Module):
         self.out_channels = dict(zip((4, 8, 16, 32), config.channels, strict=True))
         kwargs = {"compute_dtype": compute_dtype, "rngs": rngs}
 
-        # Stage i is entered through reductions[i]: the stem convolves, then normalises; the others the other way round.
+        # Stage i is entered through reductions[i]: the stem convolves, then normalizes; the others the other way round.
         self.reductions, self.reduction_norms = nnx.List(), nnx.List()
         self.stages, self.output_norms = nnx.List(), nnx.List()
         rates = layers.drop_path_rates(drop_path, config.depths)
@@ -90,7 +95,7 @@ class ConvNext(nnx.Module):
             self.output_norms.append(layers.layer_norm(outputs, _EPSILON, **kwargs))
 
     def __call__(self, frames: jax.Array, *, rng_key: jax.Array | None = None) -> dict[int, jax.Array]:
-        """Normalised frames [F, H, W, 3] -> {stride: [F, H / stride, W / stride, C]} for 4, 8, 16, 32.
+        """Normalized frames [F, H, W, 3] -> {stride: [F, H / stride, W / stride, C]} for 4, 8, 16, 32.
 
         H and W must be multiples of 32: the convolutions between the stages drop what does not fill a patch. A key
         turns stochastic depth on.

@@ -1,13 +1,22 @@
 """What the backbones share: convolution, frozen batch norm, stochastic depth."""
 
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from tarvis_jax.fields import Length, Range
 from tarvis_jax.model.frozen import Frozen
+
+# Fields of the backbones' configs.
+Width = Annotated[int, Range(1, 65_536)]
+Stages = Annotated[tuple[Width, ...], Length(4, 4)]  # one number for each of the strides 4, 8, 16, 32
+Depths = Annotated[tuple[Annotated[int, Range(0, 1000)], ...], Length(4, 4)]  # blocks of each of these stages
+_Channel = Annotated[float, Range(0, 255, above_low=True)]
+Pixel = tuple[_Channel, _Channel, _Channel]
 
 # Torch draws transformer weights from a normal of this width, cut far outside of it.
 TRUNCATED_NORMAL = nnx.initializers.truncated_normal(0.02)
@@ -69,7 +78,7 @@ def layer_norm(channels: int, epsilon: float, *, compute_dtype: jnp.dtype, rngs:
 
 
 def linear(inputs: int, outputs: int, *, use_bias: bool = True, compute_dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
-    """Dense layer with the initialiser of vision transformers."""
+    """Dense layer with the initializer of vision transformers."""
     return nnx.Linear(inputs, outputs, use_bias=use_bias, dtype=compute_dtype, kernel_init=TRUNCATED_NORMAL, rngs=rngs)
 
 
@@ -127,5 +136,5 @@ def run_blocks(
 
 
 def kaiming_normal_fan_out(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """He initialisation by the number of outputs, for convolutions followed by ReLU; shape [k, k, I, O]."""
+    """He initialization by the number of outputs, for convolutions followed by ReLU; shape [k, k, I, O]."""
     return math.sqrt(2.0 / (shape[0] * shape[1] * shape[3])) * jax.random.normal(key, shape, dtype)

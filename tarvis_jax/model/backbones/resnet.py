@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tarvis_jax.fields import Length, OneOf, Range, check_fields
 from tarvis_jax.model.backbones import layers
 
 
@@ -27,23 +29,22 @@ class ResNetConfig:
       drop_path: stochastic depth the reference trains with.
     """
 
-    depths: tuple[int, ...]
-    channels: tuple[int, ...] = (256, 512, 1024, 2048)
-    stem: tuple[tuple[int, int, int], ...] = ((7, 2, 64),)
+    depths: layers.Depths
+    channels: layers.Stages = (256, 512, 1024, 2048)
+    stem: Annotated[
+        tuple[tuple[Annotated[int, Range(1, 31)], Annotated[int, Range(1, 4)], layers.Width], ...], Length(1, 10)
+    ] = ((7, 2, 64),)
     max_pool: bool = True
-    block: str = "bottleneck"
-    norm: str = "frozen_batch_norm"
-    norm_groups: int = 8
-    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    block: Annotated[str, OneOf(("bottleneck", "basic"))] = "bottleneck"
+    norm: Annotated[str, OneOf(("frozen_batch_norm", "group_norm"))] = "frozen_batch_norm"
+    norm_groups: layers.Width = 8
+    pixel_mean: layers.Pixel = (123.675, 116.28, 103.53)
+    pixel_std: layers.Pixel = (58.395, 57.12, 57.375)
     unit_scale: bool = False
-    drop_path: float = 0.0
+    drop_path: Annotated[float, Range(0, 1, below_high=True)] = 0.0
 
     def __post_init__(self):
-        if self.block not in ("bottleneck", "basic"):
-            raise ValueError(f"ResNetConfig.block: expected 'bottleneck' or 'basic', found {self.block!r}")
-        if self.norm not in ("frozen_batch_norm", "group_norm"):
-            raise ValueError(f"ResNetConfig.norm: expected 'frozen_batch_norm' or 'group_norm', found {self.norm!r}")
+        check_fields(self)
         stride = math.prod(s for _, s, _ in self.stem) * (2 if self.max_pool else 1)
         if stride != 4:
             raise ValueError(f"ResNetConfig: stem and pooling must have a stride of 4, found {stride}")
@@ -148,7 +149,7 @@ class ResNet(nnx.Module):
             self.stages.append(blocks)
 
     def __call__(self, frames: jax.Array, *, rng_key: jax.Array | None = None) -> dict[int, jax.Array]:
-        """Normalised frames [F, H, W, 3] -> {stride: [F, H / stride, W / stride, C]} for 4, 8, 16, 32.
+        """Normalized frames [F, H, W, 3] -> {stride: [F, H / stride, W / stride, C]} for 4, 8, 16, 32.
 
         `rng_key` is accepted for the common interface and changes nothing.
         """

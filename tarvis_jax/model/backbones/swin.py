@@ -1,16 +1,18 @@
 """Swin transformer (Liu et al., ICCV 2021) with a LayerNorm on each output."""
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tarvis_jax.fields import Range, check_fields
 from tarvis_jax.model.backbones import layers
 
 _EPSILON = 1e-5
-_BLOCKED = -100.0  # added to the attention logits of cells that only the cyclic shift made neighbours
+_BLOCKED = -100.0  # added to the attention logits of cells that only the cyclic shift made neighbors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +29,17 @@ class SwinConfig:
       drop_path: stochastic depth the reference trains with.
     """
 
-    depths: tuple[int, ...]
-    channels: int
-    num_heads: tuple[int, ...]
-    window: int
-    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    depths: layers.Depths
+    channels: layers.Width
+    num_heads: layers.Stages
+    window: Annotated[int, Range(1, 64)]
+    pixel_mean: layers.Pixel = (123.675, 116.28, 103.53)
+    pixel_std: layers.Pixel = (58.395, 57.12, 57.375)
     unit_scale: bool = False
-    drop_path: float = 0.3
+    drop_path: Annotated[float, Range(0, 1, below_high=True)] = 0.3
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 def relative_position_index(window: int) -> np.ndarray:
@@ -182,7 +187,7 @@ class Swin(nnx.Module):
                 self.merges.append(PatchMerging(channels[i], **kwargs))
 
     def __call__(self, frames: jax.Array, *, rng_key: jax.Array | None = None) -> dict[int, jax.Array]:
-        """Normalised frames [F, H, W, 3] -> {stride: [F, H / stride, W / stride, C]} for 4, 8, 16, 32.
+        """Normalized frames [F, H, W, 3] -> {stride: [F, H / stride, W / stride, C]} for 4, 8, 16, 32.
 
         H and W are padded with zeros to a multiple of 4. A key turns stochastic depth on.
         """

@@ -11,7 +11,7 @@ The files that the reference starts from, and what their tensors are called ther
 Models of detectron2 and Mask2Former that contain such a backbone (under `backbone.` or `backbone.bottom_up.`) serve
 too, their other parts left out by a pattern.
 
-Colours: these see RGB images less ImageNet's mean, over its deviation, as our models do. Some of detectron2's see
+Colors: these see RGB images less ImageNet's mean, over its deviation, as our models do. Some of detectron2's see
 BGR with a deviation of 1; `channel_order` and `pixel_std` turn such a first convolution into ours.
 """
 
@@ -35,8 +35,9 @@ from tarvis_jax.model.backbones import (
     build_backbone,
 )
 from tarvis_jax.model.variables import Keys, flatten
+from tarvis_jax.weights.deferred import Deferred
 from tarvis_jax.weights.pytorch.files import StoredTensor, read_torch_file
-from tarvis_jax.weights.pytorch.mapping import Deferred, plan_weights
+from tarvis_jax.weights.pytorch.mapping import plan_weights
 from tarvis_jax.weights.pytorch.reference import check_backbone, check_state_dict
 from tarvis_jax.weights.pytorch.rules import backbone_rules
 from tarvis_jax.weights.report import Report, fits
@@ -119,7 +120,7 @@ def open_backbone(
             first = _first_convolution(config)
             if first not in variables:
                 raise ValueError(f"channel_order, pixel_std: there is no tensor for {first}")
-            variables[first] = _recoloured(variables[first], config, channel_order, pixel_std)
+            variables[first] = _recolored(variables[first], config, channel_order, pixel_std)
             notes.append(f"first convolution: from {channel_order}, divided by {pixel_std or 'our deviation'}, to ours")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
@@ -175,7 +176,7 @@ def _first_convolution(config: BackboneConfig) -> str:
     return "backbone/patch_embed/kernel" if isinstance(config, SwinConfig) else "backbone/reductions/0/kernel"
 
 
-def _recoloured(
+def _recolored(
     kernel: Deferred, config: BackboneConfig, channel_order: str, pixel_std: Sequence[float] | None
 ) -> Deferred:
     """The first convolution [h, w, 3, O] for our images, from one for images of another order and deviation."""
@@ -191,4 +192,4 @@ def _recoloured(
         # (x - mean) / theirs = (x - mean) / ours * (ours / theirs), and the padding is 0 on either side.
         return (np.asarray(kernel)[:, :, ::step] * (ours / theirs[::step])[:, None]).astype(kernel.dtype)
 
-    return Deferred(kernel.name, kernel.shape, kernel.dtype, make)
+    return dataclasses.replace(kernel, make=make)

@@ -1,45 +1,19 @@
 """Applies the conversion rules strictly: every tensor used once, every variable filled once, one error for all."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tarvis_jax.weights.pytorch.rules import Rule
+from tarvis_jax.weights.deferred import Deferred, deferred
+from tarvis_jax.weights.pytorch.rules import TensorRule
 from tarvis_jax.weights.report import Report, entry, fits
-
-
-@dataclasses.dataclass(frozen=True)
-class Deferred:
-    """An array whose shape and dtype are known and whose values are made by `np.asarray`.
-
-    Attributes:
-      name: of the tensor that the values come from, for messages.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    make: Callable[[], np.ndarray]
-
-    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        """The values.
-
-        Raises:
-          ValueError: some are not finite: with such weights every output would be NaN.
-        """
-        array = self.make()
-        if array.dtype.kind in "fc" and not (is_finite := np.isfinite(array)).all():
-            bad = array.size - np.count_nonzero(is_finite)
-            raise ValueError(f"tensor {self.name}: expected finite values, found {bad} of {array.size} NaN or infinite")
-        return array if dtype is None else array.astype(dtype, copy=False)
 
 
 def plan_weights(
     state_dict: Mapping[str, Any],
     expected: Mapping[str, Any],
-    rules: Sequence[Rule],
+    rules: Sequence[TensorRule],
     *,
     new: Sequence[str] = (),
     leave_out: Sequence[str] = (),
@@ -59,7 +33,7 @@ def plan_weights(
       leave_out: shell patterns of tensors that are not used, whatever the rules say.
       derived_may_lack: tensors that we derive need not be there.
       shown_names: what to call tensors in messages and in the report where that is not their key in `state_dict`.
-      source: for the report.
+      source: the file, for the report and for messages.
 
     Returns:
       {path: array to be read}, and the report.
@@ -101,7 +75,7 @@ def plan_weights(
                 f"expected {_describe(wanted)} in our layout, found {_describe(probe)}"
             )
             continue
-        planned[path] = Deferred(shown, probe.shape, probe.dtype, _reader(value, rule))
+        planned[path] = deferred(f"{source}: tensor {shown}".removeprefix(": "), probe, _reader(value, rule))
         loaded.append(entry(shown, value))
     fresh = []
     for path, variable in expected.items():
@@ -129,14 +103,14 @@ def plan_weights(
 
 
 def convert_weights(
-    state_dict: Mapping[str, Any], expected: Mapping[str, Any], rules: Sequence[Rule]
+    state_dict: Mapping[str, Any], expected: Mapping[str, Any], rules: Sequence[TensorRule]
 ) -> dict[str, np.ndarray]:
     """`plan_weights`, strictly, with the values read: {path: array}, exactly the variables of the model."""
     planned, _ = plan_weights(state_dict, expected, rules)
     return {path: np.asarray(value) for path, value in planned.items()}
 
 
-def export_weights(variables: Mapping[str, Any], rules: Sequence[Rule]) -> dict[str, Deferred]:
+def export_weights(variables: Mapping[str, Any], rules: Sequence[TensorRule]) -> dict[str, Deferred]:
     """Applies `rules` backwards: {path: array} to a state dict of the reference, derived tensors included.
 
     The values are made when asked for, so that a file can be written with one tensor in memory.
@@ -149,21 +123,21 @@ def export_weights(variables: Mapping[str, Any], rules: Sequence[Rule]) -> dict[
         probe = np.broadcast_to(np.zeros((), np.dtype(value.dtype)), tuple(value.shape))
         for rule, name in matches:
             like = rule.layout.to_torch(probe) if rule.derive is None else rule.derive(probe)
-            state_dict[name] = Deferred(path, like.shape, like.dtype, _writer(value, rule, like))
+            state_dict[name] = deferred(f"variable {path}", like, _writer(value, rule, like))
     return state_dict
 
 
-def _reader(value: Any, rule: Rule) -> Callable[[], np.ndarray]:
+def _reader(value: Any, rule: TensorRule) -> Callable[[], np.ndarray]:
     return lambda: rule.layout.to_jax(np.asarray(value))
 
 
-def _writer(value: Any, rule: Rule, like: np.ndarray) -> Callable[[], np.ndarray]:
+def _writer(value: Any, rule: TensorRule, like: np.ndarray) -> Callable[[], np.ndarray]:
     if rule.derive is not None:
         return lambda: like
     return lambda: np.ascontiguousarray(rule.layout.to_torch(np.asarray(value))).reshape(like.shape)
 
 
-def _missing_derived(state_dict: Mapping, variables: Mapping, rules: Sequence[Rule]) -> list[str]:
+def _missing_derived(state_dict: Mapping, variables: Mapping, rules: Sequence[TensorRule]) -> list[str]:
     names = {rule.torch_name(path) for rule in rules if rule.derive is not None for path in variables} - {None}
     return [f"missing tensor {name}" for name in sorted(names - set(state_dict))]
 

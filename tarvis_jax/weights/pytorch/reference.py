@@ -12,8 +12,9 @@ from tarvis_jax.datasets import DATASETS, class_counts
 from tarvis_jax.model.backbones import BACKBONES, ConvNextConfig, ResNetConfig, SwinConfig
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.variables import abstract_model, flatten
+from tarvis_jax.weights.deferred import Deferred
 from tarvis_jax.weights.pytorch.files import StoredTensor, read_torch_file
-from tarvis_jax.weights.pytorch.mapping import Deferred, convert_weights, export_weights, plan_weights
+from tarvis_jax.weights.pytorch.mapping import convert_weights, export_weights, plan_weights
 from tarvis_jax.weights.pytorch.rules import model_rules
 from tarvis_jax.weights.report import Report
 
@@ -22,20 +23,19 @@ def read_torch_checkpoint(path: str | pathlib.Path) -> tuple[dict[str, StoredTen
     """Opens a checkpoint of the reference and the `config.yaml` beside it, without PyTorch and without running code.
 
     Args:
-      path: the `.pth` file, {"model": state dict, ...}, or the folder of a release that has one such file.
+      path: the `.pth` file, {"model": state dict, ...}.
 
     Returns:
       The state dict, whose tensors are read when asked for, and the parsed configuration.
 
     Raises:
-      ValueError: the file is not such a checkpoint.
-      FileNotFoundError: the checkpoint or its config.yaml is absent.
+      ValueError: the file is not such a checkpoint, or it or its config.yaml is absent.
     """
-    path = checkpoint_file(path)
+    path = pathlib.Path(path)
     config_path = path.parent / "config.yaml"
     for file in (path, config_path):
         if not file.exists():
-            raise FileNotFoundError(f"{file}: expected a checkpoint of the reference with its config.yaml beside it")
+            raise ValueError(f"{file}: expected a checkpoint of the reference with its config.yaml beside it")
     content = read_torch_file(path)
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         found = sorted(map(str, content))[:10] if isinstance(content, dict) else type(content).__name__
@@ -49,21 +49,6 @@ def read_torch_checkpoint(path: str | pathlib.Path) -> tuple[dict[str, StoredTen
     if not isinstance(config, dict):
         raise ValueError(f"{config_path}: expected a mapping, found {type(config).__name__}")
     return state_dict, config
-
-
-def checkpoint_file(path: str | pathlib.Path) -> pathlib.Path:
-    """The `.pth` file at `path`: itself, or the only one of a release's folder.
-
-    Raises:
-      ValueError: the folder has none or several.
-    """
-    path = pathlib.Path(path)
-    if not path.is_dir():
-        return path
-    files = sorted(path.glob("*.pth"))
-    if len(files) != 1:
-        raise ValueError(f"{path}: expected a folder with one .pth file, found {[file.name for file in files]}")
-    return files[0]
 
 
 def check_state_dict(state_dict: Mapping[Any, Any], path: str | pathlib.Path) -> None:
@@ -166,7 +151,7 @@ def open_reference_checkpoint(path: str | pathlib.Path) -> tuple[ModelConfig, di
     Strict: every tensor is used exactly once and every variable is filled exactly once.
 
     Args:
-      path: the `.pth` file, with its config.yaml beside it, or the folder of both.
+      path: the `.pth` file, with its config.yaml beside it.
 
     Returns:
       The architecture; {path: array that `np.asarray` reads}; the report.
@@ -188,10 +173,7 @@ def open_reference_checkpoint(path: str | pathlib.Path) -> tuple[ModelConfig, di
 def load_reference_checkpoint(path: str | pathlib.Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     """`open_reference_checkpoint` with the values read; `variables.fill` makes the model."""
     model_config, variables, _ = open_reference_checkpoint(path)
-    try:
-        return model_config, {name: np.asarray(value) for name, value in variables.items()}
-    except ValueError as error:  # values that are not finite
-        raise ValueError(f"{path}: {error}") from None
+    return model_config, {name: np.asarray(value) for name, value in variables.items()}
 
 
 def from_reference_state_dict(state_dict: Mapping[str, Any], config: ModelConfig) -> dict[str, np.ndarray]:

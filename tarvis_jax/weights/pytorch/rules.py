@@ -35,7 +35,7 @@ CONV = _permutation(2, 3, 1, 0)  # OIHW -> HWIO; depthwise too: O1HW -> HW1O
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class TensorRule:
     """One tensor (or family of tensors) of the reference and its place in our model.
 
     Attributes:
@@ -71,22 +71,22 @@ def _translate(source: str, target: str, name: str) -> str | None:
     return target.format(**match.groupdict()) if match else None
 
 
-def affine(torch: str, jax: str) -> list[Rule]:
+def affine(torch: str, jax: str) -> list[TensorRule]:
     """Scale and bias of a norm."""
-    return [Rule(f"{torch}.weight", f"{jax}/scale"), Rule(f"{torch}.bias", f"{jax}/bias")]
+    return [TensorRule(f"{torch}.weight", f"{jax}/scale"), TensorRule(f"{torch}.bias", f"{jax}/bias")]
 
 
-def linear(torch: str, jax: str) -> list[Rule]:
+def linear(torch: str, jax: str) -> list[TensorRule]:
     """Weight and bias of a dense layer."""
-    return [Rule(f"{torch}.weight", f"{jax}/kernel", LINEAR), Rule(f"{torch}.bias", f"{jax}/bias")]
+    return [TensorRule(f"{torch}.weight", f"{jax}/kernel", LINEAR), TensorRule(f"{torch}.bias", f"{jax}/bias")]
 
 
-def conv(torch: str, jax: str) -> list[Rule]:
+def conv(torch: str, jax: str) -> list[TensorRule]:
     """Weight and bias of a convolution, depthwise ones included."""
-    return [Rule(f"{torch}.weight", f"{jax}/kernel", CONV), Rule(f"{torch}.bias", f"{jax}/bias")]
+    return [TensorRule(f"{torch}.weight", f"{jax}/kernel", CONV), TensorRule(f"{torch}.bias", f"{jax}/bias")]
 
 
-def backbone_rules(config: BackboneConfig) -> list[Rule]:
+def backbone_rules(config: BackboneConfig) -> list[TensorRule]:
     """Rules of the backbone; those that differ between the families go by the type of the config."""
     if isinstance(config, ResNetConfig):
         return _resnet_rules()
@@ -96,13 +96,13 @@ def backbone_rules(config: BackboneConfig) -> list[Rule]:
     return _convnext_rules()
 
 
-def _resnet_rules() -> list[Rule]:
-    def conv_and_norm(torch: str, jax: str) -> list[Rule]:
+def _resnet_rules() -> list[TensorRule]:
+    def conv_and_norm(torch: str, jax: str) -> list[TensorRule]:
         return [
-            Rule(f"{torch}.weight", f"{jax}/kernel", CONV),
+            TensorRule(f"{torch}.weight", f"{jax}/kernel", CONV),
             *affine(f"{torch}.norm", f"{jax}/norm"),
-            Rule(f"{torch}.norm.running_mean", f"{jax}/norm/mean"),
-            Rule(f"{torch}.norm.running_var", f"{jax}/norm/var"),
+            TensorRule(f"{torch}.norm.running_mean", f"{jax}/norm/mean"),
+            TensorRule(f"{torch}.norm.running_var", f"{jax}/norm/var"),
         ]
 
     rules = conv_and_norm("backbone.backbone.stem.conv1", "backbone/stem/0")
@@ -113,7 +113,7 @@ def _resnet_rules() -> list[Rule]:
     return rules
 
 
-def _swin_rules() -> list[Rule]:
+def _swin_rules() -> list[TensorRule]:
     block, our_block = "backbone.backbone.layers.{i}.blocks.{j}", "backbone/stages/{i}/{j}"
     merge, our_merge = "backbone.backbone.layers.{i}.downsample", "backbone/merges/{i}"
     return [
@@ -123,14 +123,14 @@ def _swin_rules() -> list[Rule]:
         *affine(f"{block}.norm2", f"{our_block}/norm2"),
         *linear(f"{block}.attn.qkv", f"{our_block}/attention/qkv"),
         *linear(f"{block}.attn.proj", f"{our_block}/attention/out"),
-        Rule(f"{block}.attn.relative_position_bias_table", f"{our_block}/attention/position_bias"),
-        Rule(
+        TensorRule(f"{block}.attn.relative_position_bias_table", f"{our_block}/attention/position_bias"),
+        TensorRule(
             f"{block}.attn.relative_position_index", f"{our_block}/attention/position_bias", derive=_index_of_bias_table
         ),
         *linear(f"{block}.mlp.fc1", f"{our_block}/linear1"),
         *linear(f"{block}.mlp.fc2", f"{our_block}/linear2"),
         *affine(f"{merge}.norm", f"{our_merge}/norm"),
-        Rule(f"{merge}.reduction.weight", f"{our_merge}/linear/kernel", LINEAR),
+        TensorRule(f"{merge}.reduction.weight", f"{our_merge}/linear/kernel", LINEAR),
         *(rule for i in range(4) for rule in affine(f"backbone.backbone.norm{i}", f"backbone/output_norms/{i}")),
     ]
 
@@ -140,16 +140,16 @@ def _index_of_bias_table(table: np.ndarray) -> np.ndarray:
     return relative_position_index(window)
 
 
-def _convnext_rules() -> list[Rule]:
+def _convnext_rules() -> list[TensorRule]:
     block, our_block = "backbone.backbone.stages.{i}.{j}", "backbone/stages/{i}/{j}"
     rules = [
         *conv(f"{block}.dwconv", f"{our_block}/depthwise"),
         *affine(f"{block}.norm", f"{our_block}/norm"),
         *linear(f"{block}.pwconv1", f"{our_block}/linear1"),
         *linear(f"{block}.pwconv2", f"{our_block}/linear2"),
-        Rule(f"{block}.gamma", f"{our_block}/layer_scale"),
+        TensorRule(f"{block}.gamma", f"{our_block}/layer_scale"),
     ]
-    for i in range(4):  # the stem normalises after its convolution, the other reductions before
+    for i in range(4):  # the stem normalizes after its convolution, the other reductions before
         conv_index, norm_index = (0, 1) if i == 0 else (1, 0)
         reduction = f"backbone.backbone.downsample_layers.{i}"
         rules += conv(f"{reduction}.{conv_index}", f"backbone/reductions/{i}")
@@ -158,11 +158,11 @@ def _convnext_rules() -> list[Rule]:
     return rules
 
 
-def model_rules(config: ModelConfig) -> list[Rule]:
+def model_rules(config: ModelConfig) -> list[TensorRule]:
     """Rules of the whole model."""
     return [
-        Rule("pixel_mean", "pixel_mean"),
-        Rule("pixel_std", "pixel_std"),
+        TensorRule("pixel_mean", "pixel_mean"),
+        TensorRule("pixel_std", "pixel_std"),
         *backbone_rules(backbone_config(config.backbone)),
         *_neck_rules(),
         *_query_rules(),
@@ -171,24 +171,24 @@ def model_rules(config: ModelConfig) -> list[Rule]:
     ]
 
 
-def attention(torch: str, jax: str) -> list[Rule]:
+def attention(torch: str, jax: str) -> list[TensorRule]:
     """Multi-head attention with fused query, key and value projections."""
     return [
-        Rule(f"{torch}.in_proj_weight", f"{jax}/in_proj/kernel", LINEAR),
-        Rule(f"{torch}.in_proj_bias", f"{jax}/in_proj/bias"),
+        TensorRule(f"{torch}.in_proj_weight", f"{jax}/in_proj/kernel", LINEAR),
+        TensorRule(f"{torch}.in_proj_bias", f"{jax}/in_proj/bias"),
         *linear(f"{torch}.out_proj", f"{jax}/out_proj"),
     ]
 
 
-def _neck_rules() -> list[Rule]:
+def _neck_rules() -> list[TensorRule]:
     torch, encoder = "backbone.fpn", "backbone.fpn.transformer.encoder"
     deformable, temporal = f"{encoder}.layers.{{i}}", f"{encoder}.temporal_layers.{{i}}"
     ours, our_deformable, our_temporal = "neck", "neck/layers/{i}/deformable", "neck/layers/{i}/temporal"
     rules = [
         *conv(f"{torch}.input_proj.{{i}}.0", f"{ours}/input_proj/{{i}}/conv"),
         *affine(f"{torch}.input_proj.{{i}}.1", f"{ours}/input_proj/{{i}}/norm"),
-        Rule(f"{torch}.transformer.level_embed", f"{ours}/level_embed"),
-        Rule(f"{torch}.transformer.level_embed_3d", f"{ours}/level_embed_3d"),
+        TensorRule(f"{torch}.transformer.level_embed", f"{ours}/level_embed"),
+        TensorRule(f"{torch}.transformer.level_embed_3d", f"{ours}/level_embed_3d"),
         *attention(f"{temporal}.self_attn", f"{our_temporal}/attention"),
         *conv(f"{torch}.mask_features", f"{ours}/mask_features"),
     ]
@@ -200,46 +200,46 @@ def _neck_rules() -> list[Rule]:
         rules += linear(f"{layer}.linear2", f"{our_layer}/ffn/linear2")
         rules += affine(f"{layer}.norm2", f"{our_layer}/ffn/norm")
     for name, our_name in (("adapter_1", "adapter"), ("layer_1", "output_conv")):
-        rules.append(Rule(f"{torch}.{name}.weight", f"{ours}/{our_name}/conv/kernel", CONV))
+        rules.append(TensorRule(f"{torch}.{name}.weight", f"{ours}/{our_name}/conv/kernel", CONV))
         rules += affine(f"{torch}.{name}.norm", f"{ours}/{our_name}/norm")
     return rules
 
 
-def _query_rules() -> list[Rule]:
+def _query_rules() -> list[TensorRule]:
     names = ("semantic", "background", "background_vos", "instance", "vos")
-    return [Rule(f"embedding_container._{name}_queries", f"queries/{name}") for name in names]
+    return [TensorRule(f"embedding_container._{name}_queries", f"queries/{name}") for name in names]
 
 
-def _decoder_rules() -> list[Rule]:
+def _decoder_rules() -> list[TensorRule]:
     self_attention, cross_attention, ffn = (
         f"decoder.transformer_{part}_layers.{{i}}" for part in ("self_attention", "cross_attention", "ffn")
     )
     return [
         *attention(f"{cross_attention}.multihead_attn._attn", "decoder/layers/{i}/cross_attention"),
         *affine(f"{cross_attention}.norm", "decoder/layers/{i}/cross_norm"),
-        Rule(f"{cross_attention}.multihead_attn.scaling_factors", "decoder/layers/{i}/mask_factors"),
+        TensorRule(f"{cross_attention}.multihead_attn.scaling_factors", "decoder/layers/{i}/mask_factors"),
         *attention(f"{self_attention}.self_attn", "decoder/layers/{i}/self_attention"),
         *affine(f"{self_attention}.norm", "decoder/layers/{i}/self_norm"),
         *linear(f"{ffn}.linear1", "decoder/layers/{i}/ffn/linear1"),
         *linear(f"{ffn}.linear2", "decoder/layers/{i}/ffn/linear2"),
         *affine(f"{ffn}.norm", "decoder/layers/{i}/ffn/norm"),
         *affine("decoder.decoder_norm", "decoder/norm"),
-        Rule("decoder.scale_embed.weight", "decoder/scale_embed"),
+        TensorRule("decoder.scale_embed.weight", "decoder/scale_embed"),
         *linear("decoder.mask_embeds.{group}.layers.{i}", "decoder/mask_embeds/{group}/layers/{i}"),
         *linear("decoder.proj_layers.{group}", "decoder/class_projections/{group}"),
     ]
 
 
-def _object_encoder_rules(config: ModelConfig) -> list[Rule]:
+def _object_encoder_rules(config: ModelConfig) -> list[TensorRule]:
     torch, layer = "vos_query_extractor", "object_encoder/layers/{i}"
     background = "object_encoder/background_embedding"
     point_mlp = f"{torch}.point_vos_query_extractor.layers"  # counts the activations between the dense layers, too
     return [
         *(rule for i in range(3) for rule in linear(f"{point_mlp}.{2 * i}", f"object_encoder/point_mlp/layers/{i}")),
-        Rule(f"{torch}.bg_query_embed", background),
-        Rule(f"{torch}.bg_grid_size", background, derive=lambda _: np.asarray(config.background_grid, np.int64)),
-        Rule(f"{torch}.mask_object_query_embed", "object_encoder/mask_embedding"),
-        Rule(f"{torch}.point_object_query_embed", "object_encoder/point_embedding"),
+        TensorRule(f"{torch}.bg_query_embed", background),
+        TensorRule(f"{torch}.bg_grid_size", background, derive=lambda _: np.asarray(config.background_grid, np.int64)),
+        TensorRule(f"{torch}.mask_object_query_embed", "object_encoder/mask_embedding"),
+        TensorRule(f"{torch}.point_object_query_embed", "object_encoder/point_embedding"),
         *attention(f"{torch}.cross_attn_layers.{{i}}.attn", f"{layer}/cross_attention"),
         *affine(f"{torch}.cross_attn_layers.{{i}}.norm", f"{layer}/cross_norm"),
         *attention(f"{torch}.self_attn_layers.{{i}}.attn", f"{layer}/self_attention"),

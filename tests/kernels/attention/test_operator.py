@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kernels.attention.biases import HardMaskBias, KeyCountBias, KeyPaddingBias, SoftMaskBias
 from kernels.attention.limits import CPU_LOGIT_BYTES, GPU_LOGIT_BYTES, TPU_LOGIT_BYTES
 from kernels.attention.operator import attend, attend_at_once
-from kernels.attention.rules import InsideMask, Multiset, OnlyKeys, TowardsMask
 from kernels.attention.tokens import Projections, Tokens
 
 B, Q, S, C, M, D = 2, 5, 500, 12, 4, 3
@@ -43,7 +43,7 @@ def inputs(dtype: str = "float32"):
 
 
 @kept
-def rules():
+def biases():
     """One of each kind, with queries that may look at nothing, and one that may only look at the last token."""
     rng = np.random.default_rng(1)
     only = (rng.random((B, S)) < 0.3) & (np.arange(B) > 0)[:, None]  # nothing at all in the first clip
@@ -59,10 +59,10 @@ def rules():
     factors = np.array([32.0, 16.0, 8.0, 4.0], np.float32)
     return {
         "everything": None,
-        "only": OnlyKeys(jnp.asarray(only)),
-        "inside": InsideMask(jnp.asarray(embeddings), jnp.asarray(features)),
-        "towards": TowardsMask(jnp.asarray(embeddings), jnp.asarray(features), jnp.asarray(factors)),
-        "multiset": Multiset(jnp.asarray(counts)),
+        "only": KeyPaddingBias(jnp.asarray(only)),
+        "inside": HardMaskBias(jnp.asarray(embeddings), jnp.asarray(features)),
+        "towards": SoftMaskBias(jnp.asarray(embeddings), jnp.asarray(features), jnp.asarray(factors)),
+        "multiset": KeyCountBias(jnp.asarray(counts)),
     }
 
 
@@ -74,7 +74,7 @@ def chunked(max_tokens: int):
     return functools.partial(attend, max_bytes=4 * M * Q * max_tokens)
 
 
-def slow(query, tokens, projections, rule) -> np.ndarray:
+def slow(query, tokens, projections, bias) -> np.ndarray:
     """The definition in float64, one query and head at a time."""
     features, positions = np.float64(tokens.features), np.float64(tokens.positions)
     key = (features + positions) @ np.float64(projections.key_kernel) + np.float64(projections.key_bias)
@@ -83,14 +83,14 @@ def slow(query, tokens, projections, rule) -> np.ndarray:
     out = np.zeros((B, Q, M, D))
     for b, q, m in np.ndindex(B, Q, M):
         weights = np.exp(key[b, :, m] @ np.float64(query[b, q, m]) / np.sqrt(D))
-        if isinstance(rule, OnlyKeys):
-            factors = np.array(rule.allowed[b], float)
-        elif isinstance(rule, Multiset):
-            factors = np.array(rule.counts[b, q], float)
-        elif rule is not None:
-            logits = np.float64(rule.features[b]) @ np.float64(rule.embeddings[b, q])
+        if isinstance(bias, KeyPaddingBias):
+            factors = np.array(bias.allowed[b], float)
+        elif isinstance(bias, KeyCountBias):
+            factors = np.array(bias.counts[b, q], float)
+        elif bias is not None:
+            logits = np.float64(bias.features[b]) @ np.float64(bias.embeddings[b, q])
             probs = 1 / (1 + np.exp(-logits))
-            factors = np.exp(float(rule.factors[m]) * probs) if isinstance(rule, TowardsMask) else probs >= 0.5
+            factors = np.exp(float(bias.factors[m]) * probs) if isinstance(bias, SoftMaskBias) else probs >= 0.5
         else:
             factors = np.ones(S)
         weights = weights * (factors if factors.any() else 1.0)
@@ -100,18 +100,18 @@ def slow(query, tokens, projections, rule) -> np.ndarray:
 
 @pytest.mark.parametrize("name", RULES)
 def test_all_at_once_is_the_definition(name):
-    found = jax.jit(attend_at_once)(*inputs(), rules()[name])
-    np.testing.assert_allclose(found, slow(*inputs(), rules()[name]), atol=1e-5)
+    found = jax.jit(attend_at_once)(*inputs(), biases()[name])
+    np.testing.assert_allclose(found, slow(*inputs(), biases()[name]), atol=1e-5)
 
 
 @pytest.mark.parametrize("max_tokens", [128, 256])  # 500 tokens: 4 and 2 chunks, the last overlaps the one before
 @pytest.mark.parametrize("name", RULES)
 def test_chunks_change_nothing(name, max_tokens):
-    rule = rules()[name]
+    bias = biases()[name]
     out_grad = normal(np.random.default_rng(2), B, Q, M, D)
 
     def outputs_and_grads(function):
-        out, pull_back = jax.vjp(lambda *args: function(*args, rule), *inputs())
+        out, pull_back = jax.vjp(lambda *args: function(*args, bias), *inputs())
         return out, pull_back(out_grad)
 
     expected = jax.jit(lambda: outputs_and_grads(attend_at_once))()
@@ -123,30 +123,30 @@ def test_chunks_change_nothing(name, max_tokens):
 
 def test_chunks_in_bfloat16():
     """Not less precise than all at once: both round logits' factors and weights to 8 bits."""
-    rule = rules()["towards"]
-    exact = slow(*inputs(), rule)
-    outs = [jax.jit(function)(*inputs("bfloat16"), rule) for function in (attend_at_once, chunked(128))]
+    bias = biases()["towards"]
+    exact = slow(*inputs(), bias)
+    outs = [jax.jit(function)(*inputs("bfloat16"), bias) for function in (attend_at_once, chunked(128))]
     assert {out.dtype for out in outs} == {jnp.dtype("bfloat16")}
     at_once, in_chunks = (np.linalg.norm(np.float64(out) - exact) for out in outs)
     assert in_chunks < 1.5 * at_once < 0.05 * np.linalg.norm(exact)
 
 
 def test_rules_get_no_gradient():
-    rule = rules()["towards"]
+    bias = biases()["towards"]
     for function in (attend_at_once, chunked(128)):
-        grads = jax.jit(jax.grad(lambda rule, function=function: function(*inputs(), rule).sum()))(rule)
+        grads = jax.jit(jax.grad(lambda bias, function=function: function(*inputs(), bias).sum()))(bias)
         assert not any(x.any() for x in jax.tree.leaves(grads))
 
 
 def test_maps_over_a_leading_axis():
     """As `jax.lax.map` with a batch size does."""
-    rule = rules()["inside"]
+    bias = biases()["inside"]
     query, tokens, projections = inputs()
-    grads = jax.grad(lambda query, rule: chunked(128)(query, tokens, projections, rule).sum())
-    stacked = jax.tree.map(lambda x: jnp.stack([x, -x]), (query, rule.embeddings))
-    found = jax.jit(jax.vmap(lambda query, embeddings: grads(query, InsideMask(embeddings, rule.features))))(*stacked)
+    grads = jax.grad(lambda query, bias: chunked(128)(query, tokens, projections, bias).sum())
+    stacked = jax.tree.map(lambda x: jnp.stack([x, -x]), (query, bias.embeddings))
+    found = jax.jit(jax.vmap(lambda query, embeddings: grads(query, HardMaskBias(embeddings, bias.features))))(*stacked)
     for sign, one in zip((1, -1), found, strict=True):
-        expected = grads(sign * query, InsideMask(sign * rule.embeddings, rule.features))
+        expected = grads(sign * query, HardMaskBias(sign * bias.embeddings, bias.features))
         np.testing.assert_allclose(one, expected, atol=1e-5 * np.abs(expected).max())
 
 
@@ -160,7 +160,7 @@ def test_no_buffer_holds_the_logits(platform, limit, gradient):
     shape = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
     tokens = Tokens(shape(1, num_tokens, 256), shape(1, num_tokens, 256))
     projections = Projections(shape(256, 256), shape(256), shape(256, 256), shape(256), num_heads=heads)
-    rule = InsideMask(shape(1, num_queries, 256), shape(1, num_tokens, 256))
+    bias = HardMaskBias(shape(1, num_queries, 256), shape(1, num_tokens, 256))
     query = shape(1, num_queries, heads, 32)
 
     def run(*args):
@@ -168,7 +168,7 @@ def test_no_buffer_holds_the_logits(platform, limit, gradient):
             return attend(*args)
         return jax.grad(lambda *args: attend(*args).sum(), argnums=(0, 1, 2))(*args)
 
-    lowered = jax.jit(run).trace(query, tokens, projections, rule).lower(lowering_platforms=(platform,))
+    lowered = jax.jit(run).trace(query, tokens, projections, bias).lower(lowering_platforms=(platform,))
     shapes = [tuple(map(int, dims.split("x"))) for dims in re.findall(r"tensor<([\dx]+)x[a-z]\w*>", lowered.as_text())]
     sizes = {shape: 4 * int(np.prod(shape)) for shape in shapes if num_queries in shape}
     assert limit / 2 < max(sizes.values()) <= limit, max(sizes, key=sizes.get)

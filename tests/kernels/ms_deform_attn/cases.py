@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from kernels.ms_deform_attn import reference as oracle
 from kernels.ms_deform_attn.backends import BACKENDS
+from tests.kernels.ms_deform_attn import oracle
 
 LevelShapes = tuple[tuple[int, int], ...]
 
@@ -42,7 +42,7 @@ class Case:
     value_dtype: str = "float32"
     offsets_dtype: str = "float32"
     softmax: bool = True
-    reference_on_centres: bool = False
+    reference_on_centers: bool = False
     has_kinks: bool = False
     bad: tuple[str, float, int] | None = None
 
@@ -55,7 +55,7 @@ _OFFSETS = {
     "inside": lambda rng, shape: rng.uniform(-0.4, 0.4, shape),
     "spread": lambda rng, shape: rng.normal(0, 4, shape),
     "whole pixels": lambda rng, shape: rng.integers(-4, 5, shape).astype(float),
-    # From the centre of a cell never near a kink, where rounding decides which gradient is meant.
+    # From the center of a cell never near a kink, where rounding decides which gradient is meant.
     "between pixels": lambda rng, shape: rng.integers(-4, 4, shape) + rng.uniform(0.1, 0.9, shape),
     "borders": lambda rng, shape: rng.choice([-1.0, -0.5, 0.0, 0.5, 12.0, 12.5, 13.0], shape),
     "far outside": lambda rng, shape: rng.choice([-1e3, 40.0, 1e6], shape),
@@ -66,8 +66,8 @@ _OFFSETS = {
 CASES = {
     "inside": Case("inside"),
     "spread": Case("spread"),
-    "whole pixels": Case("whole pixels", reference_on_centres=True, has_kinks=True),
-    "borders": Case("borders", reference_on_centres=True, has_kinks=True),
+    "whole pixels": Case("whole pixels", reference_on_centers=True, has_kinks=True),
+    "borders": Case("borders", reference_on_centers=True, has_kinks=True),
     "far outside": Case("far outside"),
     "huge": Case("huge"),
     "one pixel": Case("inside", level_shapes=((1, 1),), num_points=1),
@@ -96,7 +96,7 @@ def make_inputs(case: Case, seed: int = 7) -> dict[str, np.ndarray]:
     num_cells = sum(height * width for height, width in case.level_shapes)
     sizes_wh = np.array([(width, height) for height, width in case.level_shapes])
     reference = rng.uniform(0, 1, (case.num_queries, levels, 2))
-    if case.reference_on_centres:
+    if case.reference_on_centers:
         reference = ((reference * sizes_wh).astype(int) + 0.5) / sizes_wh
     if case.offsets == "borders":
         reference = np.broadcast_to(0.5 / sizes_wh, reference.shape).copy()

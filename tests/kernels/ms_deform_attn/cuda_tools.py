@@ -17,7 +17,7 @@ USUAL_KERNELS = HERE / "cuda_usual_kernels.cu"
 
 
 def build_emulation(folder: pathlib.Path) -> pathlib.Path:
-    """Compiles the library for the CPU (cuda_emulation.h); undefined behaviour traps."""
+    """Compiles the library for the CPU (cuda_emulation.h); undefined behavior traps."""
     path = folder / "emulation.so"
     command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", str(HERE / "cuda_emulation.cc"), "-o", str(path)]
     command += ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]

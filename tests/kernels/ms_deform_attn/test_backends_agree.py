@@ -24,7 +24,7 @@ def test_agrees_with_xla(name, dtype, resolution):
     levels = RESOLUTIONS[resolution]
     case = cases.Case(
         "between pixels",
-        reference_on_centres=True,
+        reference_on_centers=True,
         level_shapes=levels,
         num_queries=sum(h * w for h, w in levels),
         value_dtype=dtype,

@@ -33,9 +33,9 @@ CASES = cases.CASES | {
     "usual": _USUAL,
     "usual, query per cell": dataclasses.replace(_USUAL, num_queries=_NUM_CELLS),
     "usual, whole pixels": dataclasses.replace(
-        _USUAL, offsets="whole pixels", num_queries=_NUM_CELLS, reference_on_centres=True, has_kinks=True
+        _USUAL, offsets="whole pixels", num_queries=_NUM_CELLS, reference_on_centers=True, has_kinks=True
     ),
-    "usual, borders": dataclasses.replace(_USUAL, offsets="borders", reference_on_centres=True, has_kinks=True),
+    "usual, borders": dataclasses.replace(_USUAL, offsets="borders", reference_on_centers=True, has_kinks=True),
     "usual, huge": dataclasses.replace(_USUAL, offsets="huge"),
     "usual, weights given": dataclasses.replace(_USUAL, softmax=False),
     "usual, bfloat16 values": dataclasses.replace(_USUAL, value_dtype="bfloat16"),
@@ -121,7 +121,7 @@ def test_real_size_equals_the_xla_back_end(gpu):
     case = dataclasses.replace(
         _USUAL,
         offsets="between pixels",
-        reference_on_centres=True,
+        reference_on_centers=True,
         batch=3,
         num_queries=9408,
         level_shapes=((16, 28), (32, 56), (64, 112)),

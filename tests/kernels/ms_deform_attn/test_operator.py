@@ -68,21 +68,21 @@ def test_gradients_are_those_of_finite_differences():
     """At offsets that stay a quarter of a pixel away from the kinks."""
     value, offsets, scores, reference = arrays_of(CASE)
     sizes_wh = jnp.array([(w, h) for h, w in LEVEL_SHAPES], jnp.float32)
-    reference = (jnp.floor(reference * sizes_wh) + 0.5) / sizes_wh  # centres of cells
+    reference = (jnp.floor(reference * sizes_wh) + 0.5) / sizes_wh  # centers of cells
     offsets = jnp.floor(offsets) + 0.25 + 0.5 * (offsets - jnp.floor(offsets))
     check_grads(fused, (value, offsets, scores, reference), order=1, modes=["rev"], eps=5e-3, atol=2e-2, rtol=2e-2)
 
 
 def test_gradient_on_a_whole_pixel_is_the_one_to_the_right():
-    """Offsets are whole pixels at initialisation, so this is what training starts with."""
+    """Offsets are whole pixels at initialization, so this is what training starts with."""
     shape = (3, 4)
     value = np.random.default_rng(0).normal(size=(1, 12, 1, 1)).astype(np.float32)
     grid = value.reshape(shape)
 
     def loss(offset):
         offsets = offset.reshape(1, 1, 1, 1, 1, 2)
-        logits, centre = jnp.zeros((1, 1, 1, 1, 1)), jnp.array([[1.5 / 4, 1.5 / 3]])
-        return ms_deform_attn(value, offsets, logits, centre, (shape,)).sum()
+        logits, center = jnp.zeros((1, 1, 1, 1, 1)), jnp.array([[1.5 / 4, 1.5 / 3]])
+        return ms_deform_attn(value, offsets, logits, center, (shape,)).sum()
 
     expected = [grid[1, 2] - grid[1, 1], grid[2, 1] - grid[1, 1]]
     np.testing.assert_allclose(jax.jit(jax.grad(loss))(jnp.zeros(2)), expected, rtol=1e-6)
@@ -179,28 +179,25 @@ def lowered(platform: str, **kwargs) -> str:
 
 
 @pytest.fixture
-def log(monkeypatch, caplog):
-    """Lines logged about back ends; no environment variable."""
-    monkeypatch.delenv(backends.ENVIRONMENT_VARIABLE, raising=False)
+def log(caplog):
+    """Lines logged about back ends."""
     backends._log_choice.cache_clear()
     caplog.set_level(logging.INFO)
     return lambda: [r.getMessage() for r in caplog.records if r.name == backends.__name__]
 
 
-def test_choice_is_the_argument_then_the_environment_then_the_platform(monkeypatch, log):
+def test_choice_is_the_argument_then_the_platform(log):
     lowered("cpu")
     lowered("cpu")
-    monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, "xla_deterministic")
-    lowered("cpu")
+    lowered("cpu", backend="xla_deterministic")
     lowered("cpu", backend="xla")
     assert log() == [
         "ms_deform_attn: back end xla on cpu (platform default)",
-        "ms_deform_attn: back end xla_deterministic on cpu (environment variable TARVIS_MS_DEFORM_ATTN)",
+        "ms_deform_attn: back end xla_deterministic on cpu (argument)",
         "ms_deform_attn: back end xla on cpu (argument)",
     ]
-    monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, "pallas")
-    with pytest.raises(ValueError, match=r"environment variable.*'pallas'; known: \['cuda', .*'xla_deterministic'\]"):
-        lowered("cpu")
+    with pytest.raises(ValueError, match=r"'pallas'; known: \['cuda', .*'xla_deterministic'\]"):
+        lowered("cpu", backend="pallas")
 
 
 def test_choice_follows_the_platform_that_is_compiled_for(monkeypatch, log):

@@ -96,7 +96,6 @@ def choice_on_a_gpu(caplog) -> tuple[str, list[str]]:
 
 
 def test_plain_xla_where_pallas_does_not_know_the_gpu(monkeypatch, caplog):
-    monkeypatch.delenv(backends.ENVIRONMENT_VARIABLE, raising=False)
     monkeypatch.setattr(cuda_backend, "supports", lambda *args, **kwargs: "no nvcc")
 
     def unknown():  # as in JAX 0.11.0 on such a GPU

@@ -24,7 +24,7 @@ _CLASSES = {swin.SwinConfig: Swin, backbones.ConvNextConfig: ConvNext, ResNetCon
 
 
 def _make(config, *, compute_dtype="float32", drop_path=0.0, remat=False):
-    """A backbone with arbitrary weights; drawing them with numpy saves compiling the initialisers."""
+    """A backbone with arbitrary weights; drawing them with numpy saves compiling the initializers."""
     kwargs = {"compute_dtype": jnp.dtype(compute_dtype), "drop_path": drop_path, "remat": remat}
     model = nnx.eval_shape(lambda: _CLASSES[type(config)](config, **kwargs, rngs=nnx.Rngs(0)))
     rng = np.random.default_rng(0)
@@ -57,10 +57,15 @@ def test_unknown_name_is_an_error():
 
 
 @pytest.mark.parametrize(
-    "change", [{"block": "wide"}, {"norm": "batch"}, {"max_pool": True}], ids=lambda change: next(iter(change))
+    "change, message",
+    [
+        ({"block": "wide"}, "block: expected one of 'bottleneck', 'basic', found 'wide'"),
+        ({"norm": "batch"}, "norm: expected one of 'frozen_batch_norm', 'group_norm', found 'batch'"),
+        ({"max_pool": True}, "ResNetConfig"),
+    ],
 )
-def test_bad_resnet_config_is_an_error(change):
-    with pytest.raises(ValueError, match="ResNetConfig"):
+def test_bad_resnet_config_is_an_error(change, message):
+    with pytest.raises(ValueError, match=message):
         dataclasses.replace(_RESNET, **change)
 
 

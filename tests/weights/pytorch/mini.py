@@ -7,6 +7,7 @@ import numpy as np
 from flax import nnx
 
 from tarvis_jax.model import backbones
+from tarvis_jax.model.config import BACKBONE_FAMILIES
 from tarvis_jax.model.variables import Keys, flatten
 from tarvis_jax.weights.pytorch import rules
 from tarvis_jax.weights.pytorch.mapping import export_weights
@@ -22,6 +23,7 @@ def register(monkeypatch) -> None:
     """Makes the small backbones known for the time of a test."""
     for name, config in CONFIGS.items():
         monkeypatch.setitem(backbones.BACKBONES, name, config)
+        monkeypatch.setitem(BACKBONE_FAMILIES, name, "mini")
 
 
 def variables(name: str) -> dict[str, np.ndarray]:

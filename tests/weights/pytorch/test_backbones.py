@@ -108,7 +108,7 @@ def test_missing_tensor_needs_a_pattern(values, tmp_path):
     assert len(found) == len(values["ResNetMini"]) - 1
 
 
-def test_another_backbone_is_recognised(values, tmp_path):
+def test_another_backbone_is_recognized(values, tmp_path):
     _save(tmp_path / "a.pth", "bare zip", mini.reference_names("SwinMini", values["SwinMini"]))
     with pytest.raises(ValueError, match="expected ConvNextMini, but it looks like SwinMini"):
         open_backbone(tmp_path / "a.pth", "ConvNextMini")

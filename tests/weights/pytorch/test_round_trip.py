@@ -120,11 +120,11 @@ def test_finetuning_starts_from_a_pretraining_checkpoint(releases):
     config = ModelConfig("SwinTiny")
     structure = ModelStructure(config)
 
-    class State:
-        params = {name: np.full(v.shape, 0.125, v.dtype) for name, v in structure.params.items()}
-        frozen = {name: np.full(v.shape, 0.125, v.dtype) for name, v in structure.frozen.items()}
-
-    params, frozen, report = load_initial_weights(folder / "000100.pth", config, State)
+    state = (
+        {name: np.full(v.shape, 0.125, v.dtype) for name, v in group.items()}
+        for group in (structure.params, structure.frozen)
+    )
+    params, frozen, report = load_initial_weights(folder / "000100.pth", config, *state)
     assert params.keys() == structure.params.keys() and frozen.keys() == structure.frozen.keys()
     table, theirs = params["queries/semantic"], weights[TABLE]
     np.testing.assert_array_equal(table[0], theirs[0])
@@ -147,9 +147,8 @@ def test_an_architecture_that_the_reference_lacks_is_refused(tmp_path):
     assert not (tmp_path / "a.pth").exists()
 
 
-def test_another_config_is_not_overwritten(tmp_path, capsys):
-    pretrained.save_safetensors({"a": np.zeros(1, np.float32)}, ModelConfig(), tmp_path / "ours")
+def test_another_config_is_not_overwritten(releases, tmp_path, capsys):
     (tmp_path / "config.yaml").write_text("of: another model")
-    assert run(main, ["to-pytorch", str(tmp_path / "ours"), str(tmp_path / "a.pth")]) == 2
+    assert run(main, ["to-pytorch", str(releases["SwinTiny"][0]), str(tmp_path / "a.pth")]) == 2
     assert "choose another folder" in capsys.readouterr().err
     assert (tmp_path / "config.yaml").read_text() == "of: another model"

@@ -1,9 +1,12 @@
-"""A model and batches small enough to train in tests."""
+"""The tests' one tiny model, of one layer of each kind: values for it, noise to show it, batches to train it on."""
+
+import dataclasses
 
 import numpy as np
 
 from tarvis_jax.losses.config import LossConfig
 from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.variables import abstract_model, flatten
 from tarvis_jax.run_config import OptimizerConfig
 
 MODEL = ModelConfig(
@@ -20,17 +23,42 @@ MODEL = ModelConfig(
     decoder_strides=(16,),
     object_encoder_layers=1,
     object_encoder_ffn_size=16,
-    num_instance_queries=4,
-    num_background_queries=1,
+    num_instance_queries=12,
     num_queries_per_object=2,
     background_grid=(2, 2),
+    semantic_classes=(("KITTI_STEP", 19), ("OVIS", 25), ("YOUTUBE_VIS", 40)),
+)
+TRAINED = dataclasses.replace(
+    MODEL,
+    num_instance_queries=4,
+    num_background_queries=1,
     semantic_classes=(("PANOPTIC", 3), ("VIS", 2)),
     exemplar_gradient=True,
     drop_path=0.0,
 )
+SIZE = (50, 61)  # of noise_video: odd, and no multiple of 32
 LOSS = LossConfig(num_points=16, num_points_semantic=16)
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, warmup_steps=0, decay_steps=(), decay_rates=(), clip_norm=1.0)
 TASKS = {"VIS": "instance", "PANOPTIC": "panoptic", "VOS": "exemplar"}
+
+
+def variables(config: ModelConfig = MODEL) -> dict[str, np.ndarray]:
+    """Random values for all variables: quicker than the model's own initializers, and no class is certain."""
+    rng = np.random.default_rng(0)
+    return {
+        name: np.ones(v.shape, np.float32) if "var" in name else rng.normal(0, 0.2, v.shape).astype(np.float32)
+        for name, v in flatten(abstract_model(config)).items()
+    }
+
+
+def make_model(config: ModelConfig = MODEL):
+    from tarvis_jax import api  # tests of the network alone do without it
+
+    return api.Model(config, variables(config))
+
+
+def noise_video(num_frames: int, seed: int = 0) -> list[np.ndarray]:
+    return list(np.random.default_rng(seed).integers(0, 256, (num_frames, *SIZE, 3), dtype=np.uint8))
 
 
 def make_batch(task: str, batch_size: int, seed: int = 0) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """What a query may look at, as a bias on its attention logits: 0 free, -inf blocked, anything between less or more.
 
-A rule holds arrays that are small next to the bias itself and gives the bias of any run of keys, so that nobody has to
-hold it for all of them.
+An attention bias holds arrays that are small next to its values and gives the values for any run of keys, so that
+nobody has to hold all of them.
 """
 
 import dataclasses
@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 
-class Rule(Protocol):
+class AttentionBias(Protocol):
     """A pytree with this method."""
 
-    def bias(self, start: int | jax.Array, size: int) -> jax.Array:
+    def of_keys(self, start: int | jax.Array, size: int) -> jax.Array:
         """float32 [B, M or 1, Q or 1, size]: the bias on keys start to start + size; `size` is static."""
 
 
@@ -29,7 +29,7 @@ def _blocked_unless(is_free: jax.Array) -> jax.Array:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class OnlyKeys:
+class KeyPaddingBias:
     """Every query looks at the same keys.
 
     Attributes:
@@ -38,14 +38,14 @@ class OnlyKeys:
 
     allowed: jax.Array
 
-    def bias(self, start: int | jax.Array, size: int) -> jax.Array:
+    def of_keys(self, start: int | jax.Array, size: int) -> jax.Array:
         """float32 [B, 1, 1, size]."""
         return _blocked_unless(_keys(self.allowed, start, size))[:, None, None, :]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class InsideMask:
+class HardMaskBias:
     """A query looks where its own mask, sigmoid(embedding . feature), is at least 0.5 (Mask2Former, section 3.2).
 
     Attributes:
@@ -56,14 +56,14 @@ class InsideMask:
     embeddings: jax.Array
     features: jax.Array
 
-    def bias(self, start: int | jax.Array, size: int) -> jax.Array:
+    def of_keys(self, start: int | jax.Array, size: int) -> jax.Array:
         """float32 [B, 1, Q, size]."""
         return _blocked_unless(_mask_logits(self, start, size) >= 0)[:, None]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class TowardsMask:
+class SoftMaskBias:
     """A query looks everywhere, but more where its own mask is: factor * sigmoid(embedding . feature) is added.
 
     Attributes:
@@ -76,14 +76,14 @@ class TowardsMask:
     features: jax.Array
     factors: jax.Array
 
-    def bias(self, start: int | jax.Array, size: int) -> jax.Array:
+    def of_keys(self, start: int | jax.Array, size: int) -> jax.Array:
         """float32 [B, M, Q, size]."""
         return jax.nn.sigmoid(_mask_logits(self, start, size))[:, None] * self.factors[:, None, None]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Multiset:
+class KeyCountBias:
     """A query looks at its own multiset of keys: n equal keys weigh n exp(logit) = exp(logit + log n).
 
     Attributes:
@@ -92,14 +92,14 @@ class Multiset:
 
     counts: jax.Array
 
-    def bias(self, start: int | jax.Array, size: int) -> jax.Array:
+    def of_keys(self, start: int | jax.Array, size: int) -> jax.Array:
         """float32 [B, 1, Q, size]."""
         counts = jax.lax.dynamic_slice_in_dim(self.counts, start, size, axis=2)
         return jnp.log(counts.astype(jnp.float32))[:, None]
 
 
-def _mask_logits(rule: InsideMask | TowardsMask, start: int | jax.Array, size: int) -> jax.Array:
+def _mask_logits(bias: HardMaskBias | SoftMaskBias, start: int | jax.Array, size: int) -> jax.Array:
     """float32 (float64 of float64) [B, Q, size]."""
-    features = _keys(rule.features, start, size)
+    features = _keys(bias.features, start, size)
     dtype = jnp.promote_types(features.dtype, jnp.float32)
-    return jnp.einsum("bqc,bkc->bqk", rule.embeddings, features, preferred_element_type=dtype)
+    return jnp.einsum("bqc,bkc->bqk", bias.embeddings, features, preferred_element_type=dtype)

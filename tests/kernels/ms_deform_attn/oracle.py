@@ -19,7 +19,7 @@ def sample_level(value: np.ndarray, x_px: np.ndarray, y_px: np.ndarray) -> np.nd
 
     Args:
       value: [B, h, w, M, D].
-      x_px: [B, Q, M]; 0 is the centre of the first cell.
+      x_px: [B, Q, M]; 0 is the center of the first cell.
       y_px: [B, Q, M].
 
     Returns:
