@@ -15,6 +15,7 @@ from tarvis_jax.dataset_info import DatasetInfo, default_datasets
 from tarvis_jax.datasets import DATASETS, INSTANCE, TASKS, DatasetSpec
 from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.model import backbones
+from tarvis_jax.model.config import BACKBONE_FAMILIES
 from tests import tiny
 from tests.docs.snippets import run_page
 
@@ -25,7 +26,7 @@ def workplace(tmp_path, monkeypatch):
     for package in (backbones, readers, tasks):
         folder = tmp_path / package.__name__.replace(".", "/")
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
-    registries = [backbones.BACKBONES, backbones.MODULES, DATASETS, TASKS]
+    registries = [backbones.BACKBONES, backbones.MODULES, BACKBONE_FAMILIES, DATASETS, TASKS]
     before = [dict(registry) for registry in registries]
     config = dataclasses.replace(tiny.MODEL, semantic_classes=(("YOUTUBE_VIS", len(INSTANCE_CLASSES)),))
     spec = DatasetSpec(INSTANCE, len(INSTANCE_CLASSES))
