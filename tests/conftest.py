@@ -1,6 +1,7 @@
 """Shared fixtures: where the parity data lies, and a quiet JAX on the CPU whose programs do not pile up."""
 
 import ctypes
+import functools
 import gc
 import os
 import pathlib
@@ -8,17 +9,36 @@ import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Tests compile much and compute little. This skips LLVM's optimizations, not XLA's own, and only on CPUs.
 if os.environ["JAX_PLATFORMS"] == "cpu":
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # see tests/xla_flags.py
 
 import pytest  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED = pathlib.Path(os.environ.get("TARVIS_SHARED_DIR", ROOT.parent / "shared"))
 
-# The files that take longest come first, so that no worker is left with one of them at the end (seconds on one core).
-LONGEST_FIRST: tuple[str, ...] = ()
+# The files that take longest come first, so that no worker is left with one of them at the end.
+LONGEST_FIRST = (
+    "tests/parity/test_train_step.py",
+    "tests/kernels/ms_deform_attn/test_pallas_tpu_aot.py",
+    "tests/parity/test_backbone_cases.py",
+    "tests/kernels/ms_deform_attn/test_pallas_triton.py",
+    "tests/kernels/ms_deform_attn/test_pallas_tpu.py",
+    "tests/test_api.py",
+    "tests/configs/test_configs.py",
+    "tests/kernels/ms_deform_attn/test_cuda.py",
+    "tests/train/test_resume.py",
+    "tests/parallel/test_mesh.py",
+    "tests/docs/test_tutorial.py",
+    "tests/docs/test_api.py",
+    "tests/commands/test_record.py",
+    "tests/parity/test_e2e.py",
+    "tests/parity/test_compact.py",
+    "tests/model/backbones/test_peers.py",
+    "tests/kernels/ms_deform_attn/test_plain_triton.py",
+    "tests/train/test_compiled_ahead.py",
+    "tests/model/test_tarvis.py",
+)
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +50,14 @@ def shared_dir() -> pathlib.Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def drop_what_a_module_compiled():
-    """Compiled programs are kept by JAX for the life of the process: gigabytes over the whole suite."""
+def drop_what_a_module_keeps():
+    """Compiled programs and cached arrays live as long as their process: gigabytes over the whole suite."""
     yield
+    for name, module in list(sys.modules.items()):
+        if name.startswith("tests."):
+            for value in vars(module).values():
+                if isinstance(value, functools._lru_cache_wrapper):
+                    value.cache_clear()
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
     gc.collect()

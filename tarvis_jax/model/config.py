@@ -91,7 +91,7 @@ class ModelConfig:
     ms_deform_attn_deterministic: bool = False
     attention_backend: Annotated[str, OneOf(("xla",))] | None = None
     remat: bool = False
-    attention_mib: Annotated[int, Range(1, 2**20)] | None = None
+    attention_mib: Annotated[int, Range(0, 2**20)] | None = None
 
     def __post_init__(self) -> None:
         """Raises one ValueError with every field that is out of its range."""

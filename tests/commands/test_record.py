@@ -10,6 +10,7 @@ import pytest
 
 from tarvis_jax.train.metrics import read_metrics
 from tarvis_jax.weights.checkpoints import Checkpoints
+from tests import xla_flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NUM_STEPS = 3
@@ -36,7 +37,7 @@ def test_recorded_run_equals_the_run_from_data(tmp_path):
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": xla_flags.QUICK,
         "JAX_PLATFORMS": "cpu",
     }
     recording = tmp_path / "batches.npz"

@@ -125,10 +125,10 @@ def test_some_datasets_and_platforms(model, tmp_path):
     "message, changes",
     [
         ("size 65x64: expected multiples of 32", {"height": 65}),
-        (r"platforms: expected some of \('cpu', 'cuda', 'tpu'\), found \('metal',\)", {"platforms": ("metal",)}),
+        (r"platforms\[0\]: expected one of 'cpu', 'cuda', 'tpu', found 'metal'", {"platforms": ("metal",)}),
         ("dataset COCO: expected one of", {"datasets": ("COCO",)}),
         ("dataset DAVIS: has no classes", {"datasets": ("DAVIS",)}),
-        ("sizes: expected at least 1", {"clip_length": 0}),
+        ("clip_length: expected 1..10000, found 0", {"clip_length": 0}),
     ],
 )
 def test_bad_configs(model, tmp_path, message, changes):

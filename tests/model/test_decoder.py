@@ -163,7 +163,9 @@ def test_masks_of_resized_features_are_those_of_resized_logits(factor):
 
 
 def test_unknown_attention_is_refused():
-    with pytest.raises(ValueError, match="cross_attention: expected 'hard_masked' or 'soft_masked', found 'masked'"):
+    with pytest.raises(
+        ValueError, match="cross_attention: expected one of 'hard_masked', 'soft_masked', found 'masked'"
+    ):
         QueryDecoder(dataclasses.replace(CONFIG, cross_attention="masked"), rngs=nnx.Rngs(0))
 
 

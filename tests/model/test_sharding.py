@@ -6,12 +6,14 @@ import pathlib
 import subprocess
 import sys
 
+from tests import xla_flags
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def test_clips_stay_on_their_devices():
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {xla_flags.QUICK}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
     }

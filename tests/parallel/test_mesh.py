@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tarvis_jax.parallel.mesh import make_mesh, num_microbatches, put_batch
+from tests import xla_flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -18,7 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 @pytest.mark.slow
 def test_devices_and_microbatches_agree():
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {xla_flags.QUICK}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
     }

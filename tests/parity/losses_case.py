@@ -13,7 +13,7 @@ from tarvis_jax.losses.instance import InstanceDraws, instance_loss
 from tarvis_jax.losses.panoptic import PanopticDraws, panoptic_loss
 from tarvis_jax.losses.points import PointDraws
 from tarvis_jax.losses.semantic import instance_semantic_loss
-from tests.parity.common import GRADIENT_TOLERANCE, LOSS_TOLERANCE, Row, compare, load_npz
+from tests.parity.common import AS_USERS_COMPILE, GRADIENT_TOLERANCE, LOSS_TOLERANCE, Row, compare, load_npz
 
 
 def padded_targets(golden: dict[str, np.ndarray], num_targets: int) -> dict[str, np.ndarray]:
@@ -142,7 +142,9 @@ def run_case(path: pathlib.Path, num_targets: int) -> list[Row]:
     golden = load_npz(path)
     loss, predictions = loss_of_case(name, golden, num_targets)
     with jax.default_matmul_precision("highest"):
-        (_, terms), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(predictions)
+        (_, terms), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=AS_USERS_COMPILE)(
+            predictions
+        )
     task = next(task for task in _NAMES if name.startswith(task))
     theirs = _NAMES[task]
     expected = {key.removeprefix("out_loss_") for key in golden if key.startswith("out_loss_")}

@@ -24,7 +24,7 @@ from tarvis_jax.run_config import OptimizerConfig
 from tarvis_jax.tasks import exemplar, instance, panoptic
 from tarvis_jax.train.optimizer import make_optimizer, parameter_groups
 from tarvis_jax.weights.pytorch.rules import model_rules
-from tests.parity.common import Row, compare, is_own, load_npz, model_config, seeded_variables
+from tests.parity.common import AS_USERS_COMPILE, Row, compare, is_own, load_npz, model_config, seeded_variables
 from tests.parity.losses_case import padded_targets, recorded_draws, take_instance, take_points
 
 TOTAL_TOLERANCE = 1e-4
@@ -220,8 +220,7 @@ def make_step(
         norms = jax.tree.map(lambda gradient: jnp.linalg.norm(gradient.ravel()), gradients)
         return optax.apply_updates(params, updates), opt_state, total, terms, norms
 
-    # As users compile it: without LLVM's optimizations (tests/conftest.py) sums over pixels are less exact.
-    compiled = jax.jit(step, compiler_options={"xla_backend_optimization_level": 3})
+    compiled = jax.jit(step, compiler_options=AS_USERS_COMPILE)
 
     def call(params, opt_state, draws):
         with jax.default_matmul_precision("highest"):

@@ -13,6 +13,7 @@ import pytest
 
 from tarvis_jax.train.metrics import read_metrics
 from tarvis_jax.weights.checkpoints import Checkpoints
+from tests import xla_flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NUM_STEPS = 40
@@ -24,7 +25,7 @@ def environment(tmp_path_factory):
     return os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": xla_flags.QUICK,
         "JAX_PLATFORMS": "cpu",
     }
 
