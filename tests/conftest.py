@@ -65,6 +65,10 @@ def drop_what_a_module_keeps():
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # pytest-xdist would put the files with the most tests first
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.location[0], len(rank)))  # stable: the order within a file stays
