@@ -60,7 +60,7 @@ def finetuning(config: Config, source: pathlib.Path | str) -> Config:
     """`config`, to start from the newest checkpoint of a pretraining run and with its architecture.
 
     Every architectural setting that `config` leaves at its default takes the pretraining run's value. Datasets, losses,
-    optimizer and number format are those of `config`. Class queries carry over as `initialize` describes.
+    optimizer and number format are those of `config`. Class queries carry over as `weights/start.py` describes.
 
     Args:
       config: of the run to start.

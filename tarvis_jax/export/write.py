@@ -1,4 +1,4 @@
-"""Writes clip inference as StableHLO for CPU, CUDA and TPU, to be run without this project (export_loader.py)."""
+"""Writes clip inference as StableHLO for CPU, CUDA and TPU, to be run without this project (loader.py)."""
 
 import dataclasses
 import json
