@@ -9,8 +9,8 @@ It needs the datasets (docs/data.md) in the workspace, the folder that TARVIS_WO
 names. `datasets` chooses some of them; their shares of the batches keep their proportions, and the log says them.
 
 It starts from the backbone's weights from ImageNet, whose file lies in the folder pretrained_backbones of the workspace
-(docs/weights.md), or from a pretraining run (`--finetune_from`), as the published models do. SwinLarge has loss settings
-of its own.
+(docs/weights.md), or from a pretraining run (`--finetune_from`), as the published models do. SwinLarge has loss
+settings of its own.
 
 It takes 90 000 steps of 32 clips with 3 frames each, in bfloat16. A device computes one clip at a time, whatever the
 number of devices is. It has not been run on full datasets; docs/benchmarks.md says how much memory a step needs on H200
@@ -36,9 +36,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     options = base.parse_arg(arg, backbone="ResNet50", datasets="+".join(DATASETS))
     names = options.datasets.split("+")
     if set(names) - set(DATASETS) or len(set(names)) < len(names):
-        raise ValueError(
-            f"datasets: expected names of {', '.join(DATASETS)}, each once and joined by '+', found {options.datasets!r}"
-        )
+        known = ", ".join(DATASETS)
+        raise ValueError(f"datasets: expected names of {known}, each once, joined by '+', found {options.datasets!r}")
     return recipe(options.backbone, {name: WEIGHTS[name] for name in names})
 
 

@@ -1,4 +1,4 @@
-"""Where a training starts: the file of a backbone in the workspace, under any of its names; never silently elsewhere."""
+"""Where a training starts: a backbone's file in the workspace, under any of its names; never silently elsewhere."""
 
 import dataclasses
 import re
