@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import re
+import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,6 +23,12 @@ from tarvis_jax.weights.pytorch.files import StoredTensor, read_torch_file
 from tarvis_jax.weights.pytorch.mapping import convert_weights, export_weights, plan_weights
 from tarvis_jax.weights.pytorch.rules import model_rules
 from tarvis_jax.weights.report import Report
+
+# Datasets whose section of the reference's config.yaml has a part INFERENCE: it refuses keys that its defaults lack.
+_VIDEO_DATASETS = ("YOUTUBE_VIS", "OVIS", "KITTI_STEP", "CITYSCAPES_VPS", "VIPSEG", "BURST", "DAVIS")
+# Keys of DATASETS.X.INFERENCE in the reference's config.yaml, and the fields of InferenceConfig that hold the same.
+_CLIP_KEYS = {"CLIP_LENGTH": "clip_length", "FRAME_OVERLAP": "overlap"}
+_TRACK_KEYS = {"MAX_TRACKS_PER_CLIP": "max_tracks", "TRACK_SCORE_THRESHOLD": "score_threshold"}  # VIS and VPS
 
 
 def read_torch_checkpoint(path: str | pathlib.Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
@@ -171,12 +178,7 @@ def inference_from_reference(config: Mapping[str, Any], names: Iterable[str]) ->
 
 def _inference_config(section: Mapping[str, Any], default: InferenceConfig) -> InferenceConfig:
     """`default` with what a section DATASETS.X.INFERENCE says."""
-    names = {
-        "CLIP_LENGTH": "clip_length",
-        "FRAME_OVERLAP": "overlap",
-        "MAX_TRACKS_PER_CLIP": "max_tracks",
-        "TRACK_SCORE_THRESHOLD": "score_threshold",
-    }
+    names = _CLIP_KEYS | _TRACK_KEYS
     settings = {ours: section[theirs] for theirs, ours in names.items() if theirs in section}
     resize = _section(section, "IMAGE_RESIZE", "IMAGE_RESIZE")
     if "MAX_DIM" in resize:
@@ -264,8 +266,14 @@ def to_reference_state_dict(variables: Mapping[str, Any], config: ModelConfig) -
     return {name: np.asarray(value) for name, value in export_weights(variables, model_rules(config)).items()}
 
 
-def reference_config(config: ModelConfig) -> dict[str, Any]:
+def reference_config(
+    config: ModelConfig, datasets: Mapping[str, DatasetInfo] = types.MappingProxyType({})
+) -> dict[str, Any]:
     """What the reference's config.yaml says of this architecture: the keys that decide it (its others have defaults).
+
+    Args:
+      config: the architecture.
+      datasets: by name; the reference's video datasets among them bring their settings of inference.
 
     Raises:
       ValueError: the architecture is not one of the reference's.
@@ -283,6 +291,9 @@ def reference_config(config: ModelConfig) -> dict[str, Any]:
             f"the reference has no such model: expected its defaults for {different} and its datasets with their own "
             f"numbers of classes, found others for {unknown}"
         )
+    inference = {
+        name: {"INFERENCE": _inference_section(info)} for name, info in datasets.items() if name in _VIDEO_DATASETS
+    }
     return {
         "MODEL": {
             "BACKBONE": config.backbone,
@@ -292,4 +303,14 @@ def reference_config(config: ModelConfig) -> dict[str, Any]:
             "NUM_VOS_QUERIES_PER_OBJECT": config.num_queries_per_object,
         },
         "TRAINING": {"DATASET_LIST": [name for name, _ in config.semantic_classes]},
+        **({"DATASETS": inference} if inference else {}),
     }
+
+
+def _inference_section(info: DatasetInfo) -> dict[str, Any]:
+    """The inverse of `_inference_config`."""
+    names = _CLIP_KEYS | (_TRACK_KEYS if info.spec.num_classes else {})
+    smaller = info.inference.min_dim
+    resize = {"MODE": "none"} if smaller is None else {"MODE": "min_dim", "MIN_DIMS": smaller}
+    settings = {theirs: getattr(info.inference, ours) for theirs, ours in names.items()}
+    return settings | {"IMAGE_RESIZE": {**resize, "MAX_DIM": info.inference.max_dim}}

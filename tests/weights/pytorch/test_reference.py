@@ -1,5 +1,6 @@
 """Conversion of the reference's checkpoints: strict, both ways, with errors that say what is wrong."""
 
+import dataclasses
 import importlib.util
 import json
 import pickle
@@ -9,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from tarvis_jax.dataset_info import default_datasets
 from tarvis_jax.datasets import DATASETS
 from tarvis_jax.inference.config import InferenceConfig, default_inference
 from tarvis_jax.model.config import ModelConfig
@@ -218,6 +220,22 @@ def test_settings_of_inference():
     assert inference_of("KITTI_STEP", IMAGE_RESIZE={"MIN_DIMS": 240}) == default_inference("KITTI_STEP")  # "none" there
     assert inference_of("DAVIS", CLIP_LENGTH=4, FRAME_OVERLAP=0) == InferenceConfig(4, 0)
     assert checkpoint.inference_from_reference({"DATASETS": {"OVIS": {"TYPE": "instance_seg"}}}, DATASETS) == {}
+
+
+def test_settings_of_inference_come_back():
+    """Those of one dataset with classes and of one without; the reference knows no others of DAVIS."""
+    given = {
+        "KITTI_STEP": InferenceConfig(5, 1, min_dim=300, max_dim=999, max_tracks=7, score_threshold=0.25),
+        "DAVIS": InferenceConfig(4, 2, min_dim=None, max_dim=999),
+    }
+    datasets = default_datasets((("COCO", 133), ("KITTI_STEP", 19)))
+    for name, settings in given.items():
+        datasets[name] = dataclasses.replace(datasets[name], inference=settings)
+    written = checkpoint.reference_config(ModelConfig(), datasets)
+    assert sorted(written["DATASETS"]) == ["BURST", "DAVIS", "KITTI_STEP"]
+    assert sorted(written["DATASETS"]["DAVIS"]["INFERENCE"]) == ["CLIP_LENGTH", "FRAME_OVERLAP", "IMAGE_RESIZE"]
+    found = checkpoint.inference_from_reference(yaml.safe_load(yaml.safe_dump(written)), datasets)
+    assert found == {name: info.inference for name, info in datasets.items() if name != "COCO"}
 
 
 @pytest.mark.parametrize(
