@@ -77,6 +77,15 @@ def test_published_numbers():
     assert dict(resolve("vps_only").model.semantic_classes) == {"KITTI_STEP": 19, "CITYSCAPES_VPS": 19, "VIPSEG": 124}
 
 
+@pytest.mark.parametrize("datasets", ["OVIS+OVIS", "OVIS,DAVIS", "", "ZOO"])
+def test_datasets_of_finetune(datasets):
+    assert [dataset.name for dataset in resolve("finetune", "datasets=OVIS+DAVIS").data.datasets] == ["OVIS", "DAVIS"]
+    with pytest.raises(ValueError, match="datasets: expected names of|config argument 'DAVIS'"):
+        resolve("finetune", f"datasets={datasets}")
+    with pytest.raises(ValueError, match="config argument 'datasets=.*'backbone'"):
+        resolve("vis_only", f"datasets={datasets}")
+
+
 def test_errors():
     with pytest.raises(ValueError, match="expected key=value with a key of"):
         resolve("finetune", "backbon=SwinTiny")
