@@ -61,8 +61,8 @@ class SampleLoader:
         rng = np.random.default_rng([self.config.seed, mixture.SAMPLE, plan.step, index])
         video, row = None, plan.items[index]
         for _ in range(self.config.max_attempts):
-            video = self.videos[plan.pool.dataset][row[0]]
-            sample = self._attempt(plan, dataset, video, int(row[1]), rng)
+            video, choice = self._choose(plan, dataset, row, rng)
+            sample = self._attempt(plan, dataset, video, choice, rng)
             if sample is not None:
                 return sample
             row = plan.pool.items[rng.integers(len(plan.pool.items))]
@@ -71,32 +71,64 @@ class SampleLoader:
             f"samples tried before it (step {plan.step}, sample {index})"
         )
 
+    def _choose(
+        self, plan: mixture.BatchPlan, dataset: DatasetConfig, row: np.ndarray, rng: np.random.Generator
+    ) -> tuple[VideoRecord, clips.ClipChoice]:
+        """A clip of an item of the pool.
+
+        Exemplar: objects are drawn, and then other items with their objects, until they are of the pool's kind; so each
+        choice of a frame and its objects is as likely as in plain sampling.
+        """
+        video, length = self.videos[plan.pool.dataset][row[0]], self.config.clip_length
+        if dataset.task != "exemplar":
+            return video, clips.choose_clip(
+                video, length, dataset.frame_sampling_factor, dataset.consecutive_frames, rng
+            )
+        while True:
+            reference = int(row[1])
+            instances = clips.choose_objects(video, reference, plan.pool.num_objects, rng)
+            if dataset.crop == (1.0, 1.0) or plan.pool.cropped == _can_crop(video, reference, instances, dataset):
+                return video, clips.choose_exemplar_clip(
+                    video, reference, instances, length, dataset.frame_sampling_factor, rng
+                )
+            row = plan.pool.items[rng.integers(len(plan.pool.items))]
+            video = self.videos[plan.pool.dataset][row[0]]
+
     def _attempt(
-        self, plan: mixture.BatchPlan, dataset: DatasetConfig, video: VideoRecord, reference: int, rng
+        self,
+        plan: mixture.BatchPlan,
+        dataset: DatasetConfig,
+        video: VideoRecord,
+        choice: clips.ClipChoice,
+        rng: np.random.Generator,
     ) -> dict[str, np.ndarray] | None:
-        if dataset.task == "exemplar":
-            choice = clips.choose_exemplar_clip(
-                video, reference, plan.pool.num_objects, self.config.clip_length, dataset.frame_sampling_factor, rng
-            )
-        else:
-            choice = clips.choose_clip(
-                video, self.config.clip_length, dataset.frame_sampling_factor, dataset.consecutive_frames, rng
-            )
         if not choice.instances:
             return None
         clip = self._load(video, choice, with_semantics=dataset.task == "panoptic")
         if dataset.task == "exemplar":
-            clip = _resize(clip, plan, dataset)
+            size = resized_size(clip.size, plan.min_dim, dataset.max_dim)
+            # Explicit buckets may be too small; then the whole frame shrinks until what is cropped from it fits.
+            shares = dataset.crop if plan.pool.cropped else (1.0, 1.0)
+            largest = tuple(int(side / share) for side, share in zip(plan.bucket, shares, strict=True))
+            clip = augment.resize(clip, augment.fitted_size(size, largest))
             clip = _flip(clip, dataset, rng)
-            clip = _crop(
-                clip, dataset, lambda c, size: augment.preserving_crop(c.masks[:, choice.reference], size, rng)
-            )
+            if plan.pool.cropped:
+                window = augment.crop_size(clip.size, dataset.crop)
+                corner = augment.preserving_crop(clip.masks[:, choice.reference], window, rng)
+                if corner is None:  # a box that became one pixel larger than the window by rounding
+                    return None
+                clip = augment.crop(clip, *corner, *window)
             if not clip.masks[:, choice.reference].any((1, 2)).all():
                 return None
         else:
             clip = _flip(clip, dataset, rng)
-            clip = _crop(clip, dataset, lambda c, size: augment.containing_crop(c.masks, size, rng))
-            clip = _resize(clip, plan, dataset)
+            if plan.pool.cropped:
+                window = augment.crop_size(clip.size, dataset.crop)
+                corner = augment.containing_crop(clip.masks, window, rng)
+                # A clip without a window that keeps enough of its objects stays whole, and is shrunk to its bucket.
+                clip = clip if corner is None else augment.crop(clip, *corner, *window)
+            size = resized_size(clip.size, plan.min_dim, dataset.max_dim)
+            clip = augment.resize(clip, augment.fitted_size(size, plan.bucket))
         visible = clip.masks.any((1, 2, 3))
         if not visible.any():
             return None
@@ -138,15 +170,8 @@ def _flip(clip: augment.Clip, dataset: DatasetConfig, rng: np.random.Generator) 
     return augment.flip(clip) if rng.random() < dataset.flip_probability else clip
 
 
-def _crop(clip: augment.Clip, dataset: DatasetConfig, choose: Callable) -> augment.Clip:
-    """The clip inside the window that `choose(clip, size)` returns; the clip itself where it returns None."""
-    if dataset.crop == (1.0, 1.0):
-        return clip
-    size = augment.crop_size(clip.size, dataset.crop)
-    corner = choose(clip, size)
-    return clip if corner is None else augment.crop(clip, *corner, *size)
-
-
-def _resize(clip: augment.Clip, plan: mixture.BatchPlan, dataset: DatasetConfig) -> augment.Clip:
-    size = resized_size(clip.size, plan.min_dim, dataset.max_dim)
-    return augment.resize(clip, augment.fitted_size(size, plan.bucket))
+def _can_crop(video: VideoRecord, reference: int, instances: list[int], dataset: DatasetConfig) -> bool:
+    """Whether the crop of an exemplar dataset can keep these objects of the reference frame."""
+    boxes = clips.object_boxes(video, reference)
+    window = augment.crop_size((video.height, video.width), dataset.crop)
+    return bool(clips.is_inside(np.stack([boxes[i] for i in instances]), window))
