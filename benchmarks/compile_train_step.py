@@ -4,7 +4,7 @@
     python -m benchmarks.compile_train_step --config=configs/quickstart.py --topology=v5e:2x4
     python -m benchmarks.compile_train_step --topology=h200:8             # eight GPUs of one machine
 
-Prints one JSON object per task (of its first dataset, at `benchmarks.common.clip_size`) and one for the update: bytes on
+Prints one JSON object per task (its first dataset at `benchmarks.common.clip_size`) and one for the update: bytes on
 one chip, collectives, and kernels and gathers in the program. TPUs need libtpu, and 15 minutes of half a core for each
 task of configs/finetune.py; GPUs need what `kernels/aot/gpu.py` says, and two minutes of a core.
 """

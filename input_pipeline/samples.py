@@ -1,6 +1,7 @@
 """One training sample: a row of a batch plan -> a clip with targets at static shapes."""
 
 import collections
+import dataclasses
 import pathlib
 import threading
 from collections.abc import Callable
@@ -39,6 +40,17 @@ class FrameCache:
         return frame
 
 
+@dataclasses.dataclass(frozen=True)
+class DrawnClip:
+    """An augmented clip before padding: its video, frames, pixels, and the class of each mask (int32 [N])."""
+
+    video: VideoRecord
+    choice: clips.ClipChoice
+    clip: augment.Clip
+    classes: np.ndarray
+    cropped: bool
+
+
 class SampleLoader:
     """Loads the samples of a mixture's batches."""
 
@@ -49,7 +61,21 @@ class SampleLoader:
         self._cache = FrameCache(config.cache_megabytes if config.cache_records else 0)
 
     def load(self, plan: mixture.BatchPlan, index: int) -> dict[str, np.ndarray]:
-        """Sample `index` (0..B-1) of a batch: the batch contract's arrays without the leading B.
+        """Sample `index` (0..B-1) of a batch: the batch contract's arrays without the leading B; see `draw`."""
+        dataset = self.config.datasets[plan.pool.dataset]
+        drawn = self.draw(plan, index)
+        sample = targets.padded_targets(
+            drawn.clip, drawn.classes, plan.bucket, dataset.max_instances, dataset.num_classes, drawn.video.where
+        )
+        if dataset.task == "exemplar":
+            count = int(sample["valid_instances"].sum())
+            sample["reference_frame"] = np.int32(drawn.choice.reference)
+            sample["points_yx"] = np.zeros((dataset.max_instances, 2), np.float32)
+            sample["points_yx"][:count] = points.mask_to_point(sample["masks"][:count, drawn.choice.reference])
+        return sample
+
+    def draw(self, plan: mixture.BatchPlan, index: int) -> DrawnClip:
+        """The clip of sample `index` (0..B-1) of a batch, before padding.
 
         Random draws come from (seed, step, index) alone. A sample in which augmentation left no target (or lost one, in
         exemplar datasets) is replaced by another of the same pool, as in the reference.
@@ -62,9 +88,9 @@ class SampleLoader:
         video, row = None, plan.items[index]
         for _ in range(self.config.max_attempts):
             video, choice = self._choose(plan, dataset, row, rng)
-            sample = self._attempt(plan, dataset, video, choice, rng)
-            if sample is not None:
-                return sample
+            drawn = self._attempt(plan, dataset, video, choice, rng)
+            if drawn is not None:
+                return drawn
             row = plan.pool.items[rng.integers(len(plan.pool.items))]
         raise ValueError(
             f"{video.where}: no target was left after augmentation, in this and the {self.config.max_attempts - 1} "
@@ -101,10 +127,10 @@ class SampleLoader:
         video: VideoRecord,
         choice: clips.ClipChoice,
         rng: np.random.Generator,
-    ) -> dict[str, np.ndarray] | None:
+    ) -> DrawnClip | None:
         if not choice.instances:
             return None
-        clip = self._load(video, choice, with_semantics=dataset.task == "panoptic")
+        clip, cropped = self._load(video, choice, with_semantics=dataset.task == "panoptic"), False
         if dataset.task == "exemplar":
             size = resized_size(clip.size, plan.min_dim, dataset.max_dim)
             # Explicit buckets may be too small; then the whole frame shrinks until what is cropped from it fits.
@@ -117,7 +143,7 @@ class SampleLoader:
                 corner = augment.preserving_crop(clip.masks[:, choice.reference], window, rng)
                 if corner is None:  # a box that became one pixel larger than the window by rounding
                     return None
-                clip = augment.crop(clip, *corner, *window)
+                clip, cropped = augment.crop(clip, *corner, *window), True
             if not clip.masks[:, choice.reference].any((1, 2)).all():
                 return None
         else:
@@ -126,7 +152,8 @@ class SampleLoader:
                 window = augment.crop_size(clip.size, dataset.crop)
                 corner = augment.containing_crop(clip.masks, window, rng)
                 # A clip without a window that keeps enough of its objects stays whole, and is shrunk to its bucket.
-                clip = clip if corner is None else augment.crop(clip, *corner, *window)
+                if corner is not None:
+                    clip, cropped = augment.crop(clip, *corner, *window), True
             size = resized_size(clip.size, plan.min_dim, dataset.max_dim)
             clip = augment.resize(clip, augment.fitted_size(size, plan.bucket))
         visible = clip.masks.any((1, 2, 3))
@@ -142,15 +169,7 @@ class SampleLoader:
         )
         clip = augment.Clip(images, clip.masks[visible], clip.semantic)
         classes = np.asarray([video.instances[i] for i in choice.instances], np.int32)[visible]
-        sample = targets.padded_targets(
-            clip, classes, plan.bucket, dataset.max_instances, dataset.num_classes, video.where
-        )
-        if dataset.task == "exemplar":
-            count = int(sample["valid_instances"].sum())
-            sample["reference_frame"] = np.int32(choice.reference)
-            sample["points_yx"] = np.zeros((dataset.max_instances, 2), np.float32)
-            sample["points_yx"][:count] = points.mask_to_point(sample["masks"][:count, choice.reference])
-        return sample
+        return DrawnClip(video, choice, clip, classes, cropped)
 
     def _load(self, video: VideoRecord, choice: clips.ClipChoice, with_semantics: bool) -> augment.Clip:
         masks = np.stack([video.frame_masks(t, choice.instances) for t in choice.frames], axis=1)
