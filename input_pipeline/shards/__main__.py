@@ -50,12 +50,11 @@ def prepare(dataset: Any, workspace: str, output: str, **settings: Any) -> None:
       dataset: its `DatasetConfig`.
       workspace: see `DataConfig`.
       output: a folder, on a disk or in a bucket.
-      settings: further fields of `builder.Preparation`.
+      settings: further arguments of `builder.TarvisFrames`.
     """
     from input_pipeline.shards import builder
 
-    config = builder.Preparation(name=dataset.name.lower(), dataset=dataset, workspace=workspace, **settings)
-    builder.TarvisFrames(config=config, data_dir=output).download_and_prepare()
+    builder.TarvisFrames(dataset=dataset, workspace=workspace, data_dir=output, **settings).download_and_prepare()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The tensorflow-datasets builder that writes prepared shards.
 
-    tfds build input_pipeline/shards/builder.py --config='{"name": "ovis"}' --data_dir=<folder>
+    tfds build input_pipeline/shards/builder.py --config=ovis --data_dir=<folder>
 
 reads the workspace that TARVIS_WORKSPACE_DIR names; `python -m input_pipeline.shards` does the same for the datasets of
 a config. With Apache Beam (a runner in the `DownloadConfig`) shards are written in parallel on a cluster.
@@ -25,43 +25,54 @@ from input_pipeline.shards import index as files
 from input_pipeline.shards import videos as conversion
 from input_pipeline.shards.records import features
 from input_pipeline.workspace import WORKSPACE_VARIABLE
+from tarvis_jax.datasets import DATASETS
 
 SPLIT = "train"
 _FRAMES_PER_SHARD = 512  # about 100 MB of JPEGs in 720p
 
 
-@dataclasses.dataclass(kw_only=True)
-class Preparation(tfds.core.BuilderConfig):
-    """One dataset to prepare.
+class TarvisFrames(tfds.core.ShardBasedBuilder):
+    """Frames and targets of a dataset of videos or images, one record per frame.
 
-    Attributes:
-      name: of the dataset in lower case, which names a folder.
-      dataset: where its files are; None: as the table of datasets says.
-      workspace: see `DataConfig`; "": the folder that TARVIS_WORKSPACE_DIR names.
-      frames_per_shard: a shard is closed after the video with which it has at least so many.
+    Its configs are the datasets of the table, in lower case.
     """
 
-    dataset: DatasetConfig | None = None
-    workspace: str = ""
-    frames_per_shard: int = _FRAMES_PER_SHARD
-
-    def __post_init__(self):
-        self.dataset = self.dataset or dataset_config(self.name.upper())
-        self.workspace = self.workspace or os.environ.get(WORKSPACE_VARIABLE, "")
-
-
-class TarvisFrames(tfds.core.ShardBasedBuilder):
-    """Frames and targets of a dataset of videos or images, one record per frame."""
-
     VERSION = tfds.core.Version(files.VERSION)
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name.lower()) for name, row in DATASETS.items() if row.reader]
 
-    def __init__(self, *, file_format: Any = None, **kwargs: Any):
-        del file_format  # frames are read at random: no other format will do
-        super().__init__(file_format="array_record", **kwargs)
+    def __init__(
+        self,
+        *,
+        config: Any = None,
+        dataset: DatasetConfig | None = None,
+        workspace: str = "",
+        frames_per_shard: int = _FRAMES_PER_SHARD,
+        file_format: Any = None,
+        **kwargs: Any,
+    ):
+        """The builder of one dataset.
+
+        Args:
+          config: see tensorflow-datasets; may be left out where `dataset` is given.
+          dataset: where its files are; None: as the table says of the dataset that `config` names.
+          workspace: see `DataConfig`; "": the folder that TARVIS_WORKSPACE_DIR names.
+          frames_per_shard: a shard is closed after the video with which it has at least so many.
+          file_format: what tensorflow-datasets passes; frames are read at random, so no other format than array_record
+            will do.
+          kwargs: further arguments of tensorflow-datasets, `data_dir` above all.
+        """
+        del file_format
+        if config is None and dataset is not None:
+            name = dataset.name.lower()
+            config = name if name in self.builder_configs else tfds.core.BuilderConfig(name=name)
+        super().__init__(file_format="array_record", config=config, **kwargs)
+        self._dataset = dataset or dataset_config(self.builder_config.name.upper())
+        self._workspace = workspace or os.environ.get(WORKSPACE_VARIABLE, "")
+        self._frames_per_shard = frames_per_shard
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
-            description=f"Frames and targets of {self.builder_config.dataset.name} for training TarViS.",
+            description="Frames and targets of a dataset for training TarViS, one record per frame.",
             features=features(),
         )
 
@@ -70,12 +81,11 @@ class TarvisFrames(tfds.core.ShardBasedBuilder):
 
     def _staging(self) -> Any:
         """Where complete shards wait until all of them are there; the same folder whenever preparation is begun."""
-        return files.folder_of(self._data_dir_root, self.builder_config.dataset.name).with_name(f"{files.VERSION}.part")
+        return files.folder_of(self._data_dir_root, self._dataset.name).with_name(f"{files.VERSION}.part")
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable]]:
         del dl_manager
-        config = self.builder_config
-        self._shards = _split(readers.training_videos(config.dataset, config.workspace), config.frames_per_shard)
+        self._shards = _split(readers.training_videos(self._dataset, self._workspace), self._frames_per_shard)
         self._begin()
         return {SPLIT: [_Frames(shard, number, self._staging()) for number, shard in enumerate(self._shards)]}
 
@@ -87,7 +97,7 @@ class TarvisFrames(tfds.core.ShardBasedBuilder):
             if os.fspath(folder) != os.fspath(self.data_path):
                 folder.rmtree()
         plan = json.dumps(
-            [files.prepared_fields(self.builder_config.dataset)]
+            [files.prepared_fields(self._dataset)]
             + [[[video.id, [path.name for path in video.frame_paths]] for video in shard] for shard in self._shards]
         )
         note = staging / "plan.json"
@@ -114,7 +124,7 @@ class TarvisFrames(tfds.core.ShardBasedBuilder):
                 position += video.num_frames
             if position != shards[number].records:
                 raise ValueError(f"{names[number]}: expected {position} records, wrote {shards[number].records}")
-        index = files.Index(files.prepared_fields(self.builder_config.dataset), tuple(shards), tuple(entries))
+        index = files.Index(files.prepared_fields(self._dataset), tuple(shards), tuple(entries))
         files.write_index(self.data_path, SPLIT, index)
         staging.rmtree()
 
