@@ -90,6 +90,8 @@ def exemplar_references(video: VideoRecord, clip_length: int) -> list[tuple[int,
 
 def object_boxes(video: VideoRecord, frame: int) -> dict[int, np.ndarray]:
     """Instance id -> int [4] (top, left, bottom, right; the last two exclusive) of every object in a frame."""
+    if video.boxes is not None:
+        return {instance: np.asarray(box, np.int64) for instance, box in video.boxes[frame].items()}
     segments = video.segmentations[frame]
     boxes = {instance: rle.box(segment) for instance, segment in segments.items() if segment is not None}
     in_map = [instance for instance in segments if instance not in boxes]
