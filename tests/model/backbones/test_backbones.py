@@ -197,10 +197,13 @@ def test_stochastic_depth_needs_a_key_and_follows_it(config):
 
 
 def test_drop_path_drops_whole_frames_and_keeps_the_mean():
-    dropped = np.asarray(layers.drop_path(jnp.ones((4000, 2, 2, 1)), 0.25, jax.random.split(jax.random.key(0), 4000)))
+    keys = jax.random.split(jax.random.key(0), 4000)
+    dropped = np.asarray(layers.drop_path(jnp.ones((4000, 2, 2, 1)), 0.25, keys))
     assert set(np.unique(dropped)) == {0.0, np.float32(1 / 0.75)}
     assert (dropped == dropped[:, :1, :1]).all()
     assert abs(dropped.mean() - 1) < 0.03  # four standard deviations
+    # The fate of a frame does not depend on the frames beside it.
+    np.testing.assert_array_equal(layers.drop_path(jnp.ones((5, 2, 2, 1)), 0.25, keys[7:12]), dropped[7:12])
 
 
 def test_drop_path_rates_rise_linearly():
