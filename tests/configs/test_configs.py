@@ -6,6 +6,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from configs import base
@@ -48,6 +49,7 @@ def test_step_traces(name, tmp_path):
     one_of_each_task = {dataset.task: dataset for dataset in config.data.datasets}
     for dataset in one_of_each_task.values():
         shapes = batch_shapes(config.data, dataset, dataset.buckets[0] if dataset.buckets else (512, 960))
+        shapes["place"] = (config.data.batch_size,), np.int32
         microbatches = config.data.batch_size
         batch = {
             key: jax.ShapeDtypeStruct((microbatches, shape[0] // microbatches, *shape[1:]), dtype)
