@@ -10,26 +10,35 @@ and, where evaluators take their ground truth from other files than those of `ev
     ground_truth_videos(config: DatasetConfig, split: str, workspace: str) -> list[VideoRecord]
 """
 
+import functools
 import importlib
+import pathlib
 import pkgutil
 from types import ModuleType
 
+from absl import logging
+
+from input_pipeline import layouts
 from input_pipeline.config import DatasetConfig
 from input_pipeline.records import VideoRecord
 
 
 def training_videos(config: DatasetConfig, workspace: str = "") -> list[VideoRecord]:
-    """All training videos of a dataset.
+    """All training videos of a dataset; the log says once what was found and where.
 
     Raises:
       ValueError: anything missing or malformed, naming file and key; no video; two videos with one id; no such reader.
     """
-    return _checked(_reader(config).training_videos(config, workspace), config, config.train_annotations)
+    found = layouts.locate(config, layouts.TRAINING, "", workspace)
+    videos = _reader(found).training_videos(found, workspace)
+    return _checked(videos, found, found.train_annotations, "training")
 
 
 def evaluation_videos(config: DatasetConfig, split: str, workspace: str = "") -> list[VideoRecord]:
     """The videos of an inference split ("val", "test", ...), with what ground truth the files hold."""
-    return _checked(_reader(config).evaluation_videos(config, split, workspace), config, config.eval_images)
+    found = layouts.locate(config, layouts.EVALUATION, split, workspace)
+    videos = _reader(found).evaluation_videos(found, split, workspace)
+    return _checked(videos, found, found.eval_images, split)
 
 
 def ground_truth_videos(config: DatasetConfig, split: str, workspace: str = "") -> list[VideoRecord]:
@@ -38,10 +47,11 @@ def ground_truth_videos(config: DatasetConfig, split: str, workspace: str = "") 
     These are `evaluation_videos` unless the reader has a function for them (BURST, whose evaluation file holds only the
     first frame of each track).
     """
-    reader = _reader(config)
-    if not hasattr(reader, "ground_truth_videos"):
+    if not hasattr(_reader(config), "ground_truth_videos"):
         return evaluation_videos(config, split, workspace)
-    return _checked(reader.ground_truth_videos(config, split, workspace), config, config.eval_truth)
+    found = layouts.locate(config, layouts.TRUTH, split, workspace)
+    videos = _reader(found).ground_truth_videos(found, split, workspace)
+    return _checked(videos, found, found.eval_truth, f"{split} with ground truth")
 
 
 def _reader(config: DatasetConfig) -> ModuleType:
@@ -55,7 +65,7 @@ def _reader(config: DatasetConfig) -> ModuleType:
     return importlib.import_module(f"{__name__}.{config.reader}")
 
 
-def _checked(videos: list[VideoRecord], config: DatasetConfig, path: str) -> list[VideoRecord]:
+def _checked(videos: list[VideoRecord], config: DatasetConfig, path: str, split: str) -> list[VideoRecord]:
     if not videos:
         raise ValueError(f"dataset {config.name}, {path}: has no video")
     seen = set()
@@ -63,4 +73,16 @@ def _checked(videos: list[VideoRecord], config: DatasetConfig, path: str) -> lis
         if video.id in seen:
             raise ValueError(f"{video.where}: two videos have this id")
         seen.add(video.id)
+    sources = sorted({video.source for video in videos})
+    source = sources[0] if len(sources) == 1 else str(pathlib.Path(sources[0]).parent)
+    frames, objects = sum(video.num_frames for video in videos), sum(len(video.instances) for video in videos)
+    _log_once(
+        f"{config.name}, {split}: {len(videos)} videos, {frames} frames, {objects} objects "
+        f"(reader {config.reader}, {source})"
+    )
     return videos
+
+
+@functools.lru_cache
+def _log_once(text: str) -> None:
+    logging.info("%s", text)
