@@ -97,9 +97,7 @@ def train_batches(
     if start_step < 0:
         raise ValueError(f"start_step should be >= 0, found {start_step}")
     if videos is None:
-        videos = [
-            datasets.training_videos(dataset, config.workspace) if dataset.weight else [] for dataset in config.datasets
-        ]
+        videos = datasets.all_training_videos(config.datasets, config.workspace)
     plans = mixture.Mixture(config, videos)
     loader = samples.SampleLoader(config, videos)
     return _iterate(config, plans, loader, start_step, process_index, config.batch_size // process_count)

@@ -12,8 +12,9 @@ and, where evaluators take their ground truth from other files than those of `ev
 
 import functools
 import importlib
-import pathlib
+import os
 import pkgutil
+from collections.abc import Sequence
 from types import ModuleType
 
 from absl import logging
@@ -32,6 +33,26 @@ def training_videos(config: DatasetConfig, workspace: str = "") -> list[VideoRec
     found = layouts.locate(config, layouts.TRAINING, "", workspace)
     videos = _reader(found).training_videos(found, workspace)
     return _checked(videos, found, found.train_annotations, "training")
+
+
+def all_training_videos(datasets: Sequence[DatasetConfig], workspace: str = "") -> list[list[VideoRecord]]:
+    """`training_videos` of each dataset with a weight above 0, and [] of the others.
+
+    Raises:
+      ValueError: as `training_videos`; files that are absent are told of all datasets at once, before any is read.
+    """
+    used = [dataset for dataset in datasets if dataset.weight]
+    missing = {dataset.name: layouts.absent(dataset, layouts.TRAINING, "", workspace) for dataset in used}
+    missing = {name: texts for name, texts in missing.items() if texts}
+    if missing:
+        listed = "".join(f"\n  {name}: {'; '.join(texts)}" for name, texts in missing.items())
+        present = "+".join(dataset.name for dataset in used if dataset.name not in missing)
+        raise ValueError(
+            f"{len(missing)} of {len(used)} datasets have no training files in the workspace:{listed}\n"
+            + (f"train on the others with --config=configs/finetune.py:datasets={present}; " if present else "")
+            + "python -m input_pipeline.check says what is there"
+        )
+    return [training_videos(dataset, workspace) if dataset.weight else [] for dataset in datasets]
 
 
 def evaluation_videos(config: DatasetConfig, split: str, workspace: str = "") -> list[VideoRecord]:
@@ -73,14 +94,25 @@ def _checked(videos: list[VideoRecord], config: DatasetConfig, path: str, split:
         if video.id in seen:
             raise ValueError(f"{video.where}: two videos have this id")
         seen.add(video.id)
-    sources = sorted({video.source for video in videos})
-    source = sources[0] if len(sources) == 1 else str(pathlib.Path(sources[0]).parent)
-    frames, objects = sum(video.num_frames for video in videos), sum(len(video.instances) for video in videos)
-    _log_once(
-        f"{config.name}, {split}: {len(videos)} videos, {frames} frames, {objects} objects "
-        f"(reader {config.reader}, {source})"
-    )
+    _log_once(f"{config.name}, {split}: {summary(videos)}, from {source_of(videos)} (reader {config.reader})")
     return videos
+
+
+def source_of(videos: list[VideoRecord]) -> str:
+    """The file that the videos came from, or the folder of their files."""
+    sources = sorted({video.source for video in videos})
+    return sources[0] if len(sources) == 1 else os.path.commonpath(sources)
+
+
+def summary(videos: list[VideoRecord]) -> str:
+    """Numbers of videos, frames and objects (where they are known), and the range of heights and widths."""
+    frames, objects = sum(video.num_frames for video in videos), sum(len(video.instances) for video in videos)
+    counts = f"{len(videos)} videos, {frames} frames" + (f", {objects} objects" if objects else "")
+    sizes = []
+    for values in zip(*((video.height, video.width) for video in videos), strict=True):
+        low, high = min(values), max(values)
+        sizes.append(str(low) if low == high else f"{low}..{high}")
+    return f"{counts}, {' x '.join(sizes)} pixels"
 
 
 @functools.lru_cache

@@ -49,15 +49,16 @@ def _kitti_step(train_images: str, eval_images: str) -> tuple[Mapping[str, str],
 
 
 def _cityscapes_vps(eval_images: str) -> tuple[Mapping[str, str], ...]:
-    return (
+    return tuple(
         {
             "reader": "cityscapes_vps_official",
             "train_images": "train/img",
-            "train_annotations": "panoptic_gt_train_city_vps.json",
+            "train_annotations": f"panoptic_{kind}_train_city_vps.json",
             "eval_images": "{split}/" + eval_images,
             "eval_annotations": "im_all_info_{split}_city_vps.json",
-            "eval_truth": "panoptic_gt_{split}_city_vps.json",
-        },
+            "eval_truth": truth + "_{split}_city_vps.json",
+        }
+        for kind, truth in (("gt", "panoptic_gt"), ("im", "panoptic_gt"), ("gt", "panpotic_gt"))
     )
 
 
@@ -143,8 +144,8 @@ DATASETS: dict[str, Dataset] = {
         files={
             "train_images": "dataset_images/training/kitti_step",
             "train_annotations": "dataset_annotations/training/kitti_step.json",
-            "eval_images": "dataset_images/inference/kitti_step_val",
-            "eval_annotations": "dataset_annotations/inference/kitti_step_val",
+            "eval_images": "dataset_images/inference/kitti_step_{split}",
+            "eval_truth": "dataset_annotations/inference/kitti_step_{split}",
         },
         official=_kitti_step("training/image_02", "training/image_02") + _kitti_step("images/train", "images/{split}"),
         training={
