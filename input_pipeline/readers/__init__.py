@@ -35,24 +35,18 @@ def training_videos(config: DatasetConfig, workspace: str = "") -> list[VideoRec
     return _checked(videos, found, found.train_annotations, "training")
 
 
-def all_training_videos(datasets: Sequence[DatasetConfig], workspace: str = "") -> list[list[VideoRecord]]:
-    """`training_videos` of each dataset with a weight above 0, and [] of the others.
-
-    Raises:
-      ValueError: as `training_videos`; files that are absent are told of all datasets at once, before any is read.
-    """
-    used = [dataset for dataset in datasets if dataset.weight]
-    missing = {dataset.name: layouts.absent(dataset, layouts.TRAINING, "", workspace) for dataset in used}
+def require_training_files(datasets: Sequence[DatasetConfig], workspace: str = "") -> None:
+    """Raises one ValueError that lists the absent training files of all datasets; nothing is read."""
+    missing = {dataset.name: layouts.absent(dataset, layouts.TRAINING, "", workspace) for dataset in datasets}
     missing = {name: texts for name, texts in missing.items() if texts}
     if missing:
         listed = "".join(f"\n  {name}: {'; '.join(texts)}" for name, texts in missing.items())
-        present = "+".join(dataset.name for dataset in used if dataset.name not in missing)
+        present = "+".join(dataset.name for dataset in datasets if dataset.name not in missing)
         raise ValueError(
-            f"{len(missing)} of {len(used)} datasets have no training files in the workspace:{listed}\n"
+            f"{len(missing)} of {len(datasets)} datasets have no training files in the workspace:{listed}\n"
             + (f"train on the others with --config=configs/finetune.py:datasets={present}; " if present else "")
             + "python -m input_pipeline.check says what is there"
         )
-    return [training_videos(dataset, workspace) if dataset.weight else [] for dataset in datasets]
 
 
 def evaluation_videos(config: DatasetConfig, split: str, workspace: str = "") -> list[VideoRecord]:

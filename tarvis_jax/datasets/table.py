@@ -1,7 +1,7 @@
 """The rows of the table of datasets; `row.py` says what each field means, docs/data.md how to add a row.
 
 Weights, sizes and augmentation are those of the published fine-tuning, inference settings those of the published
-results. `max_instances` and `buckets` are ours: they cover what the resizing can give.
+results. `max_instances` is ours.
 """
 
 from collections.abc import Mapping
@@ -110,7 +110,6 @@ DATASETS: dict[str, Dataset] = {
             "weight": 0.225,
             "min_dims": (448, 512),
             "max_dim": 1024,
-            "buckets": ((448, 832), (512, 960), (512, 1024), (832, 448), (960, 512), (1024, 512)),
         },
         inference={"min_dim": 448},
     ),
@@ -133,7 +132,6 @@ DATASETS: dict[str, Dataset] = {
             "weight": 0.225,
             "max_dim": 1024,
             "max_instances": 64,
-            "buckets": ((512, 960), (512, 1024), (960, 512), (1024, 512)),
         },
         inference={"min_dim": 576, "max_predictions": 20},
     ),
@@ -154,7 +152,6 @@ DATASETS: dict[str, Dataset] = {
             "crop": (0.75, 0.5),
             "frame_sampling_factor": 2.0,
             "max_instances": 64,
-            "buckets": ((320, 768),),
             "hue_saturation": 10,
             "brightness": 20,
         },
@@ -181,7 +178,6 @@ DATASETS: dict[str, Dataset] = {
             "consecutive_frames": True,
             "eval_frame_step": 5,
             "max_instances": 64,
-            "buckets": ((448, 896),),
             "hue_saturation": 10,
             "brightness": 20,
         },
@@ -205,7 +201,6 @@ DATASETS: dict[str, Dataset] = {
             "crop": (0.75, 0.5),
             "frame_sampling_factor": 5.0,
             "max_instances": 64,
-            "buckets": ((512, 640), (640, 512), (512, 1344), (1344, 512)),
             "hue_saturation": 10,
             "brightness": 20,
         },

@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from input_pipeline import readers
-from input_pipeline.config import dataset_config
+from input_pipeline import batches, readers
+from input_pipeline.config import DataConfig, dataset_config
 from tests.input_pipeline import official_downloads, official_files
 from tests.input_pipeline.official_downloads import WRITERS, expected_mask
 from tests.input_pipeline.official_files import FRAMES
@@ -162,9 +162,12 @@ def test_all_absent_datasets_are_told_at_once(tmp_path, downloads):
     (tmp_path / "official/davis").symlink_to(downloads / "DAVIS")
     configs = [dataset_config(name) for name in ("OVIS", "DAVIS", "VIPSEG")]
     with pytest.raises(ValueError, match="2 of 3 datasets have no training files") as error:
-        readers.all_training_videos(configs, str(tmp_path))
+        readers.require_training_files(configs, str(tmp_path))
     text = str(error.value)
     assert "finetune.py:datasets=DAVIS;" in text and str(tmp_path / "official/ovis") in text
     assert str(tmp_path / "dataset_annotations/training/vipseg") in text
-    unused = [dataset_config("OVIS", weight=0.0), dataset_config("DAVIS")]
-    assert [len(videos) for videos in readers.all_training_videos(unused, str(tmp_path))] == [0, 1]
+    unused = (dataset_config("OVIS", weight=0.0), dataset_config("DAVIS"))
+    found = batches.read_videos(DataConfig(datasets=unused, workspace=str(tmp_path)))
+    assert [len(videos) for videos in found] == [0, 1]
+    with pytest.raises(ValueError, match="2 of 3 datasets have no training files"):
+        batches.read_videos(DataConfig(datasets=tuple(configs), workspace=str(tmp_path)))
