@@ -94,6 +94,9 @@ def exemplar_references(video: VideoRecord, clip_length: int) -> list[tuple[int,
 @functools.lru_cache(maxsize=2**15)  # objects that are pixels of a map take a whole PNG, and frames come again
 def object_boxes(video: VideoRecord, frame: int) -> Mapping[int, np.ndarray]:
     """Instance id -> int [4] (top, left, bottom, right; the last two exclusive) of every object in a frame."""
+    if video.boxes is not None:
+        known = {instance: np.asarray(box, np.int64) for instance, box in video.boxes[frame].items()}
+        return types.MappingProxyType(known)
     segments = video.segmentations[frame]
     boxes = {instance: rle.box(segment) for instance, segment in segments.items() if segment is not None}
     in_map = [instance for instance in segments if instance not in boxes]

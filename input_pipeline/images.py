@@ -11,7 +11,7 @@ VOID = 255  # id of pixels that count neither as object nor as background (palet
 
 def read_frame(path: pathlib.Path, height: int, width: int) -> np.ndarray:
     """A JPEG or PNG as uint8 RGB [H, W, 3]; a ValueError if it cannot be decoded or has another size."""
-    image = _decode(path, cv2.IMREAD_COLOR)
+    image = decode(path, cv2.IMREAD_COLOR)
     if image.shape[:2] != (height, width):
         raise ValueError(
             f"{path}: image has size {list(image.shape[:2])}, the annotations say [height, width] = {[height, width]}"
@@ -55,7 +55,7 @@ def read_vipseg_map(path: pathlib.Path, height: int, width: int) -> tuple[np.nda
     Returns:
       classes uint8 [H, W] (0..123, 255 void) and instances int32 [H, W]: the values of things, 0 = none.
     """
-    values = _decode(path, cv2.IMREAD_UNCHANGED)
+    values = decode(path, cv2.IMREAD_UNCHANGED)
     if values.shape != (height, width):
         raise ValueError(f"{path}: expected one channel of size {[height, width]}, found shape {list(values.shape)}")
     values = values.astype(np.int32)
@@ -66,7 +66,8 @@ def read_vipseg_map(path: pathlib.Path, height: int, width: int) -> tuple[np.nda
     return np.where(classes < 0, VOID, classes).astype(np.uint8), np.where(is_thing, values, 0)
 
 
-def _decode(path: pathlib.Path, flags: int) -> np.ndarray:
+def decode(path: pathlib.Path, flags: int) -> np.ndarray:
+    """The pixels of an image file, in OpenCV's channel order; a ValueError if it is absent, cut off or no image."""
     try:
         raw = path.read_bytes()
     except OSError as error:
