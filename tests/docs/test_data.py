@@ -60,7 +60,7 @@ def zoo(tmp_path, monkeypatch):
     monkeypatch.setitem(DATASETS, "ZOO", None)  # restored afterwards, whatever the page puts there
     monkeypatch.setattr(readers, "__path__", [*readers.__path__, str(tmp_path / "input_pipeline" / "readers")])
     write_zoo(tmp_path)
-    names = run_page("docs/data.md", tmp_path, {"(256, 448), (448, 256)": "(64, 128),"})
+    names = run_page("docs/data.md", tmp_path, {'"min_dims": (256,)': '"min_dims": (64,)'})
     importlib.invalidate_caches()
     config = from_mapping(Config, names["config"])
     assert sorted(dict(config.model.semantic_classes)) == ["YOUTUBE_VIS", "ZOO"]
