@@ -1,7 +1,8 @@
 """Which videos every training step takes: a pure function of (seed, step), the same on every host.
 
-The steps are cut in chunks. A chunk is of one pool: one dataset, one number of objects (exemplar datasets) and one
-group of videos that are padded to the same size. Every pool goes through its items in shuffled epochs.
+The steps are cut in chunks. A chunk is of one pool: one dataset, one of its tasks, one number of objects (exemplar
+tasks on videos) and one group of videos that are padded to the same size. Every pool goes through its items in
+shuffled epochs.
 
 Differs from the reference: it pads to the largest clip of a batch; here videos that need the same bucket form a group,
 because shapes are static. Exemplar pools take every frame that has enough objects, not the first ones of the list.
@@ -11,6 +12,7 @@ import collections
 import dataclasses
 import functools
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -30,6 +32,7 @@ class Pool:
 
     Attributes:
       dataset: index into the config's datasets.
+      task: what its batches are trained on.
       num_objects: of every clip; 0 where clips have any number.
       buckets: (height, width) per entry of the dataset's `min_dims` (one entry if that is empty).
       items: int [n, 2]: index of the video, reference frame (-1: free choice).
@@ -37,6 +40,7 @@ class Pool:
     """
 
     dataset: int
+    task: str
     num_objects: int
     buckets: tuple[tuple[int, int], ...]
     items: np.ndarray
@@ -57,7 +61,7 @@ class BatchPlan:
 class Mixture:
     """Plans of all steps; `plan(step)` may be called in any order and from any host."""
 
-    def __init__(self, config: DataConfig, videos: list[list[VideoRecord]]):
+    def __init__(self, config: DataConfig, videos: list[Sequence[VideoRecord]]):
         """`videos`: the records of each dataset of the config, in its order."""
         total = sum(dataset.weight for dataset in config.datasets)
         if total <= 0:
@@ -66,7 +70,9 @@ class Mixture:
         self.pools: list[Pool] = []
         for index, dataset in enumerate(config.datasets):
             if dataset.weight:
-                self.pools += _pools(index, dataset, videos[index], config.clip_length, dataset.weight / total)
+                for task, share in dataset.task_shares.items():
+                    probability = share * dataset.weight / total
+                    self.pools += _pools(index, dataset, task, videos[index], config.clip_length, probability)
         self._cumulative = np.cumsum([pool.probability for pool in self.pools])
         self._chunk_pools: list[int] = []
         self._chunk_ranks: list[int] = []  # how many earlier chunks were of the same pool
@@ -108,14 +114,14 @@ class Mixture:
                 self._counts[number] += 1
 
 
-def predicted_size(video: VideoRecord, config: DatasetConfig, min_dim: int | None) -> tuple[int, int]:
-    """Size of a clip before padding: of the cropped clip, but of the whole frame in exemplar datasets.
+def predicted_size(video: VideoRecord, config: DatasetConfig, task: str, min_dim: int | None) -> tuple[int, int]:
+    """Size of a clip before padding: of the cropped clip, but of the whole frame in exemplar tasks.
 
     There the crop often fails (it must keep every object) and comes after the resizing; elsewhere it rarely does, and a
     clip that could not be cropped is shrunk to its bucket.
     """
     size = (video.height, video.width)
-    if config.task != "exemplar" and config.crop != (1.0, 1.0):
+    if task != "exemplar" and config.crop != (1.0, 1.0):
         size = augment.crop_size(size, config.crop)
     return resized_size(size, min_dim, config.max_dim)
 
@@ -129,19 +135,22 @@ def smallest_bucket(size: tuple[int, int], buckets: tuple[tuple[int, int], ...])
 
 
 def _pools(
-    index: int, config: DatasetConfig, videos: list[VideoRecord], clip_length: int, probability: float
+    index: int, config: DatasetConfig, task: str, videos: Sequence[VideoRecord], clip_length: int, probability: float
 ) -> list[Pool]:
-    """The pools of one dataset; their probabilities add up to `probability`."""
+    """The pools of one dataset and task; their probabilities add up to `probability`."""
+    if config.image_clips:  # all clips are of one size, and any image may be drawn for any task
+        items = np.stack([np.arange(len(videos)), np.full(len(videos), -1)], 1)
+        return [Pool(index, task, 0, config.buckets, items, probability)]
     groups: dict[tuple[tuple[int, int], ...], list[int]] = collections.defaultdict(list)
     for v, video in enumerate(videos):
-        sizes = [predicted_size(video, config, min_dim) for min_dim in config.min_dims or (None,)]
+        sizes = [predicted_size(video, config, task, min_dim) for min_dim in config.min_dims or (None,)]
         groups[tuple(smallest_bucket(size, config.buckets) for size in sizes)].append(v)
     pools = []
-    if config.task == "exemplar":
+    if task == "exemplar":
         references = {v: clips.exemplar_references(video, clip_length) for v, video in enumerate(videos)}
         most = max((count for frames in references.values() for _, count in frames), default=0)
         # Every number of objects that occurs is drawn equally often; one object may be one of many.
-        for num_objects in range(1, min(most, config.max_instances) + 1):
+        for num_objects in range(1, min(most, config.num_slots(task)) + 1):
             for buckets, members in sorted(groups.items()):
                 items = [(v, t) for v in members for t, count in references[v] if count >= num_objects]
                 pools.append((num_objects, buckets, items))
@@ -160,6 +169,7 @@ def _pools(
     return [
         Pool(
             dataset=index,
+            task=task,
             num_objects=num_objects,
             buckets=buckets,
             items=np.asarray(items, np.int64),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from input_pipeline import augment, clips, mixture, points, targets
+from input_pipeline import augment, clips, image_clips, mixture, points, targets
 from input_pipeline.config import DataConfig, DatasetConfig
 from input_pipeline.records import VideoRecord
 from tarvis_jax.frame_size import resized_size
@@ -52,7 +52,7 @@ class SampleLoader:
         """Sample `index` (0..B-1) of a batch: the batch contract's arrays without the leading B.
 
         Random draws come from (seed, step, index) alone. A sample in which augmentation left no target (or lost one, in
-        exemplar datasets) is replaced by another of the same pool, as in the reference.
+        exemplar tasks) is replaced by another of the same pool, as in the reference.
 
         Raises:
           ValueError: a file cannot be read, or `max_attempts` samples in a row had no target.
@@ -74,7 +74,11 @@ class SampleLoader:
     def _attempt(
         self, plan: mixture.BatchPlan, dataset: DatasetConfig, video: VideoRecord, reference: int, rng
     ) -> dict[str, np.ndarray] | None:
-        if dataset.task == "exemplar":
+        task = plan.pool.task
+        if dataset.image_clips:
+            views = image_clips.make_clip(video, self._frame(video, 0), dataset, task, self.config.clip_length, rng)
+            return views and _sample(plan, dataset, video, views.clip, views.classes, views.reference)
+        if task == "exemplar":
             choice = clips.choose_exemplar_clip(
                 video, reference, plan.pool.num_objects, self.config.clip_length, dataset.frame_sampling_factor, rng
             )
@@ -84,8 +88,8 @@ class SampleLoader:
             )
         if not choice.instances:
             return None
-        clip = self._load(video, choice, with_semantics=dataset.task == "panoptic")
-        if dataset.task == "exemplar":
+        clip = self._load(video, choice, with_semantics=task == "panoptic")
+        if task == "exemplar":
             clip = _resize(clip, plan, dataset)
             clip = _flip(clip, dataset, rng)
             clip = _crop(
@@ -110,15 +114,7 @@ class SampleLoader:
         )
         clip = augment.Clip(images, clip.masks[visible], clip.semantic)
         classes = np.asarray([video.instances[i] for i in choice.instances], np.int32)[visible]
-        sample = targets.padded_targets(
-            clip, classes, plan.bucket, dataset.max_instances, dataset.num_classes, video.where
-        )
-        if dataset.task == "exemplar":
-            count = int(sample["valid_instances"].sum())
-            sample["reference_frame"] = np.int32(choice.reference)
-            sample["points_yx"] = np.zeros((dataset.max_instances, 2), np.float32)
-            sample["points_yx"][:count] = points.mask_to_point(sample["masks"][:count, choice.reference])
-        return sample
+        return _sample(plan, dataset, video, clip, classes, choice.reference)
 
     def _load(self, video: VideoRecord, choice: clips.ClipChoice, with_semantics: bool) -> augment.Clip:
         masks = np.stack([video.frame_masks(t, choice.instances) for t in choice.frames], axis=1)
@@ -132,6 +128,28 @@ class SampleLoader:
             return self._cache.get(video.frame_paths[frame], lambda: video.load_frame(frame))
         except ValueError as error:
             raise ValueError(f"dataset {video.dataset}, video {video.id!r}, frame {frame}: {error}") from error
+
+
+def _sample(
+    plan: mixture.BatchPlan,
+    dataset: DatasetConfig,
+    video: VideoRecord,
+    clip: augment.Clip,
+    classes: np.ndarray,
+    reference: int,
+) -> dict[str, np.ndarray]:
+    """The arrays of a clip whose targets have pixels (in the reference frame, in exemplar tasks)."""
+    task = plan.pool.task
+    num_slots, num_classes = dataset.num_slots(task), dataset.num_classes
+    if task == "exemplar":
+        classes, num_classes = np.zeros_like(classes), 0
+    sample = targets.padded_targets(clip, classes, plan.bucket, num_slots, num_classes, video.where)
+    if task == "exemplar":
+        count = int(sample["valid_instances"].sum())
+        sample["reference_frame"] = np.int32(reference)
+        sample["points_yx"] = np.zeros((num_slots, 2), np.float32)
+        sample["points_yx"][:count] = points.mask_to_point(sample["masks"][:count, reference])
+    return sample
 
 
 def _flip(clip: augment.Clip, dataset: DatasetConfig, rng: np.random.Generator) -> augment.Clip:

@@ -114,9 +114,10 @@ def num_programs(config: Config) -> int:
     shapes of a batch (datasets that are trained alike share them), and the update."""
     objectives = tasks.objectives(config)
     gradients = {
-        (objectives[dataset.name], tuple(batch_shapes(config.data, dataset, bucket).items()))
+        (objectives[dataset.name, task], tuple(batch_shapes(config.data, dataset, bucket, task).items()))
         for dataset in config.data.datasets
         if dataset.weight
+        for task in dataset.task_shares
         for bucket in dataset.buckets
     }
     return len(gradients) + 1

@@ -59,10 +59,10 @@ def main() -> None:
     for name, num_devices, per_device in (("1x8", 1, 8), ("8x1", 1, 1), ("devices", 8, 1)):
         mesh = make_mesh(jax.devices()[:num_devices])
         microbatches = num_microbatches(B, per_device, mesh)
-        stepper = TrainStepper(structure, optimizer, lambda step: 1e-3, 0.0, {"VIS": objective}, 0, mesh)
+        stepper = TrainStepper(structure, optimizer, lambda step: 1e-3, 0.0, {("VIS", "instance"): objective}, 0, mesh)
         state = initial_state(structure, optimizer, 0, False, mesh)
         before = jax.device_get(state.params)
-        state, metrics = stepper("VIS", state, put_batch(batch, microbatches, mesh))
+        state, metrics = stepper(("VIS", "instance"), state, put_batch(batch, microbatches, mesh))
         after = jax.device_get(state.params)
         params[name] = np.concatenate([(after[key] - before[key]).ravel() for key in sorted(after)])
         difference = np.linalg.norm(params[name] - params["1x8"]) / np.linalg.norm(params["1x8"])
