@@ -14,13 +14,6 @@ _CropShare = Annotated[float, Range(0, 1, above_low=True)]
 _Contrast = Annotated[float, Range(0, 10)]
 _Scale = Annotated[float, Range(0.01, 100)]
 
-# Which tasks data of a task can be trained on.
-_SERVED_TASKS = {
-    dataset_table.INSTANCE: (dataset_table.INSTANCE, dataset_table.EXEMPLAR),
-    dataset_table.PANOPTIC: (dataset_table.INSTANCE, dataset_table.PANOPTIC, dataset_table.EXEMPLAR),
-    dataset_table.EXEMPLAR: (dataset_table.EXEMPLAR,),
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class DatasetConfig:
@@ -33,8 +26,8 @@ class DatasetConfig:
       class_names: of class id 1, 2, ... K, for results and overlays; (): not known.
       category_ids: the numbers that the files give class 0, 1, ..., K-1; (): these very numbers (readers of images).
       weight: share of the batches, relative to the other datasets' weights.
-      task_weights: (task, share of the dataset's batches, relative to the others) for each task that it is trained on:
-        one with classes serves exemplar batches, too, and a panoptic one all tasks; (): its own task alone.
+      task_weights: (task, share of the dataset's batches, relative to the others) for each task that it is trained on,
+        which may be any for images with panoptic maps (`image_clips`); (): its own task alone.
       train_images, train_annotations, eval_images, eval_annotations: relative to the workspace, or absolute;
         `{split}` in the two last is replaced by the split's name.
       eval_truth: BURST only: ground truth of all frames (`eval_annotations` has the first frame of each track).
@@ -46,7 +39,10 @@ class DatasetConfig:
       consecutive_frames: take consecutive frames instead.
       max_instances: N, the number of target slots.
       max_exemplars: N of exemplar batches, if that is not the dataset's own task.
-      buckets: sizes (height, width), multiples of the model's `size_divisor`, that clips are padded to.
+      buckets: sizes (height, width), multiples of the model's `size_divisor`, that clips are padded to; (): found from
+        the videos (`input_pipeline/buckets.py`).
+      max_padding: share of a clip that may become padding, on average, so that clips of several sizes share a bucket;
+        what rounding up to `DataConfig.size_divisor` costs is not counted.
       hue_saturation, brightness: largest shift up and down, in 8-bit units (hue: of 256 for the full circle).
       contrast: range of the factor about mid-gray.
       min_mask_area: masks below this many pixels are left out when training annotations are read (BURST).
@@ -55,8 +51,8 @@ class DatasetConfig:
         `crop`, `frame_sampling_factor` and `consecutive_frames` mean nothing then.
       image_min_dim: the smaller side that images are resized to at first, whatever is larger costs time; None: none.
       view_scale: range of the factor by which a view is scaled.
-      view_rotation: largest angle by which a view is turned, in degrees.
-      view_shear: largest angle by which each of its axes is turned against the other, in degrees.
+      view_rotations: a view is turned by the sum of random angles, the largest of each given here, in degrees. (The
+        second is the shear of the reference, whose library shears both axes by one angle, and so turns the image.)
       same_view_crop: the views of a clip are cropped at the same place, else each at a place of its own.
     """
 
@@ -83,12 +79,8 @@ class DatasetConfig:
     consecutive_frames: bool = False
     max_instances: Annotated[int, Range(1, 10_000)] = 32
     max_exemplars: Annotated[int, Range(1, 10_000)] = 8
-    buckets: Annotated[tuple[tuple[_Pixels, _Pixels], ...], Length(1, 100)] = (
-        (512, 960),
-        (512, 1344),
-        (960, 512),
-        (1344, 512),
-    )
+    buckets: Annotated[tuple[tuple[_Pixels, _Pixels], ...], Length(0, 1000)] = ()
+    max_padding: Annotated[float, Range(0, 1)] = 0.02
     hue_saturation: Annotated[int, Range(0, 255)] = 12
     contrast: tuple[_Contrast, _Contrast] = (0.95, 1.05)
     brightness: Annotated[int, Range(0, 255)] = 25
@@ -96,8 +88,7 @@ class DatasetConfig:
     image_clips: bool = False
     image_min_dim: _Pixels | None = None
     view_scale: tuple[_Scale, _Scale] = (0.9, 1.1)
-    view_rotation: Annotated[float, Range(0, 180)] = 20.0
-    view_shear: Annotated[float, Range(0, 45)] = 10.0
+    view_rotations: Annotated[tuple[Annotated[float, Range(0, 180)], ...], Length(0, 10)] = (20.0, 10.0)
     same_view_crop: bool = False
 
     def __post_init__(self):
@@ -132,10 +123,10 @@ class DatasetConfig:
     def _problems(self) -> Iterator[str]:
         if self.category_ids and len(set(self.category_ids)) != self.num_classes:
             yield f"category_ids: expected {self.num_classes} different numbers, found {shown(self.category_ids)}"
-        served = _SERVED_TASKS[self.task]
+        served = tuple(dataset_table.TASKS) if self.image_clips else (self.task,)
         tasks = [task for task, _ in self.task_weights]
         if not set(tasks) <= set(served) or len(set(tasks)) < len(tasks):
-            yield f"task_weights: {self.task} data serves {', '.join(served)}, each once; found {', '.join(tasks)}"
+            yield f"task_weights: expected {' or '.join(served)}, each once, found {', '.join(tasks)}"
         elif tasks and not any(weight for _, weight in self.task_weights):
             yield f"task_weights: expected a weight above 0, found {self.task_weights}"
         if self.image_clips:
@@ -158,22 +149,27 @@ class DataConfig:
       batch_size: B over all hosts.
       clip_length: T.
       chunk_steps: consecutive batches that are of one dataset (and of one number of objects).
+      size_divisor: sides of the buckets that are found are multiples of this, in pixels; a multiple of the model's.
       seed: of every random choice.
       num_parallel: samples that are prepared at the same time.
       prefetch: batches that are kept ready.
       cache_records: keep decoded frames in memory.
       cache_megabytes: bound of that memory.
       max_attempts: how often a sample without any visible target is drawn again before it is an error.
+      shards: a folder of prepared shards (`input_pipeline/shards`), on a disk or in a bucket; training reads its frames
+        from there instead of from the datasets' own files. "": none.
       recorded: a file of batches (`main.py --mode=record`, `input_pipeline/recorded.py`); training takes its batches
         from there, round and round, instead of making them: it then needs neither TensorFlow nor the data. "": none.
     """
 
     datasets: Annotated[tuple[DatasetConfig, ...], Length(0, 1000)] = ()
     workspace: _Path = ""
+    shards: _Path = ""
     recorded: _Path = ""
     batch_size: _Count = 32
     clip_length: Annotated[int, Range(1, 10_000)] = 3
     chunk_steps: _Count = 8
+    size_divisor: _Pixels = 64
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     num_parallel: Annotated[int, Range(1, 10_000)] = 8
     prefetch: Annotated[int, Range(1, 10_000)] = 2

@@ -1,4 +1,4 @@
-"""Clips made of one image: every frame is a view of it that is turned, sheared, scaled, resized and cropped (paper:
+"""Clips made of one image: every frame is a view of it that is turned, scaled, resized and cropped (the paper's
 pretraining on augmented images).
 
 Colors change and the image is mirrored before, for all views alike. The pixels that a view has beyond the image are
@@ -27,11 +27,13 @@ class ImageTargets:
       clip: images, masks [N, T, h, w] of which none is empty, and class maps of panoptic clips; h and w are at most the
         bucket's (less for very wide or high images).
       classes: int32 [N], 1..K; 0 in exemplar clips.
+      instances: ids of the N targets in the record.
       reference: the frame in which all targets of an exemplar clip are seen; 0 in others.
     """
 
     clip: Clip
     classes: np.ndarray
+    instances: tuple[int, ...]
     reference: int
 
 
@@ -60,7 +62,7 @@ def make_clip(
         image = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
         classes = cv2.resize(classes, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         instances = cv2.resize(instances, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    slots, class_of_slot = _number(instances, classes)
+    slots, ids, class_of_slot = _number(instances, classes)
     image = augment.jitter_colors(
         image[None],
         rng,
@@ -98,39 +100,17 @@ def make_clip(
             areas = np.bincount(slots.ravel(), minlength=len(class_of_slot))[chosen]
             chosen = chosen[np.sort(np.argsort(-areas, kind="stable")[:most])]
     labels = np.zeros(len(chosen), np.int32) if task == EXEMPLAR else class_of_slot[chosen]
-    return ImageTargets(Clip(frames, slots == chosen[:, None, None, None], semantic), labels, reference)
-
-
-def view_matrix(size: tuple[int, int], scale: float, rotation: float, shears: tuple[float, float]) -> np.ndarray:
-    """The affine map of a view about the center of an image, in pixels (x, y).
-
-    Args:
-      size: height and width of the image.
-      scale: factor of both axes.
-      rotation: of the whole, in degrees.
-      shears: angles in degrees by which the y axis and the x axis are turned by themselves.
-    Returns:
-      float64 [2, 3].
-    """
-    turn, of_y, of_x = np.deg2rad((rotation, *shears))
-    rotate = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    shear_y = np.array([[1.0, -np.sin(of_y)], [0.0, np.cos(of_y)]])
-    shear_x = np.array([[np.cos(of_x), 0.0], [np.sin(of_x), 1.0]])
-    linear = scale * rotate @ shear_y @ shear_x
-    center = np.array([(size[1] - 1) / 2, (size[0] - 1) / 2])
-    return np.column_stack([linear, center - linear @ center])
+    clip = Clip(frames, slots == chosen[:, None, None, None], semantic)
+    return ImageTargets(clip, labels, tuple(ids[chosen - 1].tolist()), reference)
 
 
 def _view(
     image: np.ndarray, maps: np.ndarray, config: DatasetConfig, corner: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """One view of the image and its maps; `corner` is where it is cropped, as a share of what is left over."""
-    matrix = view_matrix(
-        image.shape[:2],
-        rng.uniform(*config.view_scale),
-        rng.uniform(-config.view_rotation, config.view_rotation),
-        tuple(rng.uniform(-config.view_shear, config.view_shear, 2)),
-    )
+    height, width = image.shape[:2]
+    angle = sum(rng.uniform(-largest, largest) for largest in config.view_rotations)
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, rng.uniform(*config.view_scale))
     size = resized_size(image.shape[:2], int(rng.choice(config.min_dims)), config.max_dim)
     height, width = (min(*sides) for sides in zip(size, config.buckets[0], strict=True))
     top, left = int(corner[0] * (size[0] - height)), int(corner[1] * (size[1] - width))
@@ -145,8 +125,8 @@ def _view(
     return tuple(result)
 
 
-def _number(instances: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Instances numbered 1, 2, ... N: their map uint16 [H, W] (0 none), and the class 1..K of each (int32 [1 + N])."""
+def _number(instances: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Instances numbered 1, 2, ... N: map uint16 [H, W] (0 none), ids int [N], and classes 1..K int32 [1 + N]."""
     is_used = np.zeros(images.MAX_SEGMENT_ID + 1, bool)
     is_used[instances] = True
     is_used[0] = False
@@ -158,4 +138,4 @@ def _number(instances: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.
     slots = number[instances]
     class_of_slot = np.zeros(len(ids) + 1, np.int32)
     class_of_slot[slots] = classes.astype(np.int32) + 1
-    return slots, class_of_slot
+    return slots, ids, class_of_slot

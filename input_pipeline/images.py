@@ -14,7 +14,7 @@ MAX_SEGMENT_ID = 2**24 - 1  # of a panoptic PNG
 
 def read_frame(path: pathlib.Path, height: int, width: int) -> np.ndarray:
     """A JPEG or PNG as uint8 RGB [H, W, 3]; a ValueError if it cannot be decoded or has another size."""
-    image = _decode(path, cv2.IMREAD_COLOR)
+    image = decode(path, cv2.IMREAD_COLOR)
     if image.shape[:2] != (height, width):
         raise ValueError(
             f"{path}: image has size {list(image.shape[:2])}, the annotations say [height, width] = {[height, width]}"
@@ -58,7 +58,7 @@ def read_vipseg_map(path: pathlib.Path, height: int, width: int) -> tuple[np.nda
     Returns:
       classes uint8 [H, W] (0..123, 255 void) and instances int32 [H, W]: the values of things, 0 = none.
     """
-    values = _decode(path, cv2.IMREAD_UNCHANGED)
+    values = decode(path, cv2.IMREAD_UNCHANGED)
     if values.shape != (height, width):
         raise ValueError(f"{path}: expected one channel of size {[height, width]}, found shape {list(values.shape)}")
     values = values.astype(np.int32)
@@ -85,7 +85,7 @@ class SegmentMap:
 
     def __call__(self, path: pathlib.Path, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Classes uint8 [H, W] (255 void) and instances int32 [H, W] (the segment's id, 0 = none)."""
-        image = _decode(path, cv2.IMREAD_COLOR)
+        image = decode(path, cv2.IMREAD_COLOR)
         if image.shape[:2] != (height, width):
             raise ValueError(f"{path}: expected size {[height, width]}, found {list(image.shape[:2])}")
         values = cv2.cvtColor(image, cv2.COLOR_BGR2RGBA).view("<i4")[..., 0] & 0xFFFFFF
@@ -109,7 +109,7 @@ def read_cityscapes_map(
     Returns:
       As `SegmentMap`; instances are the values of the file.
     """
-    values = _decode(path, cv2.IMREAD_UNCHANGED)
+    values = decode(path, cv2.IMREAD_UNCHANGED)
     if values.shape != (height, width):
         raise ValueError(f"{path}: expected one channel of size {[height, width]}, found shape {list(values.shape)}")
     values = values.astype(np.int32)
@@ -133,8 +133,8 @@ def read_ade20k_map(
     Returns:
       As `SegmentMap`; instances are 256 R + G.
     """
-    instances = _decode(path, cv2.IMREAD_COLOR)
-    classes = _decode(class_map, cv2.IMREAD_UNCHANGED)
+    instances = decode(path, cv2.IMREAD_COLOR)
+    classes = decode(class_map, cv2.IMREAD_UNCHANGED)
     for file, shape in ((path, instances.shape[:2]), (class_map, classes.shape)):
         if shape != (height, width):
             raise ValueError(f"{file}: expected size {[height, width]}, found {list(shape)}")
@@ -149,7 +149,8 @@ def read_ade20k_map(
     return np.where(is_instance, of_things[things], classes), values
 
 
-def _decode(path: pathlib.Path, flags: int) -> np.ndarray:
+def decode(path: pathlib.Path, flags: int) -> np.ndarray:
+    """The pixels of an image file, in OpenCV's channel order; a ValueError if it is absent, cut off or no image."""
     try:
         raw = path.read_bytes()
     except OSError as error:

@@ -1,5 +1,6 @@
 """The training loop, top to bottom: what it calls returns values and never decides what comes next."""
 
+import dataclasses
 import pathlib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -9,9 +10,11 @@ import jax
 import numpy as np
 from absl import logging
 
-from input_pipeline.batches import BatchInfo, train_batches
+from input_pipeline.batches import BatchInfo, read_videos, train_batches
 from input_pipeline.config import DataConfig
+from input_pipeline.mixture import with_buckets
 from input_pipeline.recorded import read_recorded_batches
+from input_pipeline.records import VideoRecord
 from input_pipeline.synthetic import prepare_data
 from tarvis_jax.config import save_json, to_plain
 from tarvis_jax.evaluation import held_out
@@ -23,6 +26,7 @@ from tarvis_jax.train.progress import Progress
 from tarvis_jax.train.state import TrainState, from_items, replace_weights, to_items
 from tarvis_jax.train.step import TrainStepper, make_stepper
 from tarvis_jax.visualize.run_report import write_training_report
+from tarvis_jax.weights.backbone_files import find_initial_weights
 from tarvis_jax.weights.checkpoints import Checkpoints
 from tarvis_jax.weights.start import load_initial_weights
 
@@ -44,13 +48,17 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
     if config.train.distributed:
         initialize_distributed()
     is_main = jax.process_index() == 0
+    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints, create=True)
+    # Here, so that missing weights are known before anything is computed. A run that goes on needs none.
+    source = find_initial_weights(config) if checkpoints.latest_step is None else None
     stepper = make_stepper(config, make_mesh())
     microbatches = num_microbatches(config.data.batch_size, config.train.max_samples_per_device, stepper.mesh)
-    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints, create=True)
-    state = _begin(config, workdir, stepper, checkpoints)
+    state = _begin(config, workdir, stepper, checkpoints, source)
     data = prepare_data(config.data, config.synthetic, workdir, writes=is_main)
     start_step = int(state.step)
-    batches = _batches(data, start_step)
+    videos = [] if data.recorded else read_videos(data)
+    data = data if data.recorded else with_buckets(data, videos)
+    batches = _batches(data, videos, start_step)
     if is_main:  # not before: a config that does not fit the folder's checkpoint or data leaves the run as it was
         save_json(workdir / CONFIG_FILE, config)
     _log_start(stepper, config, microbatches)
@@ -62,7 +70,8 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
         resume_step=start_step if start_step else None,
     ) as writer:
         evaluator = _Evaluator(config, data, workdir, writer)
-        state = _run_steps(config, stepper, state, batches, microbatches, checkpoints, writer, evaluator)
+        progress = Progress(dataclasses.replace(config, data=data), stepper.programs)
+        state = _run_steps(config, stepper, state, batches, microbatches, checkpoints, writer, evaluator, progress)
         checkpoints.close()
         scores = evaluator.finish(state) if is_main else {}
     if is_main:
@@ -71,34 +80,39 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
     return scores
 
 
-def _begin(config: Config, workdir: pathlib.Path, stepper: TrainStepper, checkpoints: Checkpoints) -> TrainState:
-    """The state to go on from: the newest checkpoint's, else the one the config starts from."""
+def _begin(
+    config: Config, workdir: pathlib.Path, stepper: TrainStepper, checkpoints: Checkpoints, source: str | None
+) -> TrainState:
+    """The state to go on from: the newest checkpoint's, else with the weights of `source` (None: random ones)."""
     if checkpoints.latest_step is not None:
         like = stepper.abstract_state()
         state = from_items(like, *checkpoints.restore(*to_items(like)))
         logging.info("resumed from step %d of %s", checkpoints.latest_step, workdir)
         return state
     state = stepper.initial_state()
-    if config.train.init_from:
-        params, frozen, report = load_initial_weights(
-            config.train.init_from,
-            config.model,
-            state.params,
-            state.frozen,
-            new=config.train.init_new,
-            leave_out=config.train.init_leave_out,
-        )
-        logging.info("weights to start from: %s", report)
-        state = replace_weights(state, params, frozen)
-    return state
+    if source is None:
+        logging.info("weights to start from: random, seed %d", config.train.seed)
+        return state
+    params, frozen, report = load_initial_weights(
+        source,
+        config.model,
+        state.params,
+        state.frozen,
+        new=config.train.init_new,
+        leave_out=config.train.init_leave_out,
+    )
+    logging.info("weights to start from: %s", report)
+    return replace_weights(state, params, frozen)
 
 
-def _batches(data: DataConfig, start_step: int) -> Iterator[tuple[BatchInfo, dict[str, np.ndarray]]]:
+def _batches(
+    data: DataConfig, videos: list[list[VideoRecord]], start_step: int
+) -> Iterator[tuple[BatchInfo, dict[str, np.ndarray]]]:
     """This process's share of the batches from `start_step` on."""
     hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     if data.recorded:
         return read_recorded_batches(data.recorded, config=data, start_step=start_step, **hosts)
-    return train_batches(data, start_step=start_step, **hosts)
+    return train_batches(data, videos=videos, start_step=start_step, **hosts)
 
 
 def _run_steps(
@@ -110,10 +124,10 @@ def _run_steps(
     checkpoints: Checkpoints,
     writer: MetricWriter,
     evaluator: "_Evaluator",
+    progress: Progress,
 ) -> TrainState:
     """All steps that are left. The device works on step i while the host fetches the batch of step i + 1."""
     settings = config.train
-    progress = Progress(config, stepper.programs)
     pending: list[tuple[str, dict[str, jax.Array]]] = []
     previous = None  # (kind, batch, metrics) of the step before, for the guard
     for step in range(int(state.step), settings.num_steps):
@@ -189,6 +203,10 @@ def _log_start(stepper: TrainStepper, config: Config, microbatches: int) -> None
         config.data.batch_size,
         microbatches,
     )
+    if not config.data.recorded:
+        total = sum(dataset.weight for dataset in config.data.datasets)
+        shares = [f"{dataset.name} {dataset.weight / total:.3g}" for dataset in config.data.datasets]
+        logging.info("share of the batches that each dataset has: %s", ", ".join(shares))
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -58,7 +58,9 @@ def test_image_datasets(name):
     config = dataset_config(name)
     assert config.task_shares == {"instance": 0.3, "panoptic": 0.3, "exemplar": 0.4}
     assert [config.num_slots(task) for task in config.task_shares][2] == 8
-    number_of = {name: (config.category_ids or range(config.num_classes))[i] for i, name in enumerate(config.class_names)}
+    number_of = {
+        name: (config.category_ids or range(config.num_classes))[i] for i, name in enumerate(config.class_names)
+    }
     things = {config.class_names[i] for i in config.thing_classes}
     expected = {
         "ADE20K": ({"wall": 0, "person": 12, "flag": 149}, {"bed", "flag"}, {"wall", "river"}, 100),
