@@ -151,11 +151,11 @@ class TrainStepper:
         optimizer: optax.GradientTransformation,
         learning_rate: Callable[[jax.Array], jax.Array],
         ema_decay: float,
-        objectives: Mapping[str, Objective],
+        objectives: Mapping[tuple[str, str], Objective],
         seed: int,
         mesh: Mesh,
     ):
-        """`objectives` by dataset name, equal ones share programs; every random draw of the run starts from `seed`."""
+        """`objectives` by (dataset, task), equal ones share programs; all random draws of the run start from `seed`."""
         self.structure, self.mesh = structure, mesh
         self._optimizer, self._seed, self._keeps_ema = optimizer, seed, ema_decay > 0
         self._objectives = dict(objectives)
@@ -173,12 +173,14 @@ class TrainStepper:
         """Shapes, dtypes and shardings of the state."""
         return abstract_state(self.structure, self._optimizer, self._keeps_ema, self.mesh)
 
-    def __call__(self, dataset: str, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """One step; `state` is donated (its arrays are dead afterwards). Returns without waiting for the device.
+    def __call__(self, kind: tuple[str, str], state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """One step on a batch of `kind`, (dataset, task); `state` is donated (its arrays are dead afterwards).
+
+        Returns without waiting for the device.
 
         Metrics: those of `make_update`, "loss", and the terms as `summarize` names them.
         """
-        objective = self._objectives[dataset]
+        objective = self._objectives[kind]
         whole, split = self._whole, self._split
 
         def gradients(*arguments: Any) -> tuple[Arrays, jax.Array, Metrics]:
@@ -189,7 +191,7 @@ class TrainStepper:
             (objective, shapes_of(dict(batch))),
             lambda: jax.jit(gradients, in_shardings=(whole, whole, split, whole, whole), out_shardings=whole),
             (state.params, state.frozen, dict(batch), self._key, state.step),
-            f"gradients of {dataset}, images {'x'.join(map(str, batch['images'].shape[:-1]))}",
+            f"gradients of {' '.join(kind)}, images {'x'.join(map(str, batch['images'].shape[:-1]))}",
         )
         state, more = self._run(
             "update",
@@ -207,14 +209,14 @@ class TrainStepper:
 
         return self.programs.get(key, lower, description)(*arguments)
 
-    def first_bad_tensor(self, dataset: str, state: TrainState, batch: Batch) -> str:
+    def first_bad_tensor(self, kind: tuple[str, str], state: TrainState, batch: Batch) -> str:
         """Names the first tensor that is not finite when `state` takes a step on `batch`.
 
         Looked for in this order: parameter, frozen variable, loss term, gradient. Compiles a program of its own.
         """
 
         def finite_flags(state: TrainState, batch: Batch, key: jax.Array) -> list[dict[str, jax.Array]]:
-            gradients = self._gradients[self._objectives[dataset]]
+            gradients = self._gradients[self._objectives[kind]]
             grads, loss, terms = gradients(state.params, state.frozen, batch, key, state.step)
             groups = (state.params, state.frozen, terms, {"of all terms": loss}, grads)
             return [{name: jnp.isfinite(value).all() for name, value in group.items()} for group in groups]

@@ -46,9 +46,9 @@ def test_step_traces(name, tmp_path):
     update = make_update(optimizer, lambda step: learning_rate_at(config.optimizer, step), config.optimizer.ema_decay)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = abstract_state(structure, optimizer, config.optimizer.ema_decay > 0, make_mesh(jax.devices()[:1]))
-    one_of_each_task = {dataset.task: dataset for dataset in config.data.datasets}
-    for dataset in one_of_each_task.values():
-        shapes = batch_shapes(config.data, dataset, dataset.buckets[0] if dataset.buckets else (512, 960))
+    one_of_each_task = {task: dataset for dataset in config.data.datasets for task in dataset.task_shares}
+    for task, dataset in one_of_each_task.items():
+        shapes = batch_shapes(config.data, dataset, dataset.buckets[0] if dataset.buckets else (512, 960), task)
         shapes["place"] = (config.data.batch_size,), np.int32
         microbatches = config.data.batch_size
         batch = {
@@ -57,7 +57,7 @@ def test_step_traces(name, tmp_path):
         }
         step = jax.ShapeDtypeStruct((), jnp.int32)
         grads, loss, _ = jax.eval_shape(
-            make_gradients(structure, all_objectives[dataset.name]), state.params, state.frozen, batch, key, step
+            make_gradients(structure, all_objectives[dataset.name, task]), state.params, state.frozen, batch, key, step
         )
         assert loss.shape == () and loss.dtype == jnp.float32
         assert {path: (g.shape, g.dtype) for path, g in grads.items()} == {

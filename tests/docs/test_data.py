@@ -84,7 +84,7 @@ def test_a_dataset_is_one_row_and_one_reader(zoo, monkeypatch):
     structure = ModelStructure(zoo.model)
     batch = put_batch(batch, 1, make_mesh(jax.devices()[:1]))
     key, step = jax.eval_shape(lambda: (jax.random.key(0), np.int32(0)))
-    gradients = make_gradients(structure, objectives(zoo)["ZOO"])
+    gradients = make_gradients(structure, objectives(zoo)["ZOO", "instance"])
     _, loss, _ = jax.eval_shape(gradients, structure.params, structure.frozen, batch, key, step)
     assert loss.shape == ()
 

@@ -32,10 +32,10 @@ def main() -> None:
     for name, num_devices, per_device in (("8x1", 1, 1), ("devices", 8, 1)):
         mesh = make_mesh(jax.devices()[:num_devices])
         microbatches = num_microbatches(B, per_device, mesh)
-        stepper = TrainStepper(structure, optimizer, lambda step: 1e-3, 0.0, {"VIS": objective}, 0, mesh)
+        stepper = TrainStepper(structure, optimizer, lambda step: 1e-3, 0.0, {("VIS", "instance"): objective}, 0, mesh)
         state = initial_state(structure, optimizer, 0, False, mesh)
         before = jax.device_get(state.params)
-        state, metrics = stepper("VIS", state, put_batch(batch, microbatches, mesh))
+        state, metrics = stepper(("VIS", "instance"), state, put_batch(batch, microbatches, mesh))
         after = jax.device_get(state.params)
         updates.append(np.concatenate([(after[key] - before[key]).ravel() for key in sorted(after)]))
         results[name] = {

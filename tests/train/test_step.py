@@ -14,6 +14,7 @@ from tarvis_jax.train.state import new_state
 from tarvis_jax.train.step import TrainStepper
 
 LEARNING_RATE = 0.1
+KIND = ("A", "instance")
 
 
 class FakeStructure:
@@ -51,7 +52,7 @@ def make_stepper(loss, ema_decay=0.0, seed=0):
         optimizer,
         learning_rate=lambda step: LEARNING_RATE,
         ema_decay=ema_decay,
-        objectives={"A": Objective(loss, lambda batch: batch["labels"].size / batch["labels"].shape[0])},
+        objectives={KIND: Objective(loss, lambda batch: batch["labels"].size / batch["labels"].shape[0])},
         seed=seed,
         mesh=make_mesh(jax.devices()[:1]),
     )
@@ -74,7 +75,7 @@ def make_batch(microbatches=1):
 def test_update_equals_numpy_however_the_batch_is_split(microbatches):
     stepper, optimizer = make_stepper(squares)
     batch, arrays = make_batch(microbatches)
-    state, metrics = stepper("A", make_state(optimizer), batch)
+    state, metrics = stepper(KIND, make_state(optimizer), batch)
     errors = arrays["images"] @ [1.0, -2.0] + 0.5 - arrays["labels"]
     gradient = 2 * arrays["images"].T @ errors / 8
     np.testing.assert_allclose(metrics["loss"], (errors**2).mean(), rtol=1e-5)
@@ -90,7 +91,7 @@ def test_average_of_parameters_ramps_up():
     state = make_state(optimizer, keep_ema=True)
     expected = np.asarray(state.params["w"])
     for step in range(3):
-        state, _ = stepper("A", state, batch)
+        state, _ = stepper(KIND, state, batch)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * np.asarray(state.params["w"])
     np.testing.assert_allclose(state.ema["w"], expected, rtol=1e-6)
@@ -103,7 +104,7 @@ def test_random_draws_depend_on_seed_step_purpose_and_clip_only():
         state, found = make_state(optimizer, w=(0.0, 0.0)), []
         for _ in range(2):
             before = np.asarray(state.params["w"])
-            state, _ = stepper("A", state, batch)
+            state, _ = stepper(KIND, state, batch)
             found.append((before - np.asarray(state.params["w"])) / LEARNING_RATE)
         return np.stack(found)
 
@@ -120,9 +121,9 @@ def test_one_program_per_dataset_and_shape():
     batch, _ = make_batch()
     state = make_state(optimizer)
     for _ in range(3):
-        state, _ = stepper("A", state, batch)
+        state, _ = stepper(KIND, state, batch)
     assert stepper.programs.num_compilations == 2  # gradients and update
-    state, _ = stepper("A", state, {name: array[:, :4] for name, array in batch.items()})
+    state, _ = stepper(KIND, state, {name: array[:, :4] for name, array in batch.items()})
     assert stepper.programs.num_compilations == 3
 
 
@@ -142,9 +143,9 @@ def test_guard_keeps_the_state_and_names_the_tensor(loss, state_values, images, 
     state = make_state(optimizer, **state_values)
     before = jax.device_get(state)
     good, _ = make_batch()
-    after, metrics = stepper("A", state, batch)
+    after, metrics = stepper(KIND, state, batch)
     assert not bool(metrics["is_finite"]) and not bool(after.is_healthy)
-    after, _ = stepper("A", after, good)  # a later, good batch changes nothing either
+    after, _ = stepper(KIND, after, good)  # a later, good batch changes nothing either
     np.testing.assert_array_equal(after.params["w"], before.params["w"])
     assert int(after.step) == 0
-    assert stepper.first_bad_tensor("A", after, batch) == message
+    assert stepper.first_bad_tensor(KIND, after, batch) == message
