@@ -94,9 +94,11 @@ def measure(mapping, options):
             continue
         seen.add(task)
         objective = all_objectives[dataset.name, task]
+        shapes = batch_shapes(config.data, dataset, clip_size(dataset), task)
+        shapes["place"] = (config.data.batch_size,), jnp.int32
         batch = {
             name: jax.ShapeDtypeStruct((microbatches, shape[0] // microbatches, *shape[1:]), dtype)
-            for name, (shape, dtype) in batch_shapes(config.data, dataset, clip_size(dataset), task).items()
+            for name, (shape, dtype) in shapes.items()
         }
         key = jax.eval_shape(lambda: jax.random.key(0))
         arguments = (state.params, state.frozen, batch, key, state.step)

@@ -78,6 +78,8 @@ def read_videos(config: DataConfig) -> list[list[VideoRecord]]:
     Raises:
       ValueError: workspace or annotations are missing or wrong.
     """
+    if not config.shards:
+        readers.require_training_files([each for each in config.datasets if each.weight], config.workspace)
     return [_training_videos(dataset, config) if dataset.weight else [] for dataset in config.datasets]
 
 

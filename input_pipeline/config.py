@@ -26,11 +26,13 @@ class DatasetConfig:
       class_names: of class id 1, 2, ... K, for results and overlays; (): not known.
       category_ids: the numbers that the files give class 0, 1, ..., K-1; (): these very numbers (readers of images).
       weight: share of the batches, relative to the other datasets' weights.
+      root: folder of the dataset as its own site hands it out (docs/data.md has the layouts), absolute or relative to
+        the workspace; "": the paths below.
       task_weights: (task, share of the dataset's batches, relative to the others) for each task that it is trained on,
         which may be any for images with panoptic maps (`image_clips`); (): its own task alone.
       train_images, train_annotations, eval_images, eval_annotations: relative to the workspace, or absolute;
         `{split}` in the two last is replaced by the split's name.
-      eval_truth: BURST only: ground truth of all frames (`eval_annotations` has the first frame of each track).
+      eval_truth: ground truth for evaluation, where `eval_annotations` has only what the network is given.
       min_dims: the smaller side of a clip is resized to one of these, drawn per batch; empty: no resizing.
       max_dim: cap of the larger side.
       crop: height and width of the random crop, as a share of the frame; (1.0, 1.0): no crop.
@@ -46,6 +48,8 @@ class DatasetConfig:
       hue_saturation, brightness: largest shift up and down, in 8-bit units (hue: of 256 for the full circle).
       contrast: range of the factor about mid-gray.
       min_mask_area: masks below this many pixels are left out when training annotations are read (BURST).
+      interleaved_frames: evaluation: most frames that are taken between two annotated ones (BURST).
+      eval_frame_step: evaluation: every n-th frame is taken (Cityscapes-VPS, whose every fifth frame is annotated).
       image_clips: the records are images, of which clips are made: each frame is a view of its own, turned, scaled,
         resized to one of `min_dims` and cropped to the size of the only bucket (`input_pipeline/image_clips.py`);
         `crop`, `frame_sampling_factor` and `consecutive_frames` mean nothing then.
@@ -65,6 +69,7 @@ class DatasetConfig:
     class_names: Annotated[tuple[Annotated[str, Text(200, 1)], ...], Length(0, 65_535)] = ()
     category_ids: Annotated[tuple[Annotated[int, Range(0, 2**31 - 1)], ...], Length(0, 65_535)] = ()
     weight: Annotated[float, Range(0, 1e6)] = 1.0
+    root: _Path = ""
     task_weights: tuple[tuple[Annotated[str, OneOf(dataset_table.TASKS)], Annotated[float, Range(0, 1e6)]], ...] = ()
     train_images: _Path = ""
     train_annotations: _Path = ""
@@ -85,6 +90,8 @@ class DatasetConfig:
     contrast: tuple[_Contrast, _Contrast] = (0.95, 1.05)
     brightness: Annotated[int, Range(0, 255)] = 25
     min_mask_area: Annotated[int, Range(0, 10**9)] = 1
+    interleaved_frames: Annotated[int, Range(0, 1000)] = 0
+    eval_frame_step: Annotated[int, Range(1, 1000)] = 1
     image_clips: bool = False
     image_min_dim: _Pixels | None = None
     view_scale: tuple[_Scale, _Scale] = (0.9, 1.1)

@@ -1,8 +1,8 @@
 """One optimizer step as two pure functions, compiled ahead of time: gradients of a batch, update of the state.
 
 The batch comes as A microbatches [A, B / A, ...]; gradients are summed over them with a scan, so the global batch size
-holds on any number of devices. Sums that the losses divide by (the number of masks, ...) are taken over the whole batch
-first: the result does not depend on how the batch was split.
+holds on any number of devices. The result does not depend on how the batch was split: losses are means over clips, what
+they must know of the whole batch (the number of targets) is computed first, and every clip has random keys of its own.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,11 +22,21 @@ from tarvis_jax.tasks.objective import Batch, Objective
 from tarvis_jax.train.optimizer import learning_rate_at, make_optimizer
 from tarvis_jax.train.state import TrainState, abstract_state, initial_state
 
-# What a random draw is for: the last number folded into the key.
+# What a random draw is for: folded into the key after the step, and before the clip.
 PURPOSE_MODEL = 0  # stochastic depth
 PURPOSE_LOSS = 1  # point sampling, which objects are points
 
 Metrics = dict[str, jax.Array]
+
+
+def random_key(seed: int, mesh: Mesh) -> jax.Array:
+    """The key from which every random draw of a run is made, on all devices of all processes."""
+
+    def make() -> jax.Array:
+        # Of all generators, this one alone gives a clip the same numbers whatever clips are beside it.
+        return jax.random.key(seed, impl="threefry2x32")
+
+    return jax.jit(make, out_shardings=replicated(mesh))()
 
 
 def make_update(
@@ -77,36 +87,36 @@ def make_gradients(
 ) -> Callable[[Arrays, Arrays, Batch, jax.Array, jax.Array], tuple[Arrays, jax.Array, dict[str, jax.Array]]]:
     """The pure function (params, frozen, batch [A, B / A, ...], key [], step []) -> (gradients, loss [], terms).
 
-    Gradients, loss and terms are those of the whole batch: means over its microbatches.
+    Gradients, loss and terms are those of the whole batch: means over its microbatches. The batch has a "place", see
+    `put_batch`, from which the random keys of each clip are made.
     """
 
     def gradients(
         params: Arrays, frozen: Arrays, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[Arrays, jax.Array, dict[str, jax.Array]]:
         key = jax.random.fold_in(key, step)
-        model_key = jax.random.fold_in(key, PURPOSE_MODEL)
-        loss_key = jax.random.fold_in(key, PURPOSE_LOSS)
+        keys = [jax.random.fold_in(key, purpose) for purpose in (PURPOSE_LOSS, PURPOSE_MODEL)]
         statistics = objective.statistics(batch)
         num_microbatches = next(iter(batch.values())).shape[0]
 
-        def loss_fn(params: Arrays, microbatch: Batch, index: jax.Array):
-            keys = [jax.random.fold_in(key, index) for key in (loss_key, model_key)]
-            return objective.loss(structure.build(params, frozen), microbatch, *keys, statistics)
+        def loss_fn(params: Arrays, microbatch: Batch):
+            keys_of_clips = [jax.vmap(jax.random.fold_in, (None, 0))(key, microbatch["place"]) for key in keys]
+            return objective.loss(structure.build(params, frozen), microbatch, *keys_of_clips, statistics)
 
-        def of_microbatch(microbatch: Batch, index: jax.Array):
-            (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, microbatch, index)
+        def of_microbatch(microbatch: Batch):
+            (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, microbatch)
             return grads, loss, terms
 
+        first = {name: array[0] for name, array in batch.items()}
         if num_microbatches == 1:
-            return of_microbatch({name: array[0] for name, array in batch.items()}, jnp.zeros((), jnp.int32))
+            return of_microbatch(first)
 
-        def add(total: Any, item: tuple[Batch, jax.Array]):
-            return jax.tree.map(jnp.add, total, of_microbatch(*item)), None
+        def add(total: Any, microbatch: Batch):
+            return jax.tree.map(jnp.add, total, of_microbatch(microbatch)), None
 
-        indices = jnp.arange(num_microbatches)
-        shapes = jax.eval_shape(of_microbatch, {name: array[0] for name, array in batch.items()}, indices[0])
+        shapes = jax.eval_shape(of_microbatch, first)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        total, _ = jax.lax.scan(add, zeros, (dict(batch), indices))
+        total, _ = jax.lax.scan(add, zeros, dict(batch))
         return jax.tree.map(lambda leaf: leaf / num_microbatches, total)
 
     return gradients
@@ -152,7 +162,7 @@ class TrainStepper:
         self._gradients = {objective: make_gradients(structure, objective) for objective in objectives.values()}
         self._update = make_update(optimizer, learning_rate, ema_decay)
         self._whole, self._split = replicated(mesh), microbatch_sharding(mesh)
-        self._key = jax.device_put(jax.random.key(seed), self._whole)
+        self._key = random_key(seed, mesh)
         self.programs = Programs()
 
     def initial_state(self) -> TrainState:

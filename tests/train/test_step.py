@@ -24,24 +24,24 @@ class FakeStructure:
         return types.SimpleNamespace(w=params["w"], bias=params["bias"], scale=frozen["scale"])
 
 
-def squares(model, batch, draw_key, model_key, num_targets):
+def squares(model, batch, loss_keys, model_keys, num_targets):
     """Mean square of a linear map, over the number of targets of the whole batch."""
-    del draw_key, model_key
+    del loss_keys, model_keys
     errors = model.scale * (batch["images"] @ model.w + model.bias) - batch["labels"]
     loss = (errors**2).sum() / num_targets
     return loss, {"square": jnp.stack([2 * loss, loss])}
 
 
-def noise(model, batch, draw_key, model_key, num_targets):
-    """A loss whose gradient is the random draw itself."""
-    del batch, num_targets
-    draws = jnp.stack([jax.random.normal(draw_key), jax.random.normal(model_key)])
-    return (model.w * draws).sum() + 0.0 * model.bias, {}
+def noise(model, batch, loss_keys, model_keys, num_targets):
+    """A loss whose gradient is the random draws themselves: each clip's, times a number that only this clip has."""
+    del num_targets
+    draws = jnp.stack([jax.vmap(jax.random.normal)(keys) for keys in (loss_keys, model_keys)])  # [2, B]
+    return (model.w * (draws * batch["labels"]).mean(1)).sum() + 0.0 * model.bias, {}
 
 
-def kinked(model, batch, draw_key, model_key, num_targets):
+def kinked(model, batch, loss_keys, model_keys, num_targets):
     """Finite loss with an infinite slope at bias = 0."""
-    loss, terms = squares(model, batch, draw_key, model_key, num_targets)
+    loss, terms = squares(model, batch, loss_keys, model_keys, num_targets)
     return loss + jnp.sqrt(jnp.abs(model.bias)), terms
 
 
@@ -97,7 +97,7 @@ def test_average_of_parameters_ramps_up():
     np.testing.assert_allclose(state.ema["w"], expected, rtol=1e-6)
 
 
-def test_random_draws_depend_on_seed_step_and_purpose_only():
+def test_random_draws_depend_on_seed_step_purpose_and_clip_only():
     def gradients(seed, microbatches=1):
         stepper, optimizer = make_stepper(noise, seed=seed)
         batch, _ = make_batch(microbatches)
@@ -112,6 +112,8 @@ def test_random_draws_depend_on_seed_step_and_purpose_only():
     np.testing.assert_array_equal(first, gradients(0))
     values = np.concatenate([first.ravel(), gradients(1).ravel()])
     assert len(np.unique(values.round(4))) == values.size  # no two of (seed, step, purpose) share a draw
+    for microbatches in (2, 8):
+        np.testing.assert_allclose(gradients(0, microbatches), first, rtol=1e-5)
 
 
 def test_one_program_per_dataset_and_shape():
