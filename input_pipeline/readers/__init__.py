@@ -100,10 +100,11 @@ def source_of(videos: list[VideoRecord]) -> str:
 
 def summary(videos: list[VideoRecord]) -> str:
     """Numbers of videos, frames and objects (where they are known), and the range of heights and widths."""
-    frames, objects = sum(video.num_frames for video in videos), sum(len(video.instances) for video in videos)
+    rows = [(video.num_frames, len(video.instances), video.height, video.width) for video in videos]
+    frames, objects = sum(row[0] for row in rows), sum(row[1] for row in rows)
     counts = f"{len(videos)} videos, {frames} frames" + (f", {objects} objects" if objects else "")
     sizes = []
-    for values in zip(*((video.height, video.width) for video in videos), strict=True):
+    for values in zip(*(row[2:] for row in rows), strict=True):
         low, high = min(values), max(values)
         sizes.append(str(low) if low == high else f"{low}..{high}")
     return f"{counts}, {' x '.join(sizes)} pixels"
