@@ -223,6 +223,21 @@ BAD_FILES = {
         _delete("sequences", 0, "track_category_ids", "2"),
         "track '2' is not in track_category_ids",
     ),
+    "frame that is no name": (
+        "BURST",
+        _set("sequences", 0, "annotated_image_paths", 1, value=["a"]),
+        r"annotated_image_paths\[1\]: expected a value of type str, found list",
+    ),
+    "masks of a frame that are no object": (
+        "BURST",
+        _set("sequences", 1, "segmentations", 2, value=None),
+        r"sequences\[1\].segmentations\[2\]: expected a value of type dict, found NoneType",
+    ),
+    "mask that is no object": (
+        "BURST",
+        _set("sequences", 0, "segmentations", 0, "1", value="abc"),
+        r"segmentations\[0\]\[0\]: expected a value of type dict, found str",
+    ),
     "no mask": (
         "BURST",
         _delete("sequences", 0, "segmentations", 0, "1", "rle"),
@@ -244,6 +259,14 @@ def test_bad_annotations_give_one_clear_error(case, own_workspace, make_dataset)
 def test_corrupt_json(own_workspace, make_dataset):
     path = own_workspace / "dataset_annotations" / "training" / "burst.json"
     path.write_text(path.read_text()[:-50])
+    with pytest.raises(ValueError, match="burst.json: not valid JSON"):
+        datasets.training_videos(make_dataset("BURST"), str(own_workspace))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"sequences": ' + "1" * 5000 + "}", "\udcff"])
+def test_json_that_python_refuses(text, own_workspace, make_dataset):
+    path = own_workspace / "dataset_annotations" / "training" / "burst.json"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match="burst.json: not valid JSON"):
         datasets.training_videos(make_dataset("BURST"), str(own_workspace))
 
