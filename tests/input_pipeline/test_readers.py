@@ -8,6 +8,7 @@ from input_pipeline import readers as datasets
 from input_pipeline import workspace as workspace_files
 from input_pipeline.config import dataset_config
 from input_pipeline.readers import burst
+from tarvis_jax.datasets import DATASETS, Dataset, DatasetSpec
 from tests.input_pipeline import official_files
 from tests.input_pipeline.official_files import FRAMES, HEIGHT, WIDTH
 
@@ -281,11 +282,12 @@ def test_corrupt_mask_png(own_workspace, make_dataset):
         datasets.evaluation_videos(make_dataset("DAVIS"), "val", str(own_workspace))
 
 
-def test_unknown_names(make_dataset, workspace):
+def test_unknown_names(make_dataset, workspace, monkeypatch):
     with pytest.raises(ValueError, match="dataset: expected one of .*BURST, found 'KITTY'"):
         dataset_config("KITTY")
-    with pytest.raises(ValueError, match="dataset 'COCO' has no reader; those that have one are .*'DAVIS'"):
-        dataset_config("COCO")
+    monkeypatch.setitem(DATASETS, "ZOO", Dataset(DatasetSpec("instance", 2)))
+    with pytest.raises(ValueError, match="dataset 'ZOO' has no reader; those that have one are .*'DAVIS'"):
+        dataset_config("ZOO")
     unknown = make_dataset("DAVIS", reader="zip")
     for read in (datasets.training_videos, lambda *args: datasets.evaluation_videos(args[0], "val", args[1])):
         with pytest.raises(ValueError, match="DAVIS: reader should be a module of .*'burst', .*found 'zip'"):
