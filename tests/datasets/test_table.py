@@ -35,6 +35,12 @@ def test_every_row_builds(name):
     reader = importlib.import_module(f"input_pipeline.readers.{row.reader}")
     assert callable(reader.training_videos) and callable(reader.evaluation_videos)
     assert hasattr(reader, "ground_truth_videos") == ("eval_truth" in row.files)
+    for layout in row.official:
+        assert (
+            {"train_images", "train_annotations"} <= layout.keys() <= row.files.keys() | {"reader", "eval_annotations"}
+        )
+        theirs = importlib.import_module(f"input_pipeline.readers.{layout.get('reader', row.reader)}")
+        assert hasattr(theirs, "ground_truth_videos") == ("eval_truth" in row.files)
 
 
 IMAGES = [name for name, row in DATASETS.items() if row.training.get("image_clips")]
