@@ -24,12 +24,14 @@ def training_videos(config: DatasetConfig, workspace: str = "") -> list[VideoRec
     Raises:
       ValueError: anything missing or malformed, naming file and key; no video; two videos with one id; no such reader.
     """
-    return _checked(_reader(config).training_videos(config, workspace), config, config.train_annotations)
+    videos = _checked(_reader(config).training_videos(config, workspace), config, config.train_annotations)
+    return _split(videos, config, held_out=False)
 
 
 def evaluation_videos(config: DatasetConfig, split: str, workspace: str = "") -> list[VideoRecord]:
     """The videos of an inference split ("val", "test", ...), with what ground truth the files hold."""
-    return _checked(_reader(config).evaluation_videos(config, split, workspace), config, config.eval_images)
+    videos = _checked(_reader(config).evaluation_videos(config, split, workspace), config, config.eval_images)
+    return _split(videos, config, held_out=True)
 
 
 def ground_truth_videos(config: DatasetConfig, split: str, workspace: str = "") -> list[VideoRecord]:
@@ -41,7 +43,22 @@ def ground_truth_videos(config: DatasetConfig, split: str, workspace: str = "") 
     reader = _reader(config)
     if not hasattr(reader, "ground_truth_videos"):
         return evaluation_videos(config, split, workspace)
-    return _checked(reader.ground_truth_videos(config, split, workspace), config, config.eval_truth)
+    videos = _checked(reader.ground_truth_videos(config, split, workspace), config, config.eval_truth)
+    return _split(videos, config, held_out=True)
+
+
+def _split(videos: list[VideoRecord], config: DatasetConfig, *, held_out: bool) -> list[VideoRecord]:
+    """The videos that `config.held_out` names or, if not `held_out`, the others; all of them if it names none."""
+    if not config.held_out:
+        return videos
+    names = set(config.held_out)
+    absent = sorted(names - {str(video.id) for video in videos})
+    found = [video for video in videos if (str(video.id) in names) == held_out]
+    if absent or not found:
+        raise ValueError(
+            f"dataset {config.name}, held_out: expected some of its {len(videos)} videos, found {absent[:5] or 'all'}"
+        )
+    return found
 
 
 def _reader(config: DatasetConfig) -> ModuleType:
