@@ -87,10 +87,12 @@ def _check_fits(path: pathlib.Path, infos: list[dict], config: DataConfig) -> No
         bucket = tuple(info["shapes"]["images"][2:4])
         expected = {key: shape for key, (shape, _) in batch_shapes(config, dataset, bucket).items()}
         found = {key: tuple(shape) for key, shape in info["shapes"].items()}
-        if bucket not in dataset.buckets or found != expected:
+        fits = bucket in dataset.buckets if dataset.buckets else not any(side % config.size_divisor for side in bucket)
+        if not fits or found != expected:
+            allowed = f"one of {dataset.buckets}" if dataset.buckets else f"multiples of {config.size_divisor}"
             raise ValueError(
                 f"{path}: batch {i} of {dataset.name} has the shapes {found}; by the config they are {expected}, "
-                f"height and width one of {dataset.buckets}"
+                f"height and width {allowed}"
             )
 
 

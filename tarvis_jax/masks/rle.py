@@ -35,6 +35,12 @@ def union(parts: Sequence[Rle]) -> Rle:
     return parts[0] if len(parts) == 1 else _with_text(coco_mask.merge(list(parts)))
 
 
+def box(rle: Rle) -> np.ndarray:
+    """int64 [4]: top, left, bottom, right of the pixels inside, the last two exclusive; zeros for an empty mask."""
+    left, top, width, height = coco_mask.toBbox(rle)
+    return np.array([top, left, top + height, left + width]).astype(np.int64)
+
+
 def run_lengths(counts: bytes | str, where: str) -> np.ndarray:
     """The runs of a compressed RLE as int64, without decoding it.
 
