@@ -23,11 +23,13 @@ class DatasetConfig:
       task, num_classes, thing_classes, exemplar: see `DatasetSpec`; class ids outside are errors.
       class_names: of class id 1, 2, ... K, for results and overlays; (): not known.
       weight: share of the batches, relative to the other datasets' weights.
+      root: folder of the dataset as its own site hands it out (docs/data.md has the layouts), absolute or relative to
+        the workspace; "": the paths below.
       train_images, train_annotations, eval_images, eval_annotations: relative to the workspace, or absolute;
         `{split}` in the two last is replaced by the split's name.
       object_classes: reader id_masks only: JSON file with the classes and which one each object has.
       held_out: ids (as text) of the videos that training leaves out; where any are given, evaluation has these alone.
-      eval_truth: BURST only: ground truth of all frames (`eval_annotations` has the first frame of each track).
+      eval_truth: ground truth for evaluation, where `eval_annotations` has only what the network is given.
       min_dims: the smaller side of a clip is resized to one of these, drawn per batch; empty: no resizing.
       max_dim: cap of the larger side.
       crop: height and width of the random crop, as a share of the frame; (1.0, 1.0): no crop.
@@ -42,6 +44,8 @@ class DatasetConfig:
       hue_saturation, brightness: largest shift up and down, in 8-bit units (hue: of 256 for the full circle).
       contrast: range of the factor about mid-gray.
       min_mask_area: masks below this many pixels are left out when training annotations are read (BURST).
+      interleaved_frames: evaluation: most frames that are taken between two annotated ones (BURST).
+      eval_frame_step: evaluation: every n-th frame is taken (Cityscapes-VPS, whose every fifth frame is annotated).
     """
 
     name: Annotated[str, Text(100, 1)]
@@ -52,6 +56,7 @@ class DatasetConfig:
     exemplar: Annotated[str, OneOf(("", *dataset_table.EXEMPLAR_KINDS))] = ""
     class_names: Annotated[tuple[Annotated[str, Text(200, 1)], ...], Length(0, 65_535)] = ()
     weight: Annotated[float, Range(0, 1e6)] = 1.0
+    root: _Path = ""
     train_images: _Path = ""
     train_annotations: _Path = ""
     eval_images: _Path = ""
@@ -72,6 +77,8 @@ class DatasetConfig:
     contrast: tuple[_Contrast, _Contrast] = (0.95, 1.05)
     brightness: Annotated[int, Range(0, 255)] = 25
     min_mask_area: Annotated[int, Range(0, 10**9)] = 1
+    interleaved_frames: Annotated[int, Range(0, 1000)] = 0
+    eval_frame_step: Annotated[int, Range(1, 1000)] = 1
 
     def __post_init__(self):
         try:

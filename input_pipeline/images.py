@@ -75,21 +75,35 @@ def read_step_map(path: pathlib.Path, height: int, width: int) -> tuple[np.ndarr
     return image[..., 0].copy(), image[..., 1].astype(np.int32) * 256 + image[..., 2]
 
 
-def read_vipseg_map(path: pathlib.Path, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A VIPSeg panoptic PNG (0 void; stuff: class + 1, below 125; things: (class + 1) * 100 + number).
+def read_gray(path: pathlib.Path, height: int, width: int) -> np.ndarray:
+    """A PNG of one channel, 8 or 16 bits, as uint8 or uint16 [H, W]."""
+    values = _decode(path, cv2.IMREAD_UNCHANGED)
+    if values.shape != (height, width):
+        raise ValueError(f"{path}: expected one channel of size {[height, width]}, found shape {list(values.shape)}")
+    return values
+
+
+def read_vipseg_map(
+    path: pathlib.Path, height: int, width: int, *, instances: frozenset[int], stuff_classes: frozenset[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A VIPSeg panoptic PNG (0 void; stuff: class + 1; things: (class + 1) * 100 + number).
+
+    A value that is neither one of `instances` nor class + 1 of `stuff_classes` is void, as in the reference: it ignores
+    a thing's class without number, too.
 
     Returns:
       classes uint8 [H, W] (0..123, 255 void) and instances int32 [H, W]: the values of things, 0 = none.
     """
-    values = _decode(path, cv2.IMREAD_UNCHANGED)
-    if values.shape != (height, width):
-        raise ValueError(f"{path}: expected one channel of size {[height, width]}, found shape {list(values.shape)}")
-    values = values.astype(np.int32)
-    is_thing = values >= 125
-    classes = np.where(is_thing, values // 100, values) - 1
-    if classes.max() > 123:
+    values = read_gray(path, height, width)
+    if values.max() > 12_499:
         raise ValueError(f"{path}: value {int(values.max())} is of no class 0..123")
-    return np.where(classes < 0, VOID, classes).astype(np.uint8), np.where(is_thing, values, 0)
+    classes = np.full(12_500, VOID, np.uint8)
+    for label in stuff_classes:
+        classes[label + 1] = label
+    numbers = np.zeros(12_500, np.int32)
+    for instance in instances:
+        classes[instance], numbers[instance] = instance // 100 - 1, instance
+    return classes[values], numbers[values]
 
 
 def _decode(path: pathlib.Path, flags: int) -> np.ndarray:

@@ -12,6 +12,13 @@ from typing import Any
 
 WORKSPACE_VARIABLE = "TARVIS_WORKSPACE_DIR"  # `run_config.settle` puts it into a config that names no folder
 
+# Names in the original's later readme -> in its earlier one.
+_SPELLINGS = (
+    ("dataset_annotations/", "dataset_annotation/"),
+    ("training/kitti_step.json", "training/kitti_step_train.json"),
+    ("training/cityscapes_vps.json", "training/cityscapes_vps_train.json"),
+)
+
 
 def workspace_root(workspace: str = "") -> pathlib.Path:
     """The workspace folder of a config.
@@ -44,12 +51,30 @@ def resolve(path: str, workspace: str, *, dataset: str, key: str, kind: str) -> 
     where = f"dataset {dataset}, {key}"
     if not path:
         raise ValueError(f"{where}: no path given, expected a {kind}")
-    full = pathlib.Path(path) if os.path.isabs(path) else join(workspace_root(workspace), path, where)
+    candidates = _candidates(path, workspace, where)
+    full = next((each for each in candidates if each.exists()), candidates[0])
     present = full.is_file() if kind == "file" else full.is_dir()
     if not present:
         found = "it does not exist" if not full.exists() else f"it is not a {kind}"
-        raise ValueError(f"{where}: expected a {kind} at {full}, but {found}")
+        others = f" (nor {', '.join(map(str, candidates[1:]))})" if len(candidates) > 1 and not full.exists() else ""
+        raise ValueError(f"{where}: expected a {kind} at {full}, but {found}{others}")
     return full
+
+
+def find(path: str, workspace: str) -> pathlib.Path | None:
+    """The path of a config as `resolve` gives it; None if it is empty or nothing is there."""
+    candidates = _candidates(path, workspace, path) if path else []
+    return next((each for each in candidates if each.exists()), None)
+
+
+def _candidates(path: str, workspace: str, where: str) -> list[pathlib.Path]:
+    """Where a path of a config may be: under its name and, in the workspace, under those of the earlier readme."""
+    if os.path.isabs(path):
+        return [pathlib.Path(path)]
+    root, names = workspace_root(workspace), [path]
+    for later, earlier in _SPELLINGS:
+        names += [name.replace(later, earlier) for name in names if later in name]
+    return [join(root, name, where) for name in names]
 
 
 def join(root: pathlib.Path, name: Any, where: str) -> pathlib.Path:

@@ -10,28 +10,38 @@ and, where evaluators take their ground truth from other files than those of `ev
     ground_truth_videos(config: DatasetConfig, split: str, workspace: str) -> list[VideoRecord]
 """
 
+import functools
 import importlib
+import pathlib
 import pkgutil
 from types import ModuleType
 
+from absl import logging
+
+from input_pipeline import layouts
 from input_pipeline.config import DatasetConfig
 from input_pipeline.records import VideoRecord
 
 
+TRAINING_SPLIT = "training"
+
+
 def training_videos(config: DatasetConfig, workspace: str = "") -> list[VideoRecord]:
-    """All training videos of a dataset.
+    """All training videos of a dataset; the log says once what was found and where.
 
     Raises:
       ValueError: anything missing or malformed, naming file and key; no video; two videos with one id; no such reader.
     """
-    videos = _checked(_reader(config).training_videos(config, workspace), config, config.train_annotations)
-    return _split(videos, config, held_out=False)
+    found = layouts.locate(config, layouts.TRAINING, "", workspace)
+    videos = _reader(found).training_videos(found, workspace)
+    return _checked(videos, found, found.train_annotations, TRAINING_SPLIT)
 
 
 def evaluation_videos(config: DatasetConfig, split: str, workspace: str = "") -> list[VideoRecord]:
     """The videos of an inference split ("val", "test", ...), with what ground truth the files hold."""
-    videos = _checked(_reader(config).evaluation_videos(config, split, workspace), config, config.eval_images)
-    return _split(videos, config, held_out=True)
+    found = layouts.locate(config, layouts.EVALUATION, split, workspace)
+    videos = _reader(found).evaluation_videos(found, split, workspace)
+    return _checked(videos, found, found.eval_images, split)
 
 
 def ground_truth_videos(config: DatasetConfig, split: str, workspace: str = "") -> list[VideoRecord]:
@@ -40,25 +50,11 @@ def ground_truth_videos(config: DatasetConfig, split: str, workspace: str = "") 
     These are `evaluation_videos` unless the reader has a function for them (BURST, whose evaluation file holds only the
     first frame of each track).
     """
-    reader = _reader(config)
-    if not hasattr(reader, "ground_truth_videos"):
+    if not hasattr(_reader(config), "ground_truth_videos"):
         return evaluation_videos(config, split, workspace)
-    videos = _checked(reader.ground_truth_videos(config, split, workspace), config, config.eval_truth)
-    return _split(videos, config, held_out=True)
-
-
-def _split(videos: list[VideoRecord], config: DatasetConfig, *, held_out: bool) -> list[VideoRecord]:
-    """The videos that `config.held_out` names or, if not `held_out`, the others; all of them if it names none."""
-    if not config.held_out:
-        return videos
-    names = set(config.held_out)
-    absent = sorted(names - {str(video.id) for video in videos})
-    found = [video for video in videos if (str(video.id) in names) == held_out]
-    if absent or not found:
-        raise ValueError(
-            f"dataset {config.name}, held_out: expected some of its {len(videos)} videos, found {absent[:5] or 'all'}"
-        )
-    return found
+    found = layouts.locate(config, layouts.TRUTH, split, workspace)
+    videos = _reader(found).ground_truth_videos(found, split, workspace)
+    return _checked(videos, found, found.eval_truth, f"{split} with ground truth")
 
 
 def _reader(config: DatasetConfig) -> ModuleType:
@@ -72,7 +68,7 @@ def _reader(config: DatasetConfig) -> ModuleType:
     return importlib.import_module(f"{__name__}.{config.reader}")
 
 
-def _checked(videos: list[VideoRecord], config: DatasetConfig, path: str) -> list[VideoRecord]:
+def _checked(videos: list[VideoRecord], config: DatasetConfig, path: str, split: str) -> list[VideoRecord]:
     if not videos:
         raise ValueError(f"dataset {config.name}, {path}: has no video")
     seen = set()
@@ -80,4 +76,31 @@ def _checked(videos: list[VideoRecord], config: DatasetConfig, path: str) -> lis
         if video.id in seen:
             raise ValueError(f"{video.where}: two videos have this id")
         seen.add(video.id)
+    if config.held_out:
+        videos = _part(videos, config, is_held_out=split != TRAINING_SPLIT)
+    sources = sorted({video.source for video in videos})
+    source = sources[0] if len(sources) == 1 else str(pathlib.Path(sources[0]).parent)
+    frames, objects = sum(video.num_frames for video in videos), sum(len(video.instances) for video in videos)
+    _log_once(
+        f"{config.name}, {split}: {len(videos)} videos, {frames} frames, {objects} objects "
+        f"(reader {config.reader}, {source})"
+    )
     return videos
+
+
+def _part(videos: list[VideoRecord], config: DatasetConfig, *, is_held_out: bool) -> list[VideoRecord]:
+    """The videos that `config.held_out` names, or the others."""
+    names = set(config.held_out)
+    absent = sorted(names - {str(video.id) for video in videos})
+    found = [video for video in videos if (str(video.id) in names) == is_held_out]
+    if absent or not found:
+        raise ValueError(
+            f"dataset {config.name}, held_out: expected some of its {len(videos)} videos, found "
+            + (f"{absent[:5]}, which it does not have" if absent else "all of them")
+        )
+    return found
+
+
+@functools.lru_cache
+def _log_once(text: str) -> None:
+    logging.info("%s", text)

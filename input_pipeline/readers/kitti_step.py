@@ -10,10 +10,14 @@ from input_pipeline.records import VideoRecord
 training_videos = generic.training_videos
 
 _SUFFIXES = (".png", ".jpg")
+# KITTI's tracking images have 21 sequences in one folder; these are the ones of the validation split.
+_VALIDATION = ("0002", "0006", "0007", "0008", "0010", "0013", "0014", "0016", "0018")
 
 
 def evaluation_videos(config: DatasetConfig, split: str, root: str) -> list[VideoRecord]:
     """One video per folder of frames `<eval_images>/<sequence>/<frame>.png`.
+
+    For the split "val", of a folder that holds the nine sequences of the validation split and others, only the nine.
 
     Ground truth, where `eval_annotations` names an existing folder: `<eval_annotations>/<sequence>/<frame>.png`, R =
     class (255 void), instance = 256 G + B; then every frame must have its map. The records have no `instances`: the ids
@@ -24,10 +28,18 @@ def evaluation_videos(config: DatasetConfig, split: str, root: str) -> list[Vide
     )
     truth = None
     if config.eval_annotations:
-        path = config.eval_annotations.replace("{split}", split)
-        candidate = pathlib.Path(path) if pathlib.Path(path).is_absolute() else workspace.workspace_root(root) / path
-        truth = candidate if candidate.is_dir() else None
-    return [_video(sequence, truth, config) for sequence in sorted(folder.iterdir()) if sequence.is_dir()]
+        candidate = workspace.find(config.eval_annotations.replace("{split}", split), root)
+        truth = candidate if candidate and candidate.is_dir() else None
+    sequences = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
+    if split == "val" and set(_VALIDATION) <= set(sequences):
+        sequences = {name: sequences[name] for name in _VALIDATION}
+    return [_video(sequence, truth, config) for sequence in sequences.values()]
+
+
+def frame_of(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """The frame `name` of a sequence, .png or .jpg; its .png if there is none."""
+    paths = [folder / f"{name}{suffix}" for suffix in _SUFFIXES]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def _video(sequence: pathlib.Path, truth: pathlib.Path | None, config: DatasetConfig) -> VideoRecord:

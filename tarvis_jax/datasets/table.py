@@ -4,6 +4,8 @@ Weights, sizes and augmentation are those of the published fine-tuning, inferenc
 results. `max_instances` is ours.
 """
 
+from collections.abc import Mapping
+
 from tarvis_jax.datasets import class_names
 from tarvis_jax.datasets.row import EXEMPLAR, INSTANCE, MASK, PANOPTIC, POINT, ClassOrigin, Dataset, DatasetSpec
 
@@ -19,6 +21,71 @@ _VIPSEG_THINGS = (
 _EVALUATED_IN_CITYSCAPES = ClassOrigin(
     "CITYSCAPES", (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 )
+
+
+def _youtube_vis(annotations: str, images: str) -> tuple[Mapping[str, str], ...]:
+    """A JSON and a folder of frames for each split; {} stands for its name."""
+    return (
+        {
+            "train_images": images.format("train"),
+            "train_annotations": annotations.format("train"),
+            "eval_images": images.format("{split}"),
+            "eval_annotations": annotations.format("{split}"),
+        },
+    )
+
+
+def _kitti_step(train_images: str, eval_images: str) -> tuple[Mapping[str, str], ...]:
+    """KITTI's tracking images and STEP's panoptic maps."""
+    return (
+        {
+            "reader": "kitti_step_official",
+            "train_images": train_images,
+            "train_annotations": "panoptic_maps/train",
+            "eval_images": eval_images,
+            "eval_annotations": "panoptic_maps/{split}",
+        },
+    )
+
+
+def _cityscapes_vps(eval_images: str) -> tuple[Mapping[str, str], ...]:
+    return (
+        {
+            "reader": "cityscapes_vps_official",
+            "train_images": "train/img",
+            "train_annotations": "panoptic_gt_train_city_vps.json",
+            "eval_images": "{split}/" + eval_images,
+            "eval_annotations": "im_all_info_{split}_city_vps.json",
+            "eval_truth": "panoptic_gt_{split}_city_vps.json",
+        },
+    )
+
+
+def _vipseg(folder: str) -> tuple[Mapping[str, str], ...]:
+    return (
+        {
+            "reader": "vipseg_official",
+            "train_images": f"{folder}images",
+            "train_annotations": f"{folder}panoptic_gt_VIPSeg_train.json",
+            "eval_images": f"{folder}images",
+            "eval_annotations": folder + "panoptic_gt_VIPSeg_{split}.json",
+            "eval_truth": f"{folder}panomasksRGB",
+        },
+    )
+
+
+def _burst(annotations: str, frames: str) -> tuple[Mapping[str, str], ...]:
+    return tuple(
+        {
+            "train_images": f"{frames}train",
+            "train_annotations": f"{annotations}train/{train}.json",
+            "eval_images": frames + "{split}",
+            "eval_annotations": annotations + "{split}/first_frame_annotations.json",
+            "eval_truth": annotations + "{split}/all_classes.json",
+        }
+        for train in ("all_classes", "train")
+    )
+
 
 DATASETS: dict[str, Dataset] = {
     # Images, used as augmented clips for pretraining.
@@ -37,6 +104,7 @@ DATASETS: dict[str, Dataset] = {
             "eval_images": "dataset_images/inference/youtube_vis_2021",
             "eval_annotations": "dataset_annotations/inference/youtube_vis/{split}_2021.json",
         },
+        official=_youtube_vis("{}/instances.json", "{}/JPEGImages") + _youtube_vis("{}.json", "{}/JPEGImages"),
         training={
             "weight": 0.225,
             "min_dims": (448, 512),
@@ -54,6 +122,11 @@ DATASETS: dict[str, Dataset] = {
             "eval_images": "dataset_images/inference/ovis",
             "eval_annotations": "dataset_annotations/inference/ovis/{split}.json",
         },
+        official=(
+            _youtube_vis("annotations_{}.json", "{}")
+            + _youtube_vis("annotations/annotations_{}.json", "{}")
+            + _youtube_vis("annotations_{}.json", "Images/{}")
+        ),
         training={
             "weight": 0.225,
             "max_dim": 1024,
@@ -71,6 +144,7 @@ DATASETS: dict[str, Dataset] = {
             "eval_images": "dataset_images/inference/kitti_step_val",
             "eval_annotations": "dataset_annotations/inference/kitti_step_val",
         },
+        official=_kitti_step("training/image_02", "training/image_02") + _kitti_step("images/train", "images/{split}"),
         training={
             "weight": 0.075,
             "min_dims": (320,),
@@ -86,17 +160,22 @@ DATASETS: dict[str, Dataset] = {
     "CITYSCAPES_VPS": Dataset(
         DatasetSpec(PANOPTIC, 19, thing_classes=(11, 12, 13, 14, 15, 16, 17, 18)),
         class_names.CITYSCAPES_EVALUATED,
-        reader="generic",
+        reader="cityscapes_vps",
         files={
             "train_images": "dataset_images/training/cityscapes_vps",
             "train_annotations": "dataset_annotations/training/cityscapes_vps.json",
+            "eval_images": "dataset_images/inference/cityscapes_vps_{split}",
+            "eval_annotations": "dataset_annotations/inference/cityscapes_vps/im_all_info_{split}_city_vps.json",
+            "eval_truth": "dataset_annotations/inference/cityscapes_vps/panoptic_gt_{split}_city_vps.json",
         },
+        official=_cityscapes_vps("img_all") + _cityscapes_vps("img"),
         training={
             "weight": 0.075,
             "min_dims": (448,),
             "crop": (0.5, 0.5),
             "frame_sampling_factor": 1.0,
             "consecutive_frames": True,
+            "eval_frame_step": 5,
             "max_instances": 64,
             "hue_saturation": 10,
             "brightness": 20,
@@ -113,7 +192,9 @@ DATASETS: dict[str, Dataset] = {
             "train_annotations": "dataset_annotations/training/vipseg",
             "eval_images": "dataset_images/inference/vipseg",
             "eval_annotations": "dataset_annotations/inference/vipseg/{split}.json",
+            "eval_truth": "dataset_annotations/inference/vipseg/panomasksRGB",
         },
+        official=_vipseg("") + _vipseg("VIPSeg_720P/"),
         training={
             "weight": 0.15,
             "crop": (0.75, 0.5),
@@ -133,6 +214,15 @@ DATASETS: dict[str, Dataset] = {
             "eval_images": "dataset_images/inference/davis",
             "eval_annotations": "dataset_annotations/inference/davis",
         },
+        official=(
+            {
+                "reader": "davis_official",
+                "train_images": "",
+                "train_annotations": "ImageSets/2017/train.txt",
+                "eval_images": "",
+                "eval_annotations": "ImageSets/2017",
+            },
+        ),
         training={"weight": 0.05, "max_instances": 4},
     ),
     "BURST": Dataset(
@@ -145,7 +235,14 @@ DATASETS: dict[str, Dataset] = {
             "eval_annotations": "dataset_annotations/inference/burst/first_frame_annotations_{split}.json",
             "eval_truth": "dataset_annotations/inference/burst/all_classes_{split}.json",
         },
-        training={"weight": 0.2, "frame_sampling_factor": 3.0, "max_instances": 4, "min_mask_area": 100},
+        official=_burst("annotations/", "frames/") + _burst("annotations/", "") + _burst("", "frames/"),
+        training={
+            "weight": 0.2,
+            "frame_sampling_factor": 3.0,
+            "max_instances": 4,
+            "min_mask_area": 100,
+            "interleaved_frames": 10,
+        },
         inference={"clip_length": 8, "overlap": 4, "min_dim": 512},
     ),
 }
