@@ -22,7 +22,6 @@ from input_pipeline import layouts
 from input_pipeline.config import DatasetConfig
 from input_pipeline.records import VideoRecord
 
-
 TRAINING_SPLIT = "training"
 
 
