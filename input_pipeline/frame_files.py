@@ -38,7 +38,7 @@ def read_training(
       read: reads one unit.
     """
     units = _units(config, config.train_images, config.train_annotations, root)
-    return [only_annotated(video) for unit in units for video in read(unit, config)]
+    return [video.annotated_only() for unit in units for video in read(unit, config)]
 
 
 def read_evaluation(
@@ -47,19 +47,6 @@ def read_evaluation(
     """The records of `eval_images` and `eval_annotations`, with all frames."""
     images, annotations = (path.replace("{split}", split) for path in (config.eval_images, config.eval_annotations))
     return [video for unit in _units(config, images, annotations, root) for video in read(unit, config)]
-
-
-def only_annotated(video: VideoRecord) -> VideoRecord:
-    """The video as if it had no other frames than the annotated ones: in the others, an absent mask tells nothing."""
-    kept = video.annotated_frames
-    if len(kept) == video.num_frames:
-        return video
-    return dataclasses.replace(
-        video,
-        frame_paths=tuple(video.frame_paths[t] for t in kept),
-        segmentations=tuple(video.segmentations[t] for t in kept),
-        annotated_frames=tuple(range(len(kept))),
-    )
 
 
 def frames_in(folder: pathlib.Path) -> list[pathlib.Path]:
