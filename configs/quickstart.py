@@ -108,6 +108,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.optimizer.beta2 = 0.99
     config.optimizer.ema_decay = 0.995
 
+    config.train.init_from = "random"
     config.train.num_steps = num_steps
     config.train.seed = seed
     config.data.seed = seed

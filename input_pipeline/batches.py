@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from input_pipeline import mixture, samples
-from input_pipeline import readers as datasets
+from input_pipeline import mixture, readers, samples
 from input_pipeline.config import DataConfig, DatasetConfig
 from input_pipeline.records import VideoRecord
+from input_pipeline.shards import videos as shards
 from tarvis_jax.datasets import TASKS
 
 Batch = dict[str, np.ndarray]
@@ -69,9 +69,7 @@ def read_videos(config: DataConfig) -> list[list[VideoRecord]]:
     Raises:
       ValueError: workspace or annotations are missing or wrong.
     """
-    return [
-        datasets.training_videos(dataset, config.workspace) if dataset.weight else [] for dataset in config.datasets
-    ]
+    return [_training_videos(dataset, config) if dataset.weight else [] for dataset in config.datasets]
 
 
 def train_batches(
@@ -112,6 +110,12 @@ def train_batches(
     plans = mixture.Mixture(config, videos)
     loader = samples.SampleLoader(config, videos)
     return _iterate(config, plans, loader, start_step, process_index, config.batch_size // process_count)
+
+
+def _training_videos(dataset: DatasetConfig, config: DataConfig) -> list[VideoRecord]:
+    if config.shards:
+        return shards.training_videos(dataset, config.shards)
+    return readers.training_videos(dataset, config.workspace)
 
 
 def _iterate(config, plans, loader, start_step, process_index, local_size) -> Iterator[tuple[BatchInfo, Batch]]:

@@ -90,6 +90,8 @@ def exemplar_references(video: VideoRecord, clip_length: int) -> list[tuple[int,
 
 def object_boxes(video: VideoRecord, frame: int) -> dict[int, np.ndarray]:
     """Instance id -> int [4] (top, left, bottom, right; the last two exclusive) of every object in a frame."""
+    if video.boxes is not None:
+        return {instance: np.asarray(box, np.int64) for instance, box in video.boxes[frame].items()}
     segments = video.segmentations[frame]
     boxes = {instance: rle.box(segment) for instance, segment in segments.items() if segment is not None}
     in_map = [instance for instance in segments if instance not in boxes]
@@ -122,13 +124,10 @@ def share_inside(
     padded = np.zeros((len(boxes), counts.max(), 4), np.int64)
     for row, frame in zip(padded, boxes, strict=True):
         row[: len(frame)] = frame
-    absent = np.arange(counts.max()) >= counts[:, None]
-    hits = 0
-    for _ in range(draws):
-        keys = rng.random(absent.shape) + absent
-        chosen = np.argsort(keys, 1)[:, :num_objects, None]
-        hits += int(is_inside(np.take_along_axis(padded, chosen, 1), window).sum())
-    return hits / (draws * len(boxes))
+    frames = np.repeat(np.arange(len(boxes)), draws)
+    keys = rng.random((len(frames), counts.max())) + (np.arange(counts.max()) >= counts[frames, None])
+    chosen = np.argsort(keys, 1)[:, :num_objects]
+    return float(is_inside(padded[frames[:, None], chosen], window).mean())
 
 
 def _draw(frames: list[int], count: int, rng: np.random.Generator) -> list[int]:

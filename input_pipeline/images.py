@@ -11,7 +11,7 @@ VOID = 255  # id of pixels that count neither as object nor as background (palet
 
 def read_frame(path: pathlib.Path, height: int, width: int) -> np.ndarray:
     """A JPEG or PNG as uint8 RGB [H, W, 3]; a ValueError if it cannot be decoded or has another size."""
-    image = _decode(path, cv2.IMREAD_COLOR)
+    image = decode(path, cv2.IMREAD_COLOR)
     if image.shape[:2] != (height, width):
         raise ValueError(
             f"{path}: image has size {list(image.shape[:2])}, the annotations say [height, width] = {[height, width]}"
@@ -77,7 +77,7 @@ def read_step_map(path: pathlib.Path, height: int, width: int) -> tuple[np.ndarr
 
 def read_gray(path: pathlib.Path, height: int, width: int) -> np.ndarray:
     """A PNG of one channel, 8 or 16 bits, as uint8 or uint16 [H, W]."""
-    values = _decode(path, cv2.IMREAD_UNCHANGED)
+    values = decode(path, cv2.IMREAD_UNCHANGED)
     if values.shape != (height, width):
         raise ValueError(f"{path}: expected one channel of size {[height, width]}, found shape {list(values.shape)}")
     return values
@@ -106,7 +106,8 @@ def read_vipseg_map(
     return classes[values], numbers[values]
 
 
-def _decode(path: pathlib.Path, flags: int) -> np.ndarray:
+def decode(path: pathlib.Path, flags: int) -> np.ndarray:
+    """The pixels of an image file, in OpenCV's channel order; a ValueError if it is absent, cut off or no image."""
     try:
         raw = path.read_bytes()
     except OSError as error:

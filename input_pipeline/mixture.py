@@ -112,7 +112,10 @@ class Mixture:
 
     def _extend(self, chunk: int) -> None:
         while len(self._chunk_pools) <= chunk:
-            draws = self._rng(_CHUNK, len(self._chunk_pools) // _BLOCK).random(_BLOCK)
+            # One draw in each of equal parts of 0..1, in random order: every block keeps to the probabilities, as the
+            # reference keeps to its numbers of samples.
+            rng = self._rng(_CHUNK, len(self._chunk_pools) // _BLOCK)
+            draws = (rng.permutation(_BLOCK) + rng.random(_BLOCK)) / _BLOCK
             numbers = np.searchsorted(self._cumulative, draws * self._cumulative[-1], side="right")
             for number in numbers.tolist():
                 self._chunk_pools.append(number)

@@ -150,9 +150,12 @@ class SampleLoader:
             clip = _flip(clip, dataset, rng)
             if plan.pool.cropped:
                 window = augment.crop_size(clip.size, dataset.crop)
-                corner = augment.containing_crop(clip.masks, window, rng)
-                # A clip without a window that keeps enough of its objects stays whole, and is shrunk to its bucket.
-                if corner is not None:
+                corner, is_enough = augment.containing_crop(clip.masks, window, rng)
+                # Without a window that keeps enough of its objects a clip stays whole, as in the reference, if its
+                # bucket holds it. Crops of another aspect than the frame have buckets that do not: then the best
+                # window has to do.
+                whole = resized_size(clip.size, plan.min_dim, dataset.max_dim)
+                if corner is not None and (is_enough or augment.fitted_size(whole, plan.bucket) != whole):
                     clip, cropped = augment.crop(clip, *corner, *window), True
             size = resized_size(clip.size, plan.min_dim, dataset.max_dim)
             clip = augment.resize(clip, augment.fitted_size(size, plan.bucket))

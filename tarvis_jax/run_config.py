@@ -17,6 +17,7 @@ from tarvis_jax.model.config import ModelConfig, settle_backends
 
 CONFIG_FILE = "config.json"  # of a run, in its workdir
 CHECKPOINTS_FOLDER = "checkpoints"
+RANDOM_WEIGHTS = "random"  # as train.init_from
 SCHEDULES = ("step", "cosine")
 
 _Steps = Annotated[int, Range(0, 10**9)]
@@ -41,7 +42,8 @@ class TrainConfig:
       checkpoint_steps: steps between two checkpoints (the last step is always saved).
       keep_checkpoints: how many of the newest checkpoints stay on disk.
       init_from: weights to start from: another run's workdir, a folder with model.safetensors, a checkpoint of the
-        reference (.pth), or a backbone of another project (.pkl or .pth; docs/weights.md); "" draws them from the seed.
+        reference (.pth), or a backbone of another project (.pkl or .pth; docs/weights.md). "{workspace}/..." lies in
+        `data.workspace`. "random" draws all weights from the seed. "" is an error when a training starts.
       adopt_architecture: with `--finetune_from`, the network is that of the run it names, its backbone included; else
         only the settings that the config leaves at their defaults, and another backbone is an error.
       init_new: shell patterns (`*`) of variables that may start from the seed although `init_from` is given.

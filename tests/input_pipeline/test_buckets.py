@@ -186,3 +186,18 @@ def test_explicit_buckets_that_are_too_small_shrink_the_clip(make_config, make_d
     for step in range(4):
         size = loader.draw(plans.plan(step), 0).clip.size
         assert size[0] <= 32 and size[1] <= 64 and (size[0] >= 31 or size[1] >= 63)
+
+
+@pytest.mark.parametrize("name, is_cropped", [("KITTI_STEP", True), ("YOUTUBE_VIS", False)])
+def test_a_clip_without_a_good_window_is_not_shrunk(make_config, make_dataset, monkeypatch, name, is_cropped):
+    """It stays whole where crops have the aspect of the frame, as in the reference; else it takes the best window."""
+    monkeypatch.setattr(augment, "containing_crop", lambda masks, size, rng: ((3, 5), False))
+    dataset = make_dataset(name, min_dims=(64,), buckets=())
+    config = make_config(datasets=(dataset,), size_divisor=32)
+    from input_pipeline import readers
+
+    videos = [readers.training_videos(dataset, config.workspace)]
+    plans, loader = mixture.Mixture(config, videos), samples.SampleLoader(config, videos)
+    for step in range(3):
+        drawn = loader.draw(plans.plan(step), 0)
+        assert drawn.cropped == is_cropped and min(drawn.clip.size) == 64

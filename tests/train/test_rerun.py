@@ -11,6 +11,7 @@ from tarvis_jax.api import load
 from tarvis_jax.config import from_mapping, save_json, to_plain
 from tarvis_jax.parallel.mesh import make_mesh
 from tarvis_jax.run_config import Config
+from tarvis_jax.train import loop
 from tarvis_jax.train.loop import train
 from tarvis_jax.train.state import to_items
 from tarvis_jax.train.step import make_stepper
@@ -37,6 +38,30 @@ def run(tmp_path_factory):
     save_json(workdir / "config.json", config)
     (workdir / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
     return config, workdir
+
+
+def test_a_rerun_needs_no_weights_to_start_from(run):
+    """What fails is what comes after them."""
+    config, workdir = run
+    changed = dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, init_from="{workspace}/pretrained_backbones/R-50.pkl"),
+        data=dataclasses.replace(config.data, recorded="no_such_file.npz"),
+    )
+    with pytest.raises(ValueError, match="no_such_file.npz"):
+        train(changed, workdir)
+
+
+@pytest.mark.parametrize(
+    ("init_from", "message"),
+    [("", "train.init_from: not set; expected 'random'"), ("absent.pth", "train.init_from=absent.pth: no such file")],
+)
+def test_a_run_says_where_it_starts(run, tmp_path, monkeypatch, init_from, message):
+    """Before anything is computed."""
+    monkeypatch.setattr(loop, "make_stepper", lambda *_: pytest.fail("too late"))
+    config = dataclasses.replace(run[0], train=dataclasses.replace(run[0].train, init_from=init_from))
+    with pytest.raises(ValueError, match=message):
+        train(config, tmp_path)
 
 
 @pytest.mark.parametrize(
