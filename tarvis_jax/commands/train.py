@@ -73,7 +73,10 @@ def finetuning(config: Config, source: pathlib.Path | str) -> Config:
         not those that shipped configs name.
     """
     source = newest_checkpoint(source)
-    pretrained = open_model(source).config
+    try:
+        pretrained = open_model(source).config
+    except ValueError as error:
+        raise ValueError(f"--finetune_from={source}: {error}") from None
     ours, default = config.model, ModelConfig()
     adopts = config.train.adopt_architecture
     if ours.backbone != pretrained.backbone and not adopts:
