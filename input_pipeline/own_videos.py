@@ -60,7 +60,7 @@ def own_dataset(
       format: one of FORMATS; "auto" recognizes it.
       task: "instance" (the model finds the objects of known classes), "exemplar" (it follows objects that are given)
         or "auto": instance where the classes are known.
-      classes: their names, in place of those that the files declare.
+      classes: their names, where the files do not name them (id_masks, mots).
       held_out: share of the videos that is kept for validation where there is no split for it, at least one video; 0:
         none, the videos of the training are evaluated.
       frames_folder: where the frames of video files are written; None: beside `root`, in <root>_frames.
@@ -80,6 +80,8 @@ def own_dataset(
     frames = root.with_name(f"{root.name}_frames") if frames_folder is None else pathlib.Path(frames_folder).absolute()
     layouts = _split_layouts(root, format, frames)
     train, val = layouts["train"], layouts.get("val")
+    if val and val.reader != train.reader:
+        raise ValueError(f"{root}: expected both splits in one format, found {train.reader} and {val.reader}")
     object_classes = _class_file(root, train.reader)
     names = tuple(classes) or _declared_classes(train, object_classes)
     if task == "auto":
@@ -101,10 +103,14 @@ def own_dataset(
     )
     videos = readers.training_videos(config)
     if val is None:
-        config = dataclasses.replace(config, held_out=choose_held_out([str(v.id) for v in videos], held_out))
+        scored = [str(v.id) for v in videos if sum(map(bool, v.segmentations)) > (task == EXEMPLAR)]
+        config = dataclasses.replace(config, held_out=choose_held_out(scored, held_out))
         evaluated = [video for video in videos if str(video.id) in config.held_out]
     else:
         evaluated = readers.evaluation_videos(config, "val")
+    empty = [video.where for video in evaluated or videos if task == EXEMPLAR and not any(video.segmentations)]
+    if empty:
+        raise ValueError(f"{empty[0]}: it is evaluated, but has no object that could be given to the model")
     config = dataclasses.replace(config, **_sizes(videos, task))
     print("\n".join(_summary(root, config, videos, evaluated, has_split=val is not None)), flush=True)
     return config

@@ -79,7 +79,9 @@ class Tracks:
         if rle.area(encoded):
             self._masks[frame].setdefault(track, []).append(encoded)
 
-    def record(self, config: DatasetConfig, id: int | str, source: pathlib.Path, annotated: Sequence[int]):
+    def record(
+        self, config: DatasetConfig, id: int | str, source: pathlib.Path, annotated: Sequence[int]
+    ) -> VideoRecord:
         """The VideoRecord. Objects keep their numbers where all have one (those that begin at 0 are raised by 1)."""
         tracks = list(self._classes)
         if all(isinstance(track, int) and track >= 0 for track in tracks):

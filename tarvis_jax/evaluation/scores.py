@@ -216,10 +216,7 @@ def _mask_objects(record: VideoRecord) -> dict[int, list[int]]:
         instance: [t for t in record.annotated_frames if t > start]
         for instance, start in sorted(record.first_frames().items())
     }
-    found = {instance: frames for instance, frames in later.items() if frames}
-    if not found:
-        raise ValueError(f"{record.where}: J&F: no object has an annotated frame after the one in which it is given")
-    return found
+    return {instance: frames for instance, frames in later.items() if frames}
 
 
 def _point_objects(record: VideoRecord) -> dict[int, list[int]]:

@@ -1,8 +1,10 @@
 """Folders of one's own videos: every format is recognized and gives the same videos; splits, sizes and layouts."""
 
 import dataclasses
+import json
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 
@@ -154,6 +156,55 @@ def test_held_out_videos_must_be_there(root):
     config = dataclasses.replace(own_dataset(root), held_out=("gone",))
     with pytest.raises(ValueError, match=r"held_out: expected some of its 4 videos, found \['gone'\]"):
         readers.training_videos(config)
+
+
+def test_videos_without_objects_are_not_held_out(root):
+    """A model that follows given objects cannot be evaluated on them."""
+    own_files.id_masks(root)
+    (root / "classes.json").unlink()
+    held_out = own_dataset(root).held_out
+    for video in held_out:
+        for path in (root / "masks" / video).iterdir():
+            cv2.imwrite(str(path), np.zeros((own_files.HEIGHT, own_files.WIDTH), np.uint8))
+    assert not set(own_dataset(root).held_out) & set(held_out)
+    with pytest.raises(ValueError, match=f"video '{held_out[0]}': it is evaluated, but has no object"):
+        own_dataset(root, held_out=0)
+
+
+def test_splits_in_two_formats(root):
+    own_files.id_masks(root / "train")
+    (root / "val").mkdir()
+    own_files.coco_video(root / "val")
+    with pytest.raises(ValueError, match="expected both splits in one format, found id_masks and coco_video"):
+        own_dataset(root)
+
+
+def test_images_without_tracks_are_videos_of_one_frame(root):
+    own_files.coco_of_cvat(root, ("beach",))
+    file = root / "beach" / "annotations" / "instances_default.json"
+    content = json.loads(file.read_text())
+    for annotation in content["annotations"]:
+        annotation["attributes"] = {}
+    file.write_text(json.dumps(content))
+    videos = readers.training_videos(own_dataset(root, held_out=0))
+    assert [(video.num_frames, len(video.instances)) for video in videos] == [(1, 1)] + [(1, 2)] * (NUM_FRAMES - 1)
+
+
+def test_binary_masks_and_void(root):
+    """255 is void beside other values; a video with no other value has binary masks."""
+    own_files.write_frames(root / "frames" / "binary")
+    own_files.write_frames(root / "frames" / "void")
+    for video, values in (("binary", (255,)), ("void", (255, 1))):
+        (root / "masks" / video).mkdir(parents=True)
+        for t in range(NUM_FRAMES):
+            ids = np.zeros((own_files.HEIGHT, own_files.WIDTH), np.uint8)
+            for row, value in enumerate(values):
+                ids[row, : t + 1] = value
+            cv2.imwrite(str(root / "masks" / video / f"{t:05d}.png"), ids)
+    binary, void = readers.training_videos(own_dataset(root, held_out=0))
+    assert binary.instances == void.instances == {1: 0}
+    assert [int(binary.instance_mask(t, 1).sum()) for t in (0, 4)] == [1, 5]
+    assert void.instance_mask(2, 1)[1, :3].all() and void.instance_mask(2, 1).sum() == 3
 
 
 def test_what_cannot_be_recognized(root):
