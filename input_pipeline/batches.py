@@ -38,6 +38,11 @@ class BatchInfo:
     task: str
     step: int
 
+    @property
+    def kind(self) -> tuple[str, str]:
+        """(dataset, task): what decides how a batch is trained."""
+        return self.dataset, self.task
+
 
 def batch_keys(task: str) -> tuple[str, ...]:
     """Names of the arrays in a batch of a task."""
@@ -46,10 +51,14 @@ def batch_keys(task: str) -> tuple[str, ...]:
 
 
 def batch_shapes(
-    config: DataConfig, dataset: DatasetConfig, bucket: tuple[int, int]
+    config: DataConfig, dataset: DatasetConfig, bucket: tuple[int, int], task: str | None = None
 ) -> dict[str, tuple[tuple[int, ...], type]]:
-    """(shape, dtype) of each array of a whole batch of a dataset in one of its buckets; for compiling ahead of time."""
-    b, t, n = config.batch_size, config.clip_length, dataset.max_instances
+    """(shape, dtype) of each array of a whole batch of a dataset in one of its buckets; for compiling ahead of time.
+
+    `task` is one of those that the dataset is trained on; None: its own.
+    """
+    task = task or dataset.task
+    b, t, n = config.batch_size, config.clip_length, dataset.num_slots(task)
     shapes = {
         "images": (b, t, *bucket, 3),
         "masks": (b, n, t, *bucket),
@@ -60,7 +69,7 @@ def batch_shapes(
         "reference_frame": (b,),
         "points_yx": (b, n, 2),
     }
-    return {key: (shapes[key], _KEYS[key]) for key in batch_keys(dataset.task)}
+    return {key: (shapes[key], _KEYS[key]) for key in batch_keys(task)}
 
 
 def read_videos(config: DataConfig) -> list[list[VideoRecord]]:
@@ -69,6 +78,8 @@ def read_videos(config: DataConfig) -> list[list[VideoRecord]]:
     Raises:
       ValueError: workspace or annotations are missing or wrong.
     """
+    if not config.shards:
+        readers.require_training_files([each for each in config.datasets if each.weight], config.workspace)
     return [_training_videos(dataset, config) if dataset.weight else [] for dataset in config.datasets]
 
 
@@ -140,9 +151,10 @@ def _iterate(config, plans, loader, start_step, process_index, local_size) -> It
             if errors:
                 raise errors[min(errors)] from None
             raise
-        dataset = config.datasets[plans.plan(step).pool.dataset]
+        pool = plans.plan(step).pool
         named = dict(zip(_KEYS, arrays, strict=True))
-        yield BatchInfo(dataset.name, dataset.task, step), {key: named[key] for key in batch_keys(dataset.task)}
+        info = BatchInfo(config.datasets[pool.dataset].name, pool.task, step)
+        yield info, {key: named[key] for key in batch_keys(pool.task)}
         step += 1
 
 

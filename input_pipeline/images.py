@@ -1,12 +1,15 @@
 """Reading frames and id maps from files, with errors that name the file."""
 
+import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from PIL import Image
 
 VOID = 255  # id of pixels that count neither as object nor as background (palette PNG), or as no class (class maps)
+MAX_SEGMENT_ID = 2**24 - 1  # of a panoptic PNG
 
 
 def read_frame(path: pathlib.Path, height: int, width: int) -> np.ndarray:
@@ -104,6 +107,86 @@ def read_vipseg_map(
     for instance in instances:
         classes[instance], numbers[instance] = instance // 100 - 1, instance
     return classes[values], numbers[values]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SegmentMap:
+    """Reads the panoptic PNG of an image whose segments are listed elsewhere: id = R + 256 G + 65536 B, 0 is void.
+
+    Attributes:
+      ids: int32 [S], of the segments, each once.
+      classes: uint8 [S] (0..K-1); pixels of segments that are not listed are void.
+      things: bool [256], by class; segments of things are instances.
+    """
+
+    ids: np.ndarray
+    classes: np.ndarray
+    things: np.ndarray
+
+    def __call__(self, path: pathlib.Path, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Classes uint8 [H, W] (255 void) and instances int32 [H, W] (the segment's id, 0 = none)."""
+        image = decode(path, cv2.IMREAD_COLOR)
+        if image.shape[:2] != (height, width):
+            raise ValueError(f"{path}: expected size {[height, width]}, found {list(image.shape[:2])}")
+        values = cv2.cvtColor(image, cv2.COLOR_BGR2RGBA).view("<i4")[..., 0] & 0xFFFFFF
+        # Zeros that are never looked at cost no memory; 0 is VOID + 1 in eight bits.
+        table = np.zeros(MAX_SEGMENT_ID + 1, np.uint8)
+        table[self.ids] = self.classes + np.uint8(1)
+        classes = table[values] - np.uint8(1)
+        return classes, np.where(self.things[classes], values, 0)
+
+
+def read_cityscapes_map(
+    path: pathlib.Path, height: int, width: int, *, kept: np.ndarray, things: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A Cityscapes *_gtFine_instanceIds.png (16 bits: label, or 1000 label + number for single things).
+
+    A label below 1000 of a thing is a group, which is one instance here, as in Cityscapes' panoptic maps.
+
+    Args:
+      kept: bool [256], by label; the pixels of all others are void.
+      things: bool [256], by label; the others are stuff.
+    Returns:
+      As `SegmentMap`; instances are the values of the file.
+    """
+    values = decode(path, cv2.IMREAD_UNCHANGED)
+    if values.shape != (height, width):
+        raise ValueError(f"{path}: expected one channel of size {[height, width]}, found shape {list(values.shape)}")
+    values = values.astype(np.int32)
+    labels = np.where(values < 1000, values, values // 1000)
+    if labels.max() > VOID:
+        raise ValueError(f"{path}: value {int(values.max())} is of no label 0..{VOID - 1}")
+    classes = np.where(kept[labels], labels, VOID).astype(np.uint8)
+    return classes, np.where(things[classes] & (classes != VOID), values, 0)
+
+
+def read_ade20k_map(
+    path: pathlib.Path, height: int, width: int, *, class_map: pathlib.Path, thing_classes: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """An instance PNG of the ADE20K challenge (R: one of the things, 1, 2, ...; G: number of the instance, 0 none).
+
+    Instances lie on top of stuff; things that have no instance are void.
+
+    Args:
+      class_map: the semantic PNG of the image (0 other, class + 1).
+      thing_classes: classes (0..K-1) of R = 1, 2, ...
+    Returns:
+      As `SegmentMap`; instances are 256 R + G.
+    """
+    instances = decode(path, cv2.IMREAD_COLOR)
+    classes = decode(class_map, cv2.IMREAD_UNCHANGED)
+    for file, shape in ((path, instances.shape[:2]), (class_map, classes.shape)):
+        if shape != (height, width):
+            raise ValueError(f"{file}: expected size {[height, width]}, found {list(shape)}")
+    things, numbers = instances[..., 2], instances[..., 1]
+    if things.max() > len(thing_classes):
+        raise ValueError(f"{path}: red {int(things.max())} is of no thing 1..{len(thing_classes)}")
+    classes = classes - np.uint8(1)  # 0 becomes VOID
+    classes[np.isin(classes, thing_classes)] = VOID
+    is_instance = (numbers > 0) & (things > 0)
+    of_things = np.asarray((0, *thing_classes), np.uint8)
+    values = np.where(is_instance, things.astype(np.int32) * 256 + numbers, 0)
+    return np.where(is_instance, of_things[things], classes), values
 
 
 def decode(path: pathlib.Path, flags: int) -> np.ndarray:

@@ -7,7 +7,9 @@ from input_pipeline import workspace
 from input_pipeline.config import DatasetConfig
 from tarvis_jax.datasets import DATASETS, Dataset
 
-OFFICIAL_FOLDER = "official"  # below the workspace: <dataset in lower case>/ is a download, or a link to one
+# Below the workspace; a folder in it (or a link) that is called as the dataset's images in the released workspace, in
+# upper or lower case, is a download.
+OFFICIAL_FOLDER = "official"
 # What is asked of a layout: the fields of DatasetConfig that are read.
 TRAINING = ("train_images", "train_annotations")
 EVALUATION = ("eval_images", "eval_annotations")
@@ -20,9 +22,9 @@ _SPLITS = {"val": ("val", "valid")}
 def locate(config: DatasetConfig, keys: tuple[str, ...], split: str, root: str) -> DatasetConfig:
     """`config` with the reader and the absolute paths of the first official layout that is there.
 
-    That is the layout below `config.root`; or, where that is empty and the released files are absent, below
-    `official/<name>` in the workspace. In all other cases `config` is returned as it is, and its reader looks for the
-    paths that it holds.
+    That is the layout below `config.root`; or, where that is empty and the released files are absent, below the folder
+    that `official_folder` gives. In all other cases `config` is returned as it is, and its reader looks for the paths
+    that it holds.
 
     Args:
       keys: TRAINING, EVALUATION or TRUTH.
@@ -67,7 +69,34 @@ def official_folder(config: DatasetConfig, root: str) -> pathlib.Path | None:
     row = DATASETS.get(config.name)
     if not row or not row.official or not _has_paths_of(config, row) or not root:
         return None
-    return workspace.workspace_root(root) / OFFICIAL_FOLDER / config.name.lower()
+    parent = workspace.workspace_root(root) / OFFICIAL_FOLDER
+    name = pathlib.PurePosixPath(row.files["train_images"]).name
+    present = sorted(parent.iterdir()) if parent.is_dir() else []
+    return next((path for path in present if path.name.lower() == name), parent / name)
+
+
+def absent(config: DatasetConfig, keys: tuple[str, ...], split: str, root: str) -> list[str]:
+    """What is missing, one text for each path that was looked for; nothing is read.
+
+    Of a dataset with paths of its own only the reader knows what it needs; then the list is empty.
+    """
+    try:
+        found = locate(config, keys, split, root)
+    except ValueError as error:
+        return [str(error)]
+    row = DATASETS.get(config.name)
+    if not row or found is config and not _has_paths_of(config, row):
+        return []
+    texts = []
+    for key in keys:
+        path = getattr(found, key)
+        names = [path.replace("{split}", name) for name in _SPLITS.get(split, (split,))]
+        if path and not any(workspace.find(name, root) for name in names):
+            texts.append(f"{key}: {workspace.join(workspace.workspace_root(root), names[0], key)}")
+    folder = official_folder(config, root)
+    if texts and folder:
+        texts.append(f"or an official download: {folder}")
+    return texts
 
 
 def _has_paths_of(config: DatasetConfig, row: Dataset) -> bool:
@@ -75,11 +104,6 @@ def _has_paths_of(config: DatasetConfig, row: Dataset) -> bool:
 
 
 def _released(config: DatasetConfig, keys: tuple[str, ...], split: str, root: str) -> bool:
-    """Whether any of the released files is there; the reader then tells what else is missing."""
-    names = _SPLITS.get(split, (split,))
-    return any(
-        workspace.find(getattr(config, key).replace("{split}", name), root) is not None
-        for key in keys
-        if key.endswith(("annotations", "truth"))
-        for name in names
-    )
+    """Whether the last of the released files that are asked for is there (the reader tells what else is missing)."""
+    path = [getattr(config, key) for key in keys if getattr(config, key)][-1]
+    return any(workspace.find(path.replace("{split}", name), root) for name in _SPLITS.get(split, (split,)))

@@ -79,13 +79,13 @@ def _check_fits(path: pathlib.Path, infos: list[dict], config: DataConfig) -> No
     datasets = {dataset.name: dataset for dataset in config.datasets}
     for i, info in enumerate(infos):
         dataset = datasets.get(info["dataset"])
-        if dataset is None or dataset.task != info["task"]:
+        if dataset is None or info["task"] not in dataset.task_shares:
             raise ValueError(
                 f"{path}: batch {i} is of {info['dataset']} ({info['task']}); data.datasets has "
-                f"{sorted((d.name, d.task) for d in config.datasets)}"
+                f"{sorted((d.name, task) for d in config.datasets for task in d.task_shares)}"
             )
         bucket = tuple(info["shapes"]["images"][2:4])
-        expected = {key: shape for key, (shape, _) in batch_shapes(config, dataset, bucket).items()}
+        expected = {key: shape for key, (shape, _) in batch_shapes(config, dataset, bucket, info["task"]).items()}
         found = {key: tuple(shape) for key, shape in info["shapes"].items()}
         fits = bucket in dataset.buckets if dataset.buckets else not any(side % config.size_divisor for side in bucket)
         if not fits or found != expected:

@@ -4,11 +4,11 @@ import collections
 import dataclasses
 import pathlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from input_pipeline import augment, clips, mixture, points, targets
+from input_pipeline import augment, clips, image_clips, mixture, points, targets
 from input_pipeline.config import DataConfig, DatasetConfig
 from input_pipeline.records import VideoRecord
 from tarvis_jax.frame_size import resized_size
@@ -54,7 +54,7 @@ class DrawnClip:
 class SampleLoader:
     """Loads the samples of a mixture's batches."""
 
-    def __init__(self, config: DataConfig, videos: list[list[VideoRecord]]):
+    def __init__(self, config: DataConfig, videos: list[Sequence[VideoRecord]]):
         """`videos`: the records of each dataset of the config, in its order."""
         self.config = config
         self.videos = videos
@@ -62,15 +62,16 @@ class SampleLoader:
 
     def load(self, plan: mixture.BatchPlan, index: int) -> dict[str, np.ndarray]:
         """Sample `index` (0..B-1) of a batch: the batch contract's arrays without the leading B; see `draw`."""
-        dataset = self.config.datasets[plan.pool.dataset]
+        dataset, task = self.config.datasets[plan.pool.dataset], plan.pool.task
         drawn = self.draw(plan, index)
+        num_slots, num_classes = dataset.num_slots(task), 0 if task == "exemplar" else dataset.num_classes
         sample = targets.padded_targets(
-            drawn.clip, drawn.classes, plan.bucket, dataset.max_instances, dataset.num_classes, drawn.video.where
+            drawn.clip, drawn.classes, plan.bucket, num_slots, num_classes, drawn.video.where
         )
-        if dataset.task == "exemplar":
+        if task == "exemplar":
             count = int(sample["valid_instances"].sum())
             sample["reference_frame"] = np.int32(drawn.choice.reference)
-            sample["points_yx"] = np.zeros((dataset.max_instances, 2), np.float32)
+            sample["points_yx"] = np.zeros((num_slots, 2), np.float32)
             sample["points_yx"][:count] = points.mask_to_point(sample["masks"][:count, drawn.choice.reference])
         return sample
 
@@ -78,7 +79,7 @@ class SampleLoader:
         """The clip of sample `index` (0..B-1) of a batch, before padding.
 
         Random draws come from (seed, step, index) alone. A sample in which augmentation left no target (or lost one, in
-        exemplar datasets) is replaced by another of the same pool, as in the reference.
+        exemplar tasks) is replaced by another of the same pool, as in the reference.
 
         Raises:
           ValueError: a file cannot be read, or `max_attempts` samples in a row had no target.
@@ -87,8 +88,12 @@ class SampleLoader:
         rng = np.random.default_rng([self.config.seed, mixture.SAMPLE, plan.step, index])
         video, row = None, plan.items[index]
         for _ in range(self.config.max_attempts):
-            video, choice = self._choose(plan, dataset, row, rng)
-            drawn = self._attempt(plan, dataset, video, choice, rng)
+            if dataset.image_clips:
+                video = self.videos[plan.pool.dataset][row[0]]
+                drawn = self._views(plan, dataset, video, rng)
+            else:
+                video, choice = self._choose(plan, dataset, row, rng)
+                drawn = self._attempt(plan, dataset, video, choice, rng)
             if drawn is not None:
                 return drawn
             row = plan.pool.items[rng.integers(len(plan.pool.items))]
@@ -173,6 +178,17 @@ class SampleLoader:
         clip = augment.Clip(images, clip.masks[visible], clip.semantic)
         classes = np.asarray([video.instances[i] for i in choice.instances], np.int32)[visible]
         return DrawnClip(video, choice, clip, classes, cropped)
+
+    def _views(
+        self, plan: mixture.BatchPlan, dataset: DatasetConfig, video: VideoRecord, rng: np.random.Generator
+    ) -> DrawnClip | None:
+        """A clip of an image; `choice.instances` are the numbers that its instances have there."""
+        length = self.config.clip_length
+        views = image_clips.make_clip(video, self._frame(video, 0), dataset, plan.pool.task, length, rng)
+        if views is None:
+            return None
+        choice = clips.ClipChoice((0,) * length, views.instances, views.reference)
+        return DrawnClip(video, choice, views.clip, views.classes, cropped=True)
 
     def _load(self, video: VideoRecord, choice: clips.ClipChoice, with_semantics: bool) -> augment.Clip:
         masks = np.stack([video.frame_masks(t, choice.instances) for t in choice.frames], axis=1)

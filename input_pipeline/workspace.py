@@ -10,6 +10,8 @@ import os
 import pathlib
 from typing import Any
 
+import numpy as np
+
 WORKSPACE_VARIABLE = "TARVIS_WORKSPACE_DIR"  # `run_config.settle` puts it into a config that names no folder
 
 # Names in the original's later readme -> in its earlier one.
@@ -88,15 +90,32 @@ def join(root: pathlib.Path, name: Any, where: str) -> pathlib.Path:
     return root / normal
 
 
-def load_json(path: pathlib.Path) -> Any:
-    """Parsed JSON; a ValueError with path and position if it is no JSON."""
+def load_json(path: pathlib.Path, *, with_runs: bool = False) -> Any:
+    """Parsed JSON; a ValueError with path and position if it is no JSON.
+
+    Args:
+      with_runs: the file holds masks as lists of runs. Long lists of integers become arrays while the file is parsed:
+        as Python's integers, those of YouTube-VIS would need many gigabytes.
+    """
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file)
+            return json.load(file, object_hook=_as_arrays if with_runs else None)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error})") from error
+
+
+_LONG = 16
+
+
+def _as_arrays(mapping: dict[str, Any]) -> dict[str, Any]:
+    for key, value in mapping.items():
+        if type(value) is list and len(value) > _LONG and type(value[0]) is int:
+            array = np.asarray(value)  # of another kind if something in it is no integer, or none of 64 bits
+            if array.dtype == np.int64 and array.min() >= 0 and array.max() < 2**31:
+                mapping[key] = array.astype(np.int32)
+    return mapping
 
 
 def get(mapping: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:

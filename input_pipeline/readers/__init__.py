@@ -12,8 +12,9 @@ and, where evaluators take their ground truth from other files than those of `ev
 
 import functools
 import importlib
-import pathlib
+import os
 import pkgutil
+from collections.abc import Sequence
 from types import ModuleType
 
 from absl import logging
@@ -34,6 +35,20 @@ def training_videos(config: DatasetConfig, workspace: str = "") -> list[VideoRec
     found = layouts.locate(config, layouts.TRAINING, "", workspace)
     videos = _reader(found).training_videos(found, workspace)
     return _checked(videos, found, found.train_annotations, TRAINING_SPLIT)
+
+
+def require_training_files(datasets: Sequence[DatasetConfig], workspace: str = "") -> None:
+    """Raises one ValueError that lists the absent training files of all datasets; nothing is read."""
+    missing = {dataset.name: layouts.absent(dataset, layouts.TRAINING, "", workspace) for dataset in datasets}
+    missing = {name: texts for name, texts in missing.items() if texts}
+    if missing:
+        listed = "".join(f"\n  {name}: {'; '.join(texts)}" for name, texts in missing.items())
+        present = "+".join(dataset.name for dataset in datasets if dataset.name not in missing)
+        raise ValueError(
+            f"{len(missing)} of {len(datasets)} datasets have no training files in the workspace:{listed}\n"
+            + (f"train on the others with --config=configs/finetune.py:datasets={present}; " if present else "")
+            + "python -m input_pipeline.check says what is there"
+        )
 
 
 def evaluation_videos(config: DatasetConfig, split: str, workspace: str = "") -> list[VideoRecord]:
@@ -77,14 +92,25 @@ def _checked(videos: list[VideoRecord], config: DatasetConfig, path: str, split:
         seen.add(video.id)
     if config.held_out:
         videos = _part(videos, config, is_held_out=split != TRAINING_SPLIT)
-    sources = sorted({video.source for video in videos})
-    source = sources[0] if len(sources) == 1 else str(pathlib.Path(sources[0]).parent)
-    frames, objects = sum(video.num_frames for video in videos), sum(len(video.instances) for video in videos)
-    _log_once(
-        f"{config.name}, {split}: {len(videos)} videos, {frames} frames, {objects} objects "
-        f"(reader {config.reader}, {source})"
-    )
+    _log_once(f"{config.name}, {split}: {summary(videos)}, from {source_of(videos)} (reader {config.reader})")
     return videos
+
+
+def source_of(videos: list[VideoRecord]) -> str:
+    """The file that the videos came from, or the folder of their files."""
+    sources = sorted({video.source for video in videos})
+    return sources[0] if len(sources) == 1 else os.path.commonpath(sources)
+
+
+def summary(videos: list[VideoRecord]) -> str:
+    """Numbers of videos, frames and objects (where they are known), and the range of heights and widths."""
+    frames, objects = sum(video.num_frames for video in videos), sum(len(video.instances) for video in videos)
+    counts = f"{len(videos)} videos, {frames} frames" + (f", {objects} objects" if objects else "")
+    sizes = []
+    for values in zip(*((video.height, video.width) for video in videos), strict=True):
+        low, high = min(values), max(values)
+        sizes.append(str(low) if low == high else f"{low}..{high}")
+    return f"{counts}, {' x '.join(sizes)} pixels"
 
 
 def _part(videos: list[VideoRecord], config: DatasetConfig, *, is_held_out: bool) -> list[VideoRecord]:

@@ -1,6 +1,7 @@
 """Cityscapes-VPS: the generic JSON for training; the official list of images and panoptic PNGs for evaluation."""
 
 import collections
+import dataclasses
 import pathlib
 import re
 
@@ -47,8 +48,8 @@ def evaluation_videos(config: DatasetConfig, split: str, root: str) -> list[Vide
         listed = [names[number] for number in sorted(names)]
         chosen = [workspace.join(folder, name, where) for name in listed]
         if not any(path.is_file() for path in chosen):
-            renamed = renamed or {_key(path.name, str(folder)): path for path in sorted(folder.glob("*.png"))}
-            chosen = [renamed.get(_key(name, where), path) for name, path in zip(listed, chosen, strict=True)]
+            renamed = renamed or {frame_key(path.name, str(folder)): path for path in sorted(folder.glob("*.png"))}
+            chosen = [renamed.get(frame_key(name, where), path) for name, path in zip(listed, chosen, strict=True)]
         workspace.check_files(chosen, where)
         videos.append(
             VideoRecord(
@@ -77,10 +78,10 @@ def ground_truth_videos(config: DatasetConfig, split: str, root: str) -> list[Vi
     annotations = {}
     for i, annotation in enumerate(workspace.get(workspace.load_json(file), "annotations", list, str(file))):
         where = f"{file}, annotations[{i}]"
-        annotations[_key(workspace.get(annotation, "file_name", str, where), where)] = annotation
+        annotations[frame_key(workspace.get(annotation, "file_name", str, where), where)] = annotation
     videos = []
     for video in evaluation_videos(config, split, root):
-        keys = [_key(path.name, video.where) for path in video.frame_paths]
+        keys = [frame_key(path.name, video.where) for path in video.frame_paths]
         missing = [key for key in keys if key not in annotations]
         if missing:
             raise ValueError(
@@ -109,13 +110,9 @@ def with_segments(
     maps = [workspace.join(folder, annotation["file_name"], where) for annotation in annotations]
     workspace.check_files(maps, f"{where}, video {video.id!r}")
     segments = SegmentMaps(segment_table(annotations, config, f"{where}, video {video.id!r}, annotations"))
-    return VideoRecord(
-        dataset=video.dataset,
-        id=video.id,
+    return dataclasses.replace(
+        video,
         source=where,
-        frame_paths=video.frame_paths,
-        height=video.height,
-        width=video.width,
         instances=segments.instances(),
         segmentations=tuple(segments.visible(path.stem) for path in maps),
         annotated_frames=tuple(range(video.num_frames)),
@@ -124,7 +121,8 @@ def with_segments(
     )
 
 
-def _key(name: str, where: str) -> str:
+def frame_key(name: str, where: str) -> str:
+    """City, sequence and frame of the name of an image or of a map ("frankfurt_000000_001736")."""
     found = _FRAME.search(name)
     if not found:
         raise ValueError(f"{where}: expected a name with <city>_<six digits>_<six digits>, found {name!r}")

@@ -24,14 +24,16 @@ def training_videos(config: DatasetConfig, root: str) -> list[VideoRecord]:
     listed = {}
     for i, image in enumerate(workspace.get(content, "images", list, str(file))):
         where = f"{file}, images[{i}]"
-        listed[workspace.get(image, "id", str, where)] = workspace.get(image, "file_name", str, where)
+        name = workspace.get(image, "file_name", str, where)
+        listed[cityscapes_vps.frame_key(name, where)] = name
     frames = collections.defaultdict(list)
     for i, annotation in enumerate(workspace.get(content, "annotations", list, str(file))):
         where = f"{file}, annotations[{i}]"
-        image = workspace.get(annotation, "image_id", str, where)
-        if image not in listed:
-            raise ValueError(f"{where}: image_id {image!r} is the id of no image")
-        frames[pathlib.PurePosixPath(listed[image]).name.partition("_")[0]].append((listed[image], annotation))
+        name = workspace.get(annotation, "file_name", str, where)
+        key = cityscapes_vps.frame_key(name, where)
+        if key not in listed:
+            raise ValueError(f"{where}: {name!r} is the map of no image")
+        frames[pathlib.PurePosixPath(name).name.partition("_")[0]].append((listed[key], annotation))
     videos = []
     for video, entries in sorted(frames.items()):
         entries.sort(key=lambda entry: entry[0])

@@ -1,6 +1,7 @@
 """KITTI-STEP in its official layout: KITTI's tracking images and panoptic_maps/{train,val}/<sequence>/<frame>.png."""
 
 import concurrent.futures
+import dataclasses
 import os
 import pathlib
 
@@ -41,6 +42,9 @@ def evaluation_videos(config: DatasetConfig, split: str, root: str) -> list[Vide
     return _sequences(truth, folder, config)
 
 
+ground_truth_videos = evaluation_videos
+
+
 def _sequences(truth: pathlib.Path, folder: pathlib.Path, config: DatasetConfig) -> list[VideoRecord]:
     videos = []
     for sequence in sorted(path for path in truth.iterdir() if path.is_dir()):
@@ -54,7 +58,7 @@ def _sequences(truth: pathlib.Path, folder: pathlib.Path, config: DatasetConfig)
             VideoRecord(
                 dataset=config.name,
                 id=sequence.name,
-                source=str(sequence),
+                source=str(truth),
                 frame_paths=tuple(frames),
                 height=height,
                 width=width,
@@ -80,17 +84,10 @@ def _with_instances(video: VideoRecord, pool: concurrent.futures.Executor, confi
 
     visible = list(pool.map(find, video.panoptic_maps))
     instances = {instance: instance // _INSTANCES + 1 for frame in visible for instance in frame}
-    return VideoRecord(
-        dataset=video.dataset,
-        id=video.id,
-        source=video.source,
-        frame_paths=video.frame_paths,
-        height=video.height,
-        width=video.width,
+    return dataclasses.replace(
+        video,
         instances=dict(sorted(instances.items())),
         segmentations=tuple(dict.fromkeys(frame) for frame in visible),
-        annotated_frames=video.annotated_frames,
-        panoptic_maps=video.panoptic_maps,
         read_panoptic=read_training_map,
     )
 

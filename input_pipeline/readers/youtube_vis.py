@@ -3,6 +3,8 @@
 import collections
 import pathlib
 
+from absl import logging
+
 from input_pipeline import workspace
 from input_pipeline.config import DatasetConfig
 from input_pipeline.records import VideoRecord
@@ -37,7 +39,7 @@ def read(
 
     With `check` false the frames need not exist (evaluation from annotations alone).
     """
-    content = workspace.load_json(file)
+    content = workspace.load_json(file, with_runs=True)
     listed = workspace.get(content, "videos", list, str(file))
     annotations = content.get("annotations")
     if annotations is None and needs_annotations:
@@ -68,7 +70,10 @@ def read(
 
 
 def _class_ids(content: dict, config: DatasetConfig, file: pathlib.Path) -> dict[int, int]:
-    """Id of a category -> class: by name where all names are in `class_names`, else the ids are the classes 1..K."""
+    """Id of a category -> class: by name where all names are in `class_names`, else the ids are the classes 1..K.
+
+    Names that differ from the config's are only told then.
+    """
     listed = workspace.get(content, "categories", list, str(file))
     ids = [workspace.get(category, "id", int, f"{file}, categories[{i}]") for i, category in enumerate(listed)]
     if config.task == EXEMPLAR:
@@ -79,7 +84,19 @@ def _class_ids(content: dict, config: DatasetConfig, file: pathlib.Path) -> dict
     for i, label in enumerate(ids):
         if not 1 <= label <= config.num_classes:
             raise ValueError(f"{file}, categories[{i}]: id {label} is not in 1..{config.num_classes} (num_classes)")
+    given = {label: str(name) for label, name in zip(ids, names, strict=True) if name}
+    other = [i for i, name in given.items() if config.class_names and _plain(name) != _plain(config.class_names[i - 1])]
+    if other:
+        logging.warning(
+            "%s: %d of %d classes have other names than in the config of dataset %s; class %d is %r in the file and %r "
+            "in the config (the classes of YouTube-VIS 2019 are not those of 2021: see class_names)",
+            *(file, len(other), len(given), config.name, other[0], given[other[0]], config.class_names[other[0] - 1]),
+        )
     return {label: label for label in range(1, config.num_classes + 1)}
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", " ").replace("-", " ")
 
 
 def _video(video, tracks, classes, folder, file, config, check, where) -> VideoRecord:

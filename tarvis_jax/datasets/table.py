@@ -15,6 +15,25 @@ _VIPSEG_THINGS = (
     83, 84, 85, 86, 87, 88, 89, 90, 91, 92, 95, 96, 97, 99, 100, 101, 102, 106, 107, 108, 109, 114, 115, 116, 117, 118,
     122, 123,
 )
+_ADE20K_THINGS = (
+    7, 8, 10, 12, 14, 15, 18, 19, 20, 22, 23, 24, 27, 30, 31, 32, 33, 35, 36, 37, 38, 39, 41, 42, 43, 44, 45, 47,
+    49, 50, 53, 55, 56, 57, 58, 62, 64, 65, 66, 67, 69, 70, 71, 72, 73, 74, 75, 76, 78, 80, 81, 82, 83, 85, 86, 87,
+    88, 89, 90, 92, 93, 95, 97, 98, 102, 103, 104, 107, 108, 110, 111, 112, 115, 116, 118, 119, 120, 121, 123, 124,
+    125, 126, 127, 129, 130, 132, 133, 134, 135, 136, 137, 138, 139, 142, 143, 144, 146, 147, 148, 149,
+)
+_MAPILLARY_THINGS = (
+    0, 1, 8, 19, 20, 21, 22, 23, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53,
+    54, 55, 56, 57, 59, 60, 61, 62,
+)
+# Of things and then of stuff; some numbers are not in use.
+_COCO_CATEGORY_IDS = (
+    1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 27, 28, 31, 32, 33, 34,
+    35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63,
+    64, 65, 67, 70, 72, 73, 74, 75, 76, 77, 78, 79, 80, 81, 82, 84, 85, 86, 87, 88, 89, 90, 92, 93, 95, 100, 107,
+    109, 112, 118, 119, 122, 125, 128, 130, 133, 138, 141, 144, 145, 147, 148, 149, 151, 154, 155, 156, 159, 161,
+    166, 168, 171, 175, 176, 177, 178, 180, 181, 184, 185, 186, 187, 188, 189, 190, 191, 192, 193, 194, 195, 196,
+    197, 198, 199, 200,
+)
 # fmt: on
 
 # The 19 classes of Cityscapes' benchmark among its 34 official ids.
@@ -49,15 +68,16 @@ def _kitti_step(train_images: str, eval_images: str) -> tuple[Mapping[str, str],
 
 
 def _cityscapes_vps(eval_images: str) -> tuple[Mapping[str, str], ...]:
-    return (
+    return tuple(
         {
             "reader": "cityscapes_vps_official",
             "train_images": "train/img",
-            "train_annotations": "panoptic_gt_train_city_vps.json",
+            "train_annotations": f"panoptic_{kind}_train_city_vps.json",
             "eval_images": "{split}/" + eval_images,
             "eval_annotations": "im_all_info_{split}_city_vps.json",
-            "eval_truth": "panoptic_gt_{split}_city_vps.json",
-        },
+            "eval_truth": truth + "_{split}_city_vps.json",
+        }
+        for kind, truth in (("gt", "panoptic_gt"), ("im", "panoptic_gt"), ("gt", "panpotic_gt"))
     )
 
 
@@ -87,12 +107,59 @@ def _burst(annotations: str, frames: str) -> tuple[Mapping[str, str], ...]:
     )
 
 
+def _images(
+    spec: DatasetSpec, names: tuple[str, ...], folder: str, weight: float, reader: str = "panoptic_images", **training
+) -> Dataset:
+    """Images with panoptic maps, made into clips that pretraining takes for every task in turn."""
+    return Dataset(
+        spec,
+        names,
+        reader=reader,
+        files={
+            "train_images": f"dataset_images/training/{folder}",
+            "train_annotations": f"dataset_annotations/training/{folder}_panoptic/segments.json",
+        },
+        training={
+            "weight": weight,
+            "task_weights": ((INSTANCE, 0.3), (PANOPTIC, 0.3), (EXEMPLAR, 0.4)),
+            "image_clips": True,
+            "min_dims": (512, 544, 576),
+            "buckets": ((512, 512),),
+            "max_instances": 64,
+            **training,
+        },
+    )
+
+
 DATASETS: dict[str, Dataset] = {
     # Images, used as augmented clips for pretraining.
-    "ADE20K": Dataset(DatasetSpec(PANOPTIC, 150)),
-    "CITYSCAPES": Dataset(DatasetSpec(PANOPTIC, 34), class_names.CITYSCAPES),
-    "COCO": Dataset(DatasetSpec(PANOPTIC, 133)),
-    "MAPILLARY": Dataset(DatasetSpec(PANOPTIC, 65)),
+    "ADE20K": _images(DatasetSpec(PANOPTIC, 150, thing_classes=_ADE20K_THINGS), class_names.ADE20K, "ade20k", 0.2),
+    "CITYSCAPES": _images(
+        DatasetSpec(PANOPTIC, 34, thing_classes=tuple(range(24, 34))),
+        class_names.CITYSCAPES,
+        "cityscapes",
+        0.05,
+        reader="cityscapes",
+        max_instances=128,
+        same_view_crop=True,
+    ),
+    "COCO": _images(
+        DatasetSpec(PANOPTIC, 133, thing_classes=tuple(range(80))),
+        class_names.COCO,
+        "coco",
+        0.55,
+        category_ids=_COCO_CATEGORY_IDS,
+    ),
+    "MAPILLARY": _images(
+        DatasetSpec(PANOPTIC, 65, thing_classes=_MAPILLARY_THINGS),
+        class_names.MAPILLARY,
+        "mapillary",
+        0.2,
+        category_ids=tuple(range(1, 66)),
+        max_instances=128,
+        same_view_crop=True,
+        image_min_dim=800,
+    ),
     # Videos.
     "YOUTUBE_VIS": Dataset(
         DatasetSpec(INSTANCE, 40),
@@ -141,8 +208,8 @@ DATASETS: dict[str, Dataset] = {
         files={
             "train_images": "dataset_images/training/kitti_step",
             "train_annotations": "dataset_annotations/training/kitti_step.json",
-            "eval_images": "dataset_images/inference/kitti_step_val",
-            "eval_annotations": "dataset_annotations/inference/kitti_step_val",
+            "eval_images": "dataset_images/inference/kitti_step_{split}",
+            "eval_truth": "dataset_annotations/inference/kitti_step_{split}",
         },
         official=_kitti_step("training/image_02", "training/image_02") + _kitti_step("images/train", "images/{split}"),
         training={

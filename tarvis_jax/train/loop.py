@@ -129,16 +129,16 @@ def _run_steps(
     """All steps that are left. The device works on step i while the host fetches the batch of step i + 1."""
     settings = config.train
     pending: list[tuple[str, dict[str, jax.Array]]] = []
-    previous = None  # (dataset, batch, metrics) of the step before, for the guard
+    previous = None  # (kind, batch, metrics) of the step before, for the guard
     for step in range(int(state.step), settings.num_steps):
         with progress.waiting():
             info, host_batch = next(batches)
         batch = put_batch(host_batch, microbatches, stepper.mesh)
-        state, metrics = stepper(info.dataset, state, batch)
+        state, metrics = stepper(info.kind, state, batch)
         pending.append((info.dataset, metrics))
         if previous is not None:
             _check_finite(stepper, state, step - 1, *previous)
-        previous = (info.dataset, batch, metrics["is_finite"])
+        previous = (info.kind, batch, metrics["is_finite"])
 
         done = step + 1
         is_last = done == settings.num_steps
@@ -214,13 +214,13 @@ def _is_due(step: int, every: int) -> bool:
 
 
 def _check_finite(
-    stepper: TrainStepper, state: TrainState, step: int, dataset: str, batch: Any, is_finite: jax.Array
+    stepper: TrainStepper, state: TrainState, step: int, kind: tuple[str, str], batch: Any, is_finite: jax.Array
 ) -> None:
     """Raises NotFiniteError if the step's flag says so; the state has not changed since that step began."""
     if not bool(is_finite):
-        tensor = stepper.first_bad_tensor(dataset, state, batch)
+        tensor = stepper.first_bad_tensor(kind, state, batch)
         raise NotFiniteError(
-            f"step {step + 1}, dataset {dataset}: {tensor} is not finite; training stopped, the last checkpoint is good"
+            f"step {step + 1}, dataset {kind[0]}: {tensor} is not finite; training stopped, the last checkpoint is good"
         )
 
 

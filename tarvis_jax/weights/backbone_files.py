@@ -8,7 +8,7 @@ network, because config files import it.
 import fnmatch
 import pathlib
 
-from input_pipeline.workspace import WORKSPACE_VARIABLE, join, workspace_root
+from input_pipeline.workspace import join, workspace_root
 from tarvis_jax.run_config import RANDOM_WEIGHTS, Config
 from tarvis_jax.weights import hub
 
@@ -83,13 +83,12 @@ def find_initial_weights(config: Config) -> str | None:
             f"{where}: the file of {owners[0]}, but model.backbone is {backbone}; expected "
             f"{backbone_file(backbone)} (the argument backbone={backbone} of a config file sets both)"
         )
-    remedy = f"or start from another file (train.init_from=FILE) or without one (train.init_from={RANDOM_WEIGHTS})"
+    flag = "--config.train.init_from"
+    remedy = f"or start from another file ({flag}=FILE) or from random weights ({flag}={RANDOM_WEIGHTS})"
     try:
         file = join(workspace_root(config.data.workspace), name, where)
     except ValueError as error:
-        raise ValueError(
-            f"{where}: {error}; set {WORKSPACE_VARIABLE} to the folder that has {FOLDER}/, {remedy}"
-        ) from None
+        raise ValueError(f"{where}: {error}; {FOLDER}/ lies in it, {remedy}") from None
     if file.exists():
         return str(file)
     if not owners:

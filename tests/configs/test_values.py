@@ -5,7 +5,7 @@ keeps what the pretraining of that ablation says and its own file does not. docs
 """
 
 import functools
-import importlib.util
+import importlib
 import pathlib
 
 import pytest
@@ -163,12 +163,15 @@ def check_settings(config: Config, column: int, pretraining: bool) -> None:
 @pytest.mark.parametrize("column", range(len(PRETRAINING)), ids=[" ".join(recipe) for recipe in PRETRAINING])
 def test_pretraining_recipe(column):
     name, arg = PRETRAINING[column]
-    if importlib.util.find_spec(f"configs.{name}") is None:
-        pytest.skip(f"there is no configs/{name}.py")
     config = resolve(name, arg)
     check_settings(config, column, pretraining=True)
     assert {dataset.name: dataset.weight for dataset in config.data.datasets} == PRETRAINING_SHARES
     assert dict(config.model.semantic_classes) == PRETRAINING_CLASSES
+    for dataset in config.data.datasets:
+        shares = [dataset.task_shares.get(task, 0.0) for task in ("instance", "panoptic", "exemplar")]
+        assert shares == pytest.approx(PRETRAINING_TASKS[column])
+        assert (dataset.min_dims, dataset.max_dim, dataset.buckets) == ((512, 544, 576), 1333, ((512, 512),))
+        assert (dataset.image_clips, dataset.num_slots("exemplar")) == (True, 32 // config.model.num_queries_per_object)
 
 
 @pytest.mark.parametrize("column", range(len(FINE_TUNING)), ids=[" ".join(recipe) for recipe in FINE_TUNING])

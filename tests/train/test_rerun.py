@@ -11,7 +11,6 @@ from tarvis_jax.api import load
 from tarvis_jax.config import from_mapping, save_json, to_plain
 from tarvis_jax.parallel.mesh import make_mesh
 from tarvis_jax.run_config import Config
-from tarvis_jax.train import loop
 from tarvis_jax.train.loop import train
 from tarvis_jax.train.state import to_items
 from tarvis_jax.train.step import make_stepper
@@ -50,18 +49,6 @@ def test_a_rerun_needs_no_weights_to_start_from(run):
     )
     with pytest.raises(ValueError, match="no_such_file.npz"):
         train(changed, workdir)
-
-
-@pytest.mark.parametrize(
-    ("init_from", "message"),
-    [("", "train.init_from: not set; expected 'random'"), ("absent.pth", "train.init_from=absent.pth: no such file")],
-)
-def test_a_run_says_where_it_starts(run, tmp_path, monkeypatch, init_from, message):
-    """Before anything is computed."""
-    monkeypatch.setattr(loop, "make_stepper", lambda *_: pytest.fail("too late"))
-    config = dataclasses.replace(run[0], train=dataclasses.replace(run[0].train, init_from=init_from))
-    with pytest.raises(ValueError, match=message):
-        train(config, tmp_path)
 
 
 @pytest.mark.parametrize(

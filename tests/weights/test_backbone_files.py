@@ -57,14 +57,14 @@ def test_absent(workspace):
     for words in (
         "the weights of ResNet50 from ImageNet are missing: looked for R-50.pkl, resnet50-*.pth",
         f"in {workspace}/pretrained_backbones; put one of them there",
-        "train.init_from=random",
+        "--config.train.init_from=random",
     ):
         assert words in str(error.value)
 
 
 @pytest.mark.parametrize("of_workspace", ["", "/no/such/folder"])
 def test_no_workspace(of_workspace):
-    with pytest.raises(ValueError, match="workspace: .*TARVIS_WORKSPACE_DIR .*pretrained_backbones/.*=random"):
+    with pytest.raises(ValueError, match="workspace: .*pretrained_backbones/ lies in it.*=random"):
         find_initial_weights(starting("SwinTiny", of_workspace))
 
 
