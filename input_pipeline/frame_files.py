@@ -10,7 +10,7 @@ import pathlib
 import re
 from collections.abc import Callable, Sequence
 
-from input_pipeline import workspace
+from input_pipeline import bad_records, workspace
 from input_pipeline.config import DatasetConfig
 from input_pipeline.records import VideoRecord
 
@@ -38,7 +38,10 @@ def read_training(
       read: reads one unit.
     """
     units = _units(config, config.train_images, config.train_annotations, root)
-    return [video.annotated_only() for unit in units for video in read(unit, config)]
+    if len(units) == 1:  # a whole dataset in one unit: an error of its file is no error of one video
+        return [video.annotated_only() for video in read(units[0], config)]
+    read_units = bad_records.keep_good(units, lambda unit: [video.annotated_only() for video in read(unit, config)])
+    return [video for videos in read_units for video in videos]
 
 
 def read_evaluation(

@@ -1,7 +1,10 @@
 """Reading frames and id maps from files, with errors that name the file."""
 
 import dataclasses
+import io
 import pathlib
+import struct
+import zlib
 from collections.abc import Sequence
 
 import cv2
@@ -10,36 +13,42 @@ from PIL import Image
 
 VOID = 255  # id of pixels that count neither as object nor as background (palette PNG), or as no class (class maps)
 MAX_SEGMENT_ID = 2**24 - 1  # of a panoptic PNG
+# What Pillow raises for files that are absent or no image.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+MAX_PIXELS = 2**26  # of a frame; what a file declares beyond it is taken for a mistake and no memory is asked for
 
 
 def read_frame(path: pathlib.Path, height: int, width: int) -> np.ndarray:
     """A JPEG or PNG as uint8 RGB [H, W, 3]; a ValueError if it cannot be decoded or has another size."""
-    image = decode(path, cv2.IMREAD_COLOR)
-    if image.shape[:2] != (height, width):
-        raise ValueError(
-            f"{path}: image has size {list(image.shape[:2])}, the annotations say [height, width] = {[height, width]}"
-        )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(decode(path, cv2.IMREAD_COLOR, (height, width)), cv2.COLOR_BGR2RGB)
 
 
 def image_size(path: pathlib.Path) -> tuple[int, int]:
     """(height, width) from the header."""
     try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError) as error:
+        size = _header_size(path)
+    except _UNREADABLE as error:
         raise ValueError(f"{path}: not a readable image ({error})") from error
+    check_size(*size, str(path))
+    return size
 
 
-def read_palette(path: pathlib.Path) -> np.ndarray:
-    """The palette indices of a PNG as uint8 [H, W]: the objects' ids, 0 background, 255 void."""
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L"):
-                raise ValueError(f"{path}: expected a palette (mode P) or 8-bit gray PNG, found mode {image.mode}")
-            return np.array(image)
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: cannot be decoded as PNG ({error})") from error
+def check_size(height: int, width: int, where: str) -> None:
+    """Raises ValueError unless this is the size of an image that can be worked on."""
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise ValueError(
+            f"{where}: expected height and width of at least 1 and at most {MAX_PIXELS} pixels, "
+            f"found {height!r:.20} x {width!r:.20}"
+        )
+
+
+def read_palette(path: pathlib.Path, height: int, width: int) -> np.ndarray:
+    """The palette indices of a PNG as uint8 [H, W]: the objects' ids, 0 background, 255 void.
+
+    Raises:
+      ValueError: no such image, or of another size than height x width.
+    """
+    return _read_modes(path, height, width, ("P", "L"), "a palette (mode P) or 8-bit gray PNG")
 
 
 def read_id_map(path: pathlib.Path, height: int, width: int) -> np.ndarray:
@@ -48,23 +57,27 @@ def read_id_map(path: pathlib.Path, height: int, width: int) -> np.ndarray:
     Raises:
       ValueError: no such image, or of another size than height x width.
     """
-    try:
-        with Image.open(path) as image:
-            if (image.height, image.width) != (height, width):  # before its pixels are read
-                raise ValueError(
-                    f"{path}: mask has size {[image.height, image.width]}, its frame has [height, width] = "
-                    f"{[height, width]}"
-                )
-            if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
-                raise ValueError(
-                    f"{path}: expected a palette image or gray of 8 or 16 bits, whose values are ids; "
-                    f"found mode {image.mode}"
-                )
-            values = np.asarray(image).astype(np.int32)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be decoded as an image ({error})") from error
+    modes = ("1", "L", "P", "I", "I;16", "I;16B")
+    expected = "a palette image or gray of 8 or 16 bits, whose values are ids"
+    values = _read_modes(path, height, width, modes, expected).astype(np.int32)
     if values.min() < 0 or values.max() > 65_535:
         raise ValueError(f"{path}: expected ids in 0..65535, found {values.min()}..{values.max()}")
+    return values
+
+
+def _read_modes(path: pathlib.Path, height: int, width: int, modes: Sequence[str], expected: str) -> np.ndarray:
+    """The values of an image of one of Pillow's `modes`, [H, W]."""
+    try:
+        with Image.open(path) as image:
+            found, mode = (image.height, image.width), image.mode
+            # The size comes before the pixels are read, so that no more memory is used than the frame is worth.
+            values = np.array(image) if found == (height, width) and mode in modes else None
+    except _UNREADABLE as error:
+        raise ValueError(f"{path}: cannot be decoded as an image ({error})") from error
+    if found != (height, width):
+        raise ValueError(f"{path}: mask has size {list(found)}, its frame has [height, width] = {[height, width]}")
+    if values is None:
+        raise ValueError(f"{path}: expected {expected}, found mode {mode}")
     return values
 
 
@@ -74,15 +87,15 @@ def read_step_map(path: pathlib.Path, height: int, width: int) -> tuple[np.ndarr
     Returns:
       classes uint8 [H, W] and instances int32 [H, W] (0 = none).
     """
-    image = read_frame(path, height, width)
-    return image[..., 0].copy(), image[..., 1].astype(np.int32) * 256 + image[..., 2]
+    image = _read_colors(path, height, width)
+    return image[..., 2].copy(), image[..., 1].astype(np.int32) * 256 + image[..., 0]
 
 
 def read_gray(path: pathlib.Path, height: int, width: int) -> np.ndarray:
     """A PNG of one channel, 8 or 16 bits, as uint8 or uint16 [H, W]."""
-    values = decode(path, cv2.IMREAD_UNCHANGED)
-    if values.shape != (height, width):
-        raise ValueError(f"{path}: expected one channel of size {[height, width]}, found shape {list(values.shape)}")
+    values = decode(path, cv2.IMREAD_UNCHANGED, (height, width))
+    if values.ndim != 2 or values.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"{path}: expected one channel of 8 or 16 bits, found {_described(values)}")
     return values
 
 
@@ -111,10 +124,21 @@ def read_vipseg_map(
 
 def read_color_ids(path: pathlib.Path, height: int, width: int) -> np.ndarray:
     """A PNG of ids as int32 [H, W] in 0..MAX_SEGMENT_ID: R + 256 G + 65536 B."""
-    image = decode(path, cv2.IMREAD_COLOR)
-    if image.shape[:2] != (height, width):
-        raise ValueError(f"{path}: expected size {[height, width]}, found {list(image.shape[:2])}")
+    image = _read_colors(path, height, width)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGBA).view("<i4")[..., 0] & 0xFFFFFF
+
+
+def _read_colors(path: pathlib.Path, height: int, width: int) -> np.ndarray:
+    """A PNG whose colors are numbers, as uint8 BGR [H, W, 3]; gray and 16 bits would be turned into other numbers."""
+    image = decode(path, cv2.IMREAD_UNCHANGED, (height, width))
+    if image.ndim != 3 or image.shape[2] not in (3, 4) or image.dtype != np.uint8:
+        raise ValueError(f"{path}: expected colors of 8 bits, found {_described(image)}")
+    return np.ascontiguousarray(image[..., :3])
+
+
+def _described(image: np.ndarray) -> str:
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    return f"{channels} channel{'s' * (channels > 1)} of {8 * image.dtype.itemsize} bits"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -154,10 +178,7 @@ def read_cityscapes_map(
     Returns:
       As `SegmentMap`; instances are the values of the file.
     """
-    values = decode(path, cv2.IMREAD_UNCHANGED)
-    if values.shape != (height, width):
-        raise ValueError(f"{path}: expected one channel of size {[height, width]}, found shape {list(values.shape)}")
-    values = values.astype(np.int32)
+    values = read_gray(path, height, width).astype(np.int32)
     labels = np.where(values < 1000, values, values // 1000)
     if labels.max() > VOID:
         raise ValueError(f"{path}: value {int(values.max())} is of no label 0..{VOID - 1}")
@@ -166,7 +187,13 @@ def read_cityscapes_map(
 
 
 def read_ade20k_map(
-    path: pathlib.Path, height: int, width: int, *, class_map: pathlib.Path, thing_classes: Sequence[int]
+    path: pathlib.Path,
+    height: int,
+    width: int,
+    *,
+    class_map: pathlib.Path,
+    thing_classes: Sequence[int],
+    num_classes: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """An instance PNG of the ADE20K challenge (R: one of the things, 1, 2, ...; G: number of the instance, 0 none).
 
@@ -175,14 +202,15 @@ def read_ade20k_map(
     Args:
       class_map: the semantic PNG of the image (0 other, class + 1).
       thing_classes: classes (0..K-1) of R = 1, 2, ...
+      num_classes: K.
     Returns:
       As `SegmentMap`; instances are 256 R + G.
     """
-    instances = decode(path, cv2.IMREAD_COLOR)
-    classes = decode(class_map, cv2.IMREAD_UNCHANGED)
-    for file, shape in ((path, instances.shape[:2]), (class_map, classes.shape)):
-        if shape != (height, width):
-            raise ValueError(f"{file}: expected size {[height, width]}, found {list(shape)}")
+    instances = _read_colors(path, height, width)
+    classes = read_gray(class_map, height, width)
+    if classes.max() > num_classes:
+        raise ValueError(f"{class_map}: value {int(classes.max())} is of no class 1..{num_classes} (or 0)")
+    classes = classes.astype(np.uint8)
     things, numbers = instances[..., 2], instances[..., 1]
     if things.max() > len(thing_classes):
         raise ValueError(f"{path}: red {int(things.max())} is of no thing 1..{len(thing_classes)}")
@@ -194,17 +222,36 @@ def read_ade20k_map(
     return np.where(is_instance, of_things[things], classes), values
 
 
-def decode(path: pathlib.Path, flags: int) -> np.ndarray:
-    """The pixels of an image file, in OpenCV's channel order; a ValueError if it is absent, cut off or no image."""
+def decode(path: pathlib.Path, flags: int, size: tuple[int, int]) -> np.ndarray:
+    """The pixels of an image file, in OpenCV's channel order.
+
+    Raises:
+      ValueError: it is absent, cut off, no image, or of another size than `size` (height, width).
+    """
     try:
         raw = path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise ValueError(f"{path}: cannot be read ({error})") from error
+    try:
+        found = _header_size(io.BytesIO(raw))
+    except _UNREADABLE as error:
+        raise ValueError(f"{path}: cannot be decoded as an image ({len(raw)} bytes)") from error
+    if found != size:  # before memory is asked for its pixels
+        raise ValueError(f"{path}: image has size {list(found)}, the annotations say [height, width] = {list(size)}")
     # A JPEG that was cut off decodes to gray pixels with no more than a warning; its end marker tells. (Only the second
     # half is searched: an embedded thumbnail has such a marker too.)
     if raw[:2] == b"\xff\xd8" and raw.find(b"\xff\xd9", len(raw) // 2) < 0:
         raise ValueError(f"{path}: the JPEG is cut off ({len(raw)} bytes, without an end marker)")
-    image = cv2.imdecode(np.frombuffer(raw, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION) if raw else None
+    try:
+        image = cv2.imdecode(np.frombuffer(raw, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        image = None
     if image is None:
         raise ValueError(f"{path}: cannot be decoded as an image ({len(raw)} bytes)")
     return image
+
+
+def _header_size(file: pathlib.Path | io.BytesIO) -> tuple[int, int]:
+    """(height, width) from the header; raises what is in _UNREADABLE."""
+    with Image.open(file) as image:
+        return image.height, image.width

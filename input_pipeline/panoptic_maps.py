@@ -85,5 +85,7 @@ def segment_table(annotations: Sequence[Any], config: DatasetConfig, where: str)
             segments[segment_id] = (label, numbers.setdefault(segment_id, len(numbers) + 1) if single else 0)
         if len(segments) > _MAX_SEGMENTS:
             raise ValueError(f"{place}: {len(segments)} segments, expected at most {_MAX_SEGMENTS} in a frame")
+        if stem in table:
+            raise ValueError(f"{place}: the map {stem!r:.80} occurs twice")
         table[stem] = segments
     return table

@@ -9,6 +9,8 @@ import numpy as np
 from input_pipeline import images
 from tarvis_jax.masks import rle
 
+MAX_ID = 2**31 - 1  # of an instance: maps of ids are int32
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class VideoRecord:
@@ -56,8 +58,7 @@ class VideoRecord:
     def __post_init__(self):
         if not self.frame_paths:
             raise ValueError(f"{self.where}: the video has no frames")
-        if self.height < 1 or self.width < 1:
-            raise ValueError(f"{self.where}: height and width should be >= 1, found {self.height}, {self.width}")
+        images.check_size(self.height, self.width, self.where)
         for name in ("segmentations", "semantics", "panoptic_maps", "points", "boxes"):
             per_frame = getattr(self, name)
             if per_frame is not None and len(per_frame) != self.num_frames:
@@ -70,8 +71,10 @@ class VideoRecord:
                     f"known are {sorted(self.instances)}"
                 )
         for instance, label in self.instances.items():
-            if instance < 1 or label < 0:
-                raise ValueError(f"{self.where}: instance id {instance} should be >= 1 and its class {label} >= 0")
+            if not 1 <= instance <= MAX_ID or label < 0:
+                raise ValueError(
+                    f"{self.where}: instance id {instance} should be in 1..{MAX_ID} and its class {label} >= 0"
+                )
 
     @property
     def where(self) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from input_pipeline import images, workspace
 from input_pipeline.config import DatasetConfig
-from input_pipeline.records import VideoRecord
+from input_pipeline.records import MAX_ID, VideoRecord
 from tarvis_jax.datasets import EXEMPLAR
 from tarvis_jax.masks import rle
 
@@ -84,7 +84,7 @@ class Tracks:
     ) -> VideoRecord:
         """The VideoRecord. Objects keep their numbers where all have one (those that begin at 0 are raised by 1)."""
         tracks = list(self._classes)
-        if all(isinstance(track, int) and track >= 0 for track in tracks):
+        if all(isinstance(track, int) and 0 <= track < MAX_ID for track in tracks):
             shift = 1 if 0 in self._classes else 0
             numbers = {track: track + shift for track in tracks}
         else:

@@ -8,10 +8,13 @@ are not trusted: they may not leave the folder they belong to.
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+
+from input_pipeline import images
 
 WORKSPACE_VARIABLE = "TARVIS_WORKSPACE_DIR"  # `run_config.settle` puts it into a config that names no folder
 
@@ -82,13 +85,21 @@ def _candidates(path: str, workspace: str, where: str) -> list[pathlib.Path]:
 
 def join(root: pathlib.Path, name: Any, where: str) -> pathlib.Path:
     """`root / name`, for a name read from a file; a ValueError if it is no relative path inside `root`."""
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"{where}: expected a relative path, found {name!r}")
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise ValueError(f"{where}: expected a relative path, found {name!r:.80}")
     normal = os.path.normpath(name)
     # Only the text is checked, so that links inside the folder may point to another disk.
     if os.path.isabs(normal) or normal == os.pardir or normal.startswith(os.pardir + os.sep):
         raise ValueError(f"{where}: path {name!r} leaves its root {root}")
     return root / normal
+
+
+def load_text(path: pathlib.Path) -> str:
+    """The text of a file in UTF-8; a ValueError if there is none."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from error
 
 
 def load_json(path: pathlib.Path, *, with_runs: bool = False) -> Any:
@@ -99,8 +110,8 @@ def load_json(path: pathlib.Path, *, with_runs: bool = False) -> Any:
         as Python's integers, those of YouTube-VIS would need many gigabytes.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file, object_hook=_as_arrays if with_runs else None)
+        with open(path, encoding="utf-8-sig") as file:  # with or without the mark that some tools write first
+            return json.load(file, object_pairs_hook=_object_with_runs if with_runs else _object)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error})") from error
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of too many digits, nested too deep
@@ -110,7 +121,16 @@ def load_json(path: pathlib.Path, *, with_runs: bool = False) -> Any:
 _LONG = 16
 
 
-def _as_arrays(mapping: dict[str, Any]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"an object has two values of key {next(key for key in keys if keys.count(key) > 1)!r:.80}")
+    return mapping
+
+
+def _object_with_runs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = _object(pairs)
     for key, value in mapping.items():
         if type(value) is list and len(value) > _LONG and type(value[0]) is int:
             array = np.asarray(value)  # of another kind if something in it is no integer, or none of 64 bits
@@ -121,15 +141,23 @@ def _as_arrays(mapping: dict[str, Any]) -> dict[str, Any]:
 
 def get(mapping: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
     """`mapping[key]`, checked to be of type `kind`; `where` names the file and the place in it."""
-    names = "/".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    names = "/".join(k.__name__ for k in kinds)
     if not isinstance(mapping, dict):
         raise ValueError(f"{where}: expected an object with key {key!r}, found {type(mapping).__name__}")
     if key not in mapping:
         raise ValueError(f"{where}: key {key!r} is missing, expected a value of type {names}")
     value = mapping[key]
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise ValueError(f"{where}: key {key!r} should be of type {names}, found {type(value).__name__} {value!r:.80}")
     return value
+
+
+def get_size(mapping: Any, where: str) -> tuple[int, int]:
+    """`height` and `width` of `mapping`, in pixels, checked to be those of an image that can be worked on."""
+    height, width = (get(mapping, key, int, where) for key in ("height", "width"))
+    images.check_size(height, width, where)
+    return height, width
 
 
 def check_items(values: Iterable[Any], kind: type, where: str) -> None:
@@ -143,16 +171,14 @@ def check_items(values: Iterable[Any], kind: type, where: str) -> None:
 
 def to_id(value: Any, where: str) -> int:
     """An instance or class id that JSON may hold as text."""
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{where}: expected an integer id, found {value!r}") from None
-    return number
+    if type(value) is int or isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value):
+        return int(value)
+    raise ValueError(f"{where}: expected an integer id, found {value!r:.80}")
 
 
 def check_files(paths: list[pathlib.Path], where: str) -> None:
     """One ValueError that names the first absent files and their number."""
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not os.path.isfile(path)]  # false, too, for names that no file can have
     if missing:
         shown = ", ".join(str(path) for path in missing[:3])
         raise ValueError(f"{where}: {len(missing)} of {len(paths)} files do not exist: {shown}")

@@ -8,6 +8,8 @@ A reader is a module of this folder with
 and, where evaluators take their ground truth from other files than those of `evaluation_videos`,
 
     ground_truth_videos(config: DatasetConfig, split: str, workspace: str) -> list[VideoRecord]
+
+It makes the records of its training videos with `bad_records.keep_good`.
 """
 
 import functools
@@ -20,22 +22,40 @@ from types import ModuleType
 import numpy as np
 from absl import logging
 
-from input_pipeline import layouts
+from input_pipeline import bad_records, layouts
 from input_pipeline.config import DatasetConfig
 from input_pipeline.records import VideoRecord
 
 TRAINING_SPLIT = "training"
 
 
-def training_videos(config: DatasetConfig, workspace: str = "") -> list[VideoRecord]:
+def training_videos(
+    config: DatasetConfig, workspace: str = "", left_out: bad_records.LeftOut | None = None
+) -> list[VideoRecord]:
     """All training videos of a dataset; the log says once what was found and where.
 
+    Args:
+      config: of the dataset.
+      workspace: see `DataConfig`.
+      left_out: where bad videos are noted; None: the first one is an error.
     Raises:
       ValueError: anything missing or malformed, naming file and key; no video; two videos with one id; no such reader.
     """
-    found = layouts.locate(config, layouts.TRAINING, "", workspace)
-    videos = _reader(found).training_videos(found, workspace)
-    return _checked(videos, found, found.train_annotations, TRAINING_SPLIT)
+    try:
+        with bad_records.leaving_out(left_out, config.name):
+            found = layouts.locate(config, layouts.TRAINING, "", workspace)
+            videos = _reader(found).training_videos(found, workspace)
+            return _checked(videos, found, found.train_annotations, TRAINING_SPLIT)
+    except ValueError as error:
+        first = left_out.first_error(config.name) if left_out else ""
+        note = f" (bad data was left out before, such as: {first})" if first else ""
+        raise _of_dataset(error, config.name, note) from error
+
+
+def _of_dataset(error: ValueError, name: str, note: str = "") -> ValueError:
+    """The error with the name of its dataset."""
+    text = str(error)
+    return ValueError((text if f"dataset {name}" in text else f"dataset {name}: {text}") + note)
 
 
 def require_training_files(datasets: Sequence[DatasetConfig], workspace: str = "") -> None:
@@ -86,11 +106,14 @@ def _reader(config: DatasetConfig) -> ModuleType:
 def _checked(videos: Sequence[VideoRecord], config: DatasetConfig, path: str, split: str) -> Sequence[VideoRecord]:
     if not len(videos):
         raise ValueError(f"dataset {config.name}, {path}: has no video")
-    seen = set()
-    for video in videos:
+    seen, again = set(), set()
+    for i, video in enumerate(videos):
         if video.id in seen:
-            raise ValueError(f"{video.where}: two videos have this id")
+            bad_records.leave_out(ValueError(f"{video.where}: two videos have this id"))
+            again.add(i)
         seen.add(video.id)
+    if again:
+        videos = [video for i, video in enumerate(videos) if i not in again]
     if config.held_out:
         videos = _part(videos, config, is_held_out=split != TRAINING_SPLIT)
     _log_once(f"{config.name}, {split}: {summary(videos)} (reader {config.reader})")
@@ -119,6 +142,8 @@ def _part(videos: list[VideoRecord], config: DatasetConfig, *, is_held_out: bool
     """The videos that `config.held_out` names, or the others."""
     names = set(config.held_out)
     absent = sorted(names - {str(video.id) for video in videos})
+    if bad_records.is_leaving_out():  # a held-out video that is bad is not trained on in any case
+        absent = []
     found = [video for video in videos if (str(video.id) in names) == is_held_out]
     if absent or not found:
         raise ValueError(

@@ -7,7 +7,7 @@ semantic maps are taken from `annotations/training` beside it. Panoptic maps fol
 import functools
 import pathlib
 
-from input_pipeline import images, workspace
+from input_pipeline import bad_records, images, workspace
 from input_pipeline.config import DatasetConfig
 from input_pipeline.readers import panoptic_images
 from input_pipeline.records import VideoRecord
@@ -34,26 +34,31 @@ def evaluation_videos(config: DatasetConfig, split: str, root: str) -> list[Vide
 
 def _read(folder: pathlib.Path, maps: pathlib.Path, config: DatasetConfig) -> list[VideoRecord]:
     class_maps = maps.parent.parent / "annotations" / maps.name
-    records = []
-    for path in sorted(maps.glob("*.png")):
+
+    def read_image(path: pathlib.Path) -> VideoRecord:
         height, width = images.image_size(path)
-        records.append(
-            VideoRecord(
-                dataset=config.name,
-                id=path.stem,
-                source=str(maps),
-                frame_paths=(folder / f"{path.stem}.jpg",),
-                height=height,
-                width=width,
-                instances={},
-                segmentations=({},),
-                annotated_frames=(0,),
-                panoptic_maps=(path,),
-                read_panoptic=functools.partial(
-                    images.read_ade20k_map, class_map=class_maps / path.name, thing_classes=config.thing_classes
-                ),
-            )
+        return VideoRecord(
+            dataset=config.name,
+            id=path.stem,
+            source=str(maps),
+            frame_paths=(folder / f"{path.stem}.jpg",),
+            height=height,
+            width=width,
+            instances={},
+            segmentations=({},),
+            annotated_frames=(0,),
+            panoptic_maps=(path,),
+            read_panoptic=functools.partial(
+                images.read_ade20k_map,
+                class_map=class_maps / path.name,
+                thing_classes=config.thing_classes,
+                num_classes=config.num_classes,
+            ),
         )
-    panoptic_images.check_listed((record.frame_paths[0] for record in records), f"{maps}, images in {folder}")
-    panoptic_images.check_listed((class_maps / path.name for path in maps.glob("*.png")), f"{maps}, {class_maps}")
-    return records
+
+    paths = panoptic_images.keep_listed(
+        sorted(maps.glob("*.png")),
+        lambda path: (folder / f"{path.stem}.jpg", class_maps / path.name),
+        f"{maps}, images in {folder} and {class_maps}",
+    )
+    return bad_records.keep_good(paths, read_image)

@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from input_pipeline import workspace
+from input_pipeline import bad_records, workspace
 from input_pipeline.config import DatasetConfig
 from input_pipeline.records import VideoRecord
 from tarvis_jax.masks import rle
@@ -61,15 +61,17 @@ def read(
     """
     content = workspace.load_json(file)
     sequences = workspace.get(content, "sequences", list, str(file))
-    return [
-        _video(sequence, folder, file, config, f"{file}, sequences[{i}]", min_area, interleaved_frames, check)
-        for i, sequence in enumerate(sequences)
-    ]
+    return bad_records.keep_good(
+        enumerate(sequences),
+        lambda entry: _video(
+            entry[1], folder, file, config, f"{file}, sequences[{entry[0]}]", min_area, interleaved_frames, check
+        ),
+    )
 
 
 def _video(sequence, folder, file, config, where, min_area, interleaved_frames, check) -> VideoRecord:
     name = "/".join(workspace.get(sequence, key, str, where) for key in ("dataset", "seq_name"))
-    height, width = (workspace.get(sequence, key, int, where) for key in ("height", "width"))
+    height, width = workspace.get_size(sequence, where)
     annotated = workspace.get(sequence, "annotated_image_paths", list, where)
     tracks = workspace.get(sequence, "track_category_ids", dict, where)
     workspace.check_items(annotated, str, f"{where}.annotated_image_paths")
@@ -105,6 +107,8 @@ def _video(sequence, folder, file, config, where, min_area, interleaved_frames, 
             if "point" in entry:
                 points[t][instance] = _point_yx(workspace.get(entry, "point", (dict, list), place), place)
             encoded = rle.to_rle(workspace.get(entry, "rle", str, place), height, width, f"{place}.rle")
+            if instance in segmentations[t]:
+                raise ValueError(f"{place}: track {instance} occurs twice in the frame")
             if rle.area(encoded) >= max(1, min_area):
                 segmentations[t][instance] = encoded
     instances = {instance for frame in segmentations for instance in frame}

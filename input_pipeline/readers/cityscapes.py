@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from input_pipeline import images, workspace
+from input_pipeline import bad_records, images, workspace
 from input_pipeline.config import DatasetConfig
 from input_pipeline.readers import panoptic_images
 from input_pipeline.records import VideoRecord
@@ -58,24 +58,26 @@ def _read(folder: pathlib.Path, maps: pathlib.Path, config: DatasetConfig) -> li
         kept=np.isin(labels, DATASETS["CITYSCAPES_VPS"].class_origin.classes),
         things=np.isin(labels, config.thing_classes),
     )
-    records = []
-    for path in sorted(maps.glob(f"*/*{_INSTANCE_MAP}")):
-        name = path.name.removesuffix(_INSTANCE_MAP)
+
+    def image_of(path: pathlib.Path) -> pathlib.Path:
+        return folder / path.parent.name / f"{path.name.removesuffix(_INSTANCE_MAP)}_leftImg8bit.png"
+
+    def read_image(path: pathlib.Path) -> VideoRecord:
         height, width = images.image_size(path)
-        records.append(
-            VideoRecord(
-                dataset=config.name,
-                id=name,
-                source=str(maps),
-                frame_paths=(folder / path.parent.name / f"{name}_leftImg8bit.png",),
-                height=height,
-                width=width,
-                instances={},
-                segmentations=({},),
-                annotated_frames=(0,),
-                panoptic_maps=(path,),
-                read_panoptic=read_map,
-            )
+        return VideoRecord(
+            dataset=config.name,
+            id=path.name.removesuffix(_INSTANCE_MAP),
+            source=str(maps),
+            frame_paths=(image_of(path),),
+            height=height,
+            width=width,
+            instances={},
+            segmentations=({},),
+            annotated_frames=(0,),
+            panoptic_maps=(path,),
+            read_panoptic=read_map,
         )
-    panoptic_images.check_listed((record.frame_paths[0] for record in records), f"{maps}, images in {folder}")
-    return records
+
+    found = sorted(maps.glob(f"*/*{_INSTANCE_MAP}"))
+    paths = panoptic_images.keep_listed(found, lambda path: (image_of(path),), f"{maps}, images in {folder}")
+    return bad_records.keep_good(paths, read_image)

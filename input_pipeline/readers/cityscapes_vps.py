@@ -38,7 +38,7 @@ def evaluation_videos(config: DatasetConfig, split: str, root: str) -> list[Vide
             )
         if number % config.eval_frame_step == 0:
             frames[video][number] = workspace.get(image, "file_name", str, where)
-        size = tuple(workspace.get(image, side, int, where) for side in ("height", "width"))
+        size = workspace.get_size(image, where)
         if sizes.setdefault(video, size) != size:
             raise ValueError(f"{where}: height and width {size}, those of the frames before it are {sizes[video]}")
     videos = []

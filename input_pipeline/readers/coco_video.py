@@ -16,7 +16,7 @@ import collections
 import pathlib
 from typing import Any
 
-from input_pipeline import frame_files, workspace
+from input_pipeline import bad_records, frame_files, workspace
 from input_pipeline.config import DatasetConfig
 from input_pipeline.frame_files import Unit
 from input_pipeline.records import VideoRecord
@@ -55,60 +55,76 @@ def _read(unit: Unit, config: DatasetConfig) -> list[VideoRecord]:
     classes = ClassIds(categories(content, str(file)), config, f"{file}, categories")
     annotations = collections.defaultdict(list)
     listed = workspace.get(content, "annotations", list, str(file))
-    for i, annotation in enumerate(listed):
-        where = f"{file}, annotations[{i}]"
-        annotations[workspace.get(annotation, "image_id", int, where)].append((i, annotation))
+
+    def add_annotation(entry):
+        where = f"{file}, annotations[{entry[0]}]"
+        annotations[workspace.get(entry[1], "image_id", int, where)].append(entry)
+
+    bad_records.keep_good(enumerate(listed), add_annotation)
     has_tracks = any(_track(annotation) is not None for annotation in listed)
-    videos = _group(workspace.get(content, "images", list, str(file)), content, has_tracks, unit, file)
-    known = {image["id"] for images in videos.values() for _, image in images}
-    stray = sorted(set(annotations) - known)
-    if stray:
-        i = annotations[stray[0]][0][0]
-        raise ValueError(f"{file}, annotations[{i}]: image_id {stray[0]} is the id of no image")
-    return [_video(name, images, annotations, classes, unit, config) for name, images in videos.items()]
+    videos, known = _group(workspace.get(content, "images", list, str(file)), content, has_tracks, unit, file)
+    for image_id in sorted(set(annotations) - known):
+        i = annotations[image_id][0][0]
+        bad_records.leave_out(ValueError(f"{file}, annotations[{i}]: image_id {image_id} is the id of no image"))
+    return bad_records.keep_good(videos.items(), lambda entry: _video(*entry, annotations, classes, unit, config))
 
 
 def _group(
     listed: list, content: dict, has_tracks: bool, unit: Unit, file: pathlib.Path
-) -> dict[str, list[tuple[str, dict]]]:
-    """Name of the video -> its images in order, each with its place in the file."""
-    names = {}
-    for i, video in enumerate(content.get("videos") or ()):
-        where = f"{file}, videos[{i}]"
-        key = workspace.get(video, "id", int, where)
-        if key in names:
-            raise ValueError(f"{where}: id {key} occurs twice")
-        names[key] = str(video.get("name", key))
+) -> tuple[dict[str, list[tuple[str, dict]]], set[int]]:
+    """(Name of the video -> its images in order, each with its place in the file; ids of all images)."""
+    names: dict[int, str] = {}
+    problems: dict[str, ValueError] = {}  # the first of each bad video
+
+    def add_video(entry):
+        where = f"{file}, videos[{entry[0]}]"
+        key = workspace.get(entry[1], "id", int, where)
+        name = str(entry[1].get("name", key))
+        if key in names or name in names.values():
+            text = f"id {key}" if key in names else f"name {name!r:.80}"
+            problems.setdefault(names.get(key, name), ValueError(f"{where}: {text} occurs twice"))
+        names.setdefault(key, name)
+
+    bad_records.keep_good(
+        enumerate(workspace.get(content, "videos", list, str(file)) if "videos" in content else ()), add_video
+    )
     videos, seen = collections.defaultdict(list), set()
-    for i, image in enumerate(listed):
-        where = f"{file}, images[{i}]"
-        key, path = workspace.get(image, "id", int, where), workspace.get(image, "file_name", str, where)
-        if key in seen:
-            raise ValueError(f"{where}: id {key} occurs twice")
-        seen.add(key)
-        if "video_id" in image:
+
+    def add_image(entry):
+        where, image = f"{file}, images[{entry[0]}]", entry[1]
+        if isinstance(image, dict) and "video_id" in image:
             video = workspace.get(image, "video_id", int, where)
-            if names and video not in names:
-                raise ValueError(f"{where}: video_id {video} is the id of no video")
             name = names.get(video, str(video))
-        elif has_tracks:
-            name = pathlib.PurePosixPath(path).parent.as_posix()
+            if names and video not in names:
+                problems.setdefault(name, ValueError(f"{where}: video_id {video} is the id of no video"))
         else:
-            name = path
+            name = workspace.get(image, "file_name", str, where)
+            name = pathlib.PurePosixPath(name).parent.as_posix() if has_tracks else name
+        try:
+            key, path = workspace.get(image, "id", int, where), workspace.get(image, "file_name", str, where)
+            if key in seen:
+                raise ValueError(f"{where}: id {key} occurs twice")
+        except ValueError as error:
+            problems.setdefault(name, error)
+            return
+        seen.add(key)
         place = next((image[k] for k in ("frame_id", "frame_index") if type(image.get(k)) is int), -1)
         videos[name].append(((place, frame_files.natural(path)), where, image))
+
+    bad_records.keep_good(enumerate(listed), add_image)
+    for name, error in problems.items():
+        bad_records.leave_out(error)
+        videos.pop(name, None)
     if list(videos) == ["."]:  # the images of one video, without a folder of their own
         videos = {unit.name: videos["."]}
-    return {
-        name: [(where, image) for _, where, image in sorted(images, key=lambda entry: entry[0])]
-        for name, images in videos.items()
-    }
+    in_order = {name: sorted(images, key=lambda entry: entry[0]) for name, images in videos.items()}
+    return {name: [(where, image) for _, where, image in images] for name, images in in_order.items()}, seen
 
 
 def _video(name, images, annotations, classes: ClassIds, unit: Unit, config: DatasetConfig) -> VideoRecord:
     file, sizes = unit.annotations, set()
     for where, image in images:
-        sizes.add(tuple(workspace.get(image, key, int, where) for key in ("height", "width")))
+        sizes.add(workspace.get_size(image, where))
     if len(sizes) > 1:
         raise ValueError(f"{images[0][0]}, video {name!r}: expected frames of one size, found {sorted(sizes)[:3]}")
     paths = [workspace.join(unit.images, image["file_name"], f"{where}.file_name") for where, image in images]

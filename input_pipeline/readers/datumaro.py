@@ -12,7 +12,7 @@ import os
 import pathlib
 from typing import Any
 
-from input_pipeline import frame_files, images, workspace
+from input_pipeline import bad_records, frame_files, images, workspace
 from input_pipeline.config import DatasetConfig
 from input_pipeline.frame_files import Unit
 from input_pipeline.records import VideoRecord
@@ -49,15 +49,20 @@ def _read(unit: Unit, config: DatasetConfig) -> list[VideoRecord]:
     file = unit.annotations
     content = workspace.load_json(file)
     classes = ClassIds(labels(content, str(file)), config, f"{file}, categories.label.labels")
-    items, seen = [], set()
-    for i, item in enumerate(workspace.get(content, "items", list, str(file))):
-        where = f"{file}, items[{i}]"
-        workspace.get(item, "id", str, where), workspace.get(item, "annotations", list, where)
-        if item["id"] in seen:
-            raise ValueError(f"{where}: id {item['id']!r} occurs twice")
-        seen.add(item["id"])
-        items.append((where, item))
-    has_tracks = any(_track(annotation) is not None for _, item in items for annotation in item["annotations"])
+    items, places = [], {}
+
+    def add_item(entry):
+        where = f"{file}, items[{entry[0]}]"
+        places[workspace.get(entry[1], "id", str, where)] = where
+        items.append((where, entry[1]))
+
+    bad_records.keep_good(enumerate(workspace.get(content, "items", list, str(file))), add_item)
+    has_tracks = any(
+        _track(annotation) is not None
+        for _, item in items
+        if isinstance(item.get("annotations"), list)
+        for annotation in item["annotations"]
+    )
     videos = collections.defaultdict(list)
     for where, item in items:
         name = item["id"]
@@ -65,7 +70,16 @@ def _read(unit: Unit, config: DatasetConfig) -> list[VideoRecord]:
     if list(videos) == ["."]:
         videos = {unit.name: videos["."]}
     files = _images_below(unit.images)
-    return [_video(name, sorted(frames, key=_place), classes, files, unit, config) for name, frames in videos.items()]
+
+    def read_video(entry):
+        name, frames = entry
+        for where, item in frames:
+            workspace.get(item, "annotations", list, where)
+            if places[item["id"]] != where:
+                raise ValueError(f"{places[item['id']]}: id {item['id']!r:.80} occurs twice")
+        return _video(name, sorted(frames, key=_place), classes, files, unit, config)
+
+    return bad_records.keep_good(videos.items(), read_video)
 
 
 def _video(name, items, classes: ClassIds, files, unit: Unit, config: DatasetConfig) -> VideoRecord:

@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from input_pipeline import images, workspace
+from input_pipeline import bad_records, images, workspace
 from input_pipeline.config import DatasetConfig
 from input_pipeline.readers import generic
 from input_pipeline.records import VideoRecord
@@ -28,11 +28,11 @@ def read(names: pathlib.Path, frames: pathlib.Path, masks: pathlib.Path, config:
     """The sequences that the file `names` lists: `<frames>/<sequence>/*.jpg` and `<masks>/<sequence>/*.png`."""
     if not names.is_file():
         raise ValueError(f"dataset {config.name}: expected a list of sequences at {names}, but it does not exist")
-    sequences = [line.strip() for line in names.read_text().splitlines() if line.strip()]
-    return [
-        _video(workspace.join(frames, name, str(names)), workspace.join(masks, name, str(names)), config)
-        for name in sequences
-    ]
+    sequences = [line.strip() for line in workspace.load_text(names).splitlines() if line.strip()]
+    return bad_records.keep_good(
+        sequences,
+        lambda name: _video(workspace.join(frames, name, str(names)), workspace.join(masks, name, str(names)), config),
+    )
 
 
 def _video(frames: pathlib.Path, masks: pathlib.Path, config: DatasetConfig) -> VideoRecord:
@@ -50,9 +50,7 @@ def _video(frames: pathlib.Path, masks: pathlib.Path, config: DatasetConfig) -> 
     height, width = images.image_size(paths[0])
     segmentations: list[dict[int, rle.Rle]] = [{} for _ in paths]
     for path in maps:
-        ids = images.read_palette(path)
-        if ids.shape != (height, width):
-            raise ValueError(f"{path}: mask has size {list(ids.shape)}, its frame {[height, width]}")
+        ids = images.read_palette(path, height, width)
         found = np.flatnonzero(np.bincount(ids.ravel(), minlength=256))
         for instance in found[(found > 0) & (found != images.VOID)].tolist():
             segmentations[index[path.stem]][instance] = rle.encode(ids == instance)

@@ -9,7 +9,7 @@ import pathlib
 
 import numpy as np
 
-from input_pipeline import images, workspace
+from input_pipeline import bad_records, images, workspace
 from input_pipeline.config import DatasetConfig
 from input_pipeline.records import VideoRecord
 from tarvis_jax.masks import rle
@@ -38,12 +38,14 @@ def read(file: pathlib.Path, folder: pathlib.Path, config: DatasetConfig) -> lis
     """
     content = workspace.load_json(file, with_runs=True)
     sequences = workspace.get(content, "sequences", list, str(file))
-    return [_video(sequence, folder, file, config, f"{file}, sequences[{i}]") for i, sequence in enumerate(sequences)]
+    return bad_records.keep_good(
+        enumerate(sequences), lambda entry: _video(entry[1], folder, file, config, f"{file}, sequences[{entry[0]}]")
+    )
 
 
 def _video(sequence, folder, file, config, where) -> VideoRecord:
     names = workspace.get(sequence, "image_paths", list, where)
-    height, width = (workspace.get(sequence, key, int, where) for key in ("height", "width"))
+    height, width = workspace.get_size(sequence, where)
     paths = [workspace.join(folder, name, f"{where}.image_paths") for name in names]
     workspace.check_files(paths, f"{where}.image_paths")
     categories = workspace.get(sequence, "categories", dict, where)
@@ -54,6 +56,8 @@ def _video(sequence, folder, file, config, where) -> VideoRecord:
         raw + shift: _instance_class(label, config, f"{where}.categories[{raw}]")
         for raw, label in zip(raw_ids, categories.values(), strict=True)
     }
+    if len(instances) < len(raw_ids):
+        raise ValueError(f"{where}.categories: an instance id occurs twice in {list(categories)!r:.200}")
     segmentations = _masks(sequence, "segmentations", len(names), height, width, where, shift)
     unknown = {key - shift for frame in segmentations for key in frame} - set(raw_ids)
     if unknown:
@@ -108,7 +112,10 @@ def _masks(sequence, key, num_frames, height, width, where, shift) -> tuple[dict
             if not isinstance(segment, np.ndarray) and not segment:  # null: absent from this frame
                 continue
             encoded = rle.to_rle(segment, height, width, f"{place}[{name!r}]")
+            key_id = workspace.to_id(name, place) + shift
+            if key_id in masks:
+                raise ValueError(f"{place}: id {key_id - shift} occurs twice")
             if rle.area(encoded):
-                masks[workspace.to_id(name, place) + shift] = encoded
+                masks[key_id] = encoded
         result.append(masks)
     return tuple(result)

@@ -39,7 +39,7 @@ def read_classes(file: pathlib.Path) -> tuple[tuple[str, ...], dict | None]:
       ValueError: not such a file.
     """
     if file.suffix == ".txt":
-        content = {"classes": [line.strip() for line in _text(file).splitlines() if line.strip()]}
+        content = {"classes": [line.strip() for line in workspace.load_text(file).splitlines() if line.strip()]}
     else:
         content = workspace.load_json(file)
     names = workspace.get(content, "classes", list, str(file))
@@ -49,13 +49,6 @@ def read_classes(file: pathlib.Path) -> tuple[tuple[str, ...], dict | None]:
     if objects is not None and not isinstance(objects, dict):
         raise ValueError(f"{file}: objects: expected video -> {{id: class}}, found {objects!r:.80}")
     return tuple(names), objects
-
-
-def _text(file: pathlib.Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: cannot be read ({error})") from error
 
 
 def _reader(config: DatasetConfig, root: str) -> Callable[[Unit, DatasetConfig], list[VideoRecord]]:

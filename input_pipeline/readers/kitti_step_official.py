@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 from absl import logging
 
-from input_pipeline import images, workspace
+from input_pipeline import bad_records, images, workspace
 from input_pipeline.config import DatasetConfig
 from input_pipeline.readers import kitti_step
 from input_pipeline.records import VideoRecord
@@ -29,7 +29,7 @@ def training_videos(config: DatasetConfig, root: str) -> list[VideoRecord]:
     videos = _sequences(truth, folder, config)
     logging.info("%s: reading %d panoptic maps", config.name, sum(video.num_frames for video in videos))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [_with_instances(video, pool, config) for video in videos]
+        return bad_records.keep_good(videos, lambda video: _with_instances(video, pool, config))
 
 
 def evaluation_videos(config: DatasetConfig, split: str, root: str) -> list[VideoRecord]:
@@ -46,29 +46,27 @@ ground_truth_videos = evaluation_videos
 
 
 def _sequences(truth: pathlib.Path, folder: pathlib.Path, config: DatasetConfig) -> list[VideoRecord]:
-    videos = []
-    for sequence in sorted(path for path in truth.iterdir() if path.is_dir()):
+    def read_sequence(sequence: pathlib.Path) -> VideoRecord:
         maps = sorted(sequence.glob("*.png"))
         frames = [kitti_step.frame_of(folder / sequence.name, path.stem) for path in maps]
         workspace.check_files(frames, f"dataset {config.name}, frames of sequence {sequence.name}")
         if not maps:
             raise ValueError(f"{sequence}: has no maps (.png)")
         height, width = images.image_size(frames[0])
-        videos.append(
-            VideoRecord(
-                dataset=config.name,
-                id=sequence.name,
-                source=str(truth),
-                frame_paths=tuple(frames),
-                height=height,
-                width=width,
-                instances={},
-                segmentations=tuple({} for _ in maps),
-                annotated_frames=tuple(range(len(maps))),
-                panoptic_maps=tuple(maps),
-            )
+        return VideoRecord(
+            dataset=config.name,
+            id=sequence.name,
+            source=str(truth),
+            frame_paths=tuple(frames),
+            height=height,
+            width=width,
+            instances={},
+            segmentations=tuple({} for _ in maps),
+            annotated_frames=tuple(range(len(maps))),
+            panoptic_maps=tuple(maps),
         )
-    return videos
+
+    return bad_records.keep_good(sorted(path for path in truth.iterdir() if path.is_dir()), read_sequence)
 
 
 def _with_instances(video: VideoRecord, pool: concurrent.futures.Executor, config: DatasetConfig) -> VideoRecord:

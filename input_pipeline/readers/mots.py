@@ -9,7 +9,7 @@ import pathlib
 
 import numpy as np
 
-from input_pipeline import frame_files, images, tracks
+from input_pipeline import frame_files, images, tracks, workspace
 from input_pipeline.config import DatasetConfig
 from input_pipeline.frame_files import Unit
 from input_pipeline.records import VideoRecord
@@ -33,10 +33,7 @@ def evaluation_videos(config: DatasetConfig, split: str, root: str) -> list[Vide
 
 def class_names(file: pathlib.Path) -> tuple[str, ...]:
     """The names in a labels.txt, one a line."""
-    try:
-        names = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: cannot be read ({error})") from error
+    names = tuple(line.strip() for line in workspace.load_text(file).splitlines() if line.strip())
     if not names or len(set(names)) != len(names):
         raise ValueError(f"{file}: expected different names of classes, one a line, found {names!r:.200}")
     return names

@@ -6,16 +6,19 @@
 (the released workspace), or in the JSON's own folder (Mapillary Vistas). Crowds are instances like others.
 """
 
+import collections
 import os
 import pathlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
 
 import numpy as np
 
-from input_pipeline import images, workspace
+from input_pipeline import bad_records, images, workspace
 from input_pipeline.config import DatasetConfig
 from input_pipeline.records import VideoRecord
 
+Item = TypeVar("Item")
 PathOf = Callable[[pathlib.Path, str, str], pathlib.Path]
 
 
@@ -63,34 +66,46 @@ def read(
     _check_categories(content, labels, config, file)
     things = np.isin(np.arange(256), config.thing_classes)
     maps = _maps_folder(file)
-    annotations = {}
-    for i, annotation in enumerate(workspace.get(content, "annotations", list, str(file))):
-        where = f"{file}, annotations[{i}]"
-        image_id = workspace.get(annotation, "image_id", (int, str), where)
-        if image_id in annotations:
-            raise ValueError(f"{where}: image_id {image_id!r} occurs twice")
-        path = workspace.join(maps, workspace.get(annotation, "file_name", str, where), where)
-        segments = workspace.get(annotation, "segments_info", list, where)
-        annotations[image_id] = (str(path), *_segments(segments, labels, void, where))
-    seen, rows, ids, classes = set(), [], [], []
-    for i, image in enumerate(workspace.get(content, "images", list, str(file))):
-        where = f"{file}, images[{i}]"
-        image_id = workspace.get(image, "id", (int, str), where)
-        if image_id in seen:
-            raise ValueError(f"{where}: id {image_id!r} occurs twice")
-        seen.add(image_id)
-        height, width = (workspace.get(image, key, int, where) for key in ("height", "width"))
+    entries: dict[int | str, list[tuple[str, dict]]] = collections.defaultdict(list)  # annotations by image
+    listed: dict[int | str, list[tuple[str, dict]]] = collections.defaultdict(list)  # images by id
+
+    def add_annotation(item):
+        where = f"{file}, annotations[{item[0]}]"
+        entries[workspace.get(item[1], "image_id", (int, str), where)].append((where, item[1]))
+
+    def add_image(item):
+        where = f"{file}, images[{item[0]}]"
+        listed[workspace.get(item[1], "id", (int, str), where)].append((where, item[1]))
+
+    def read_image(item):
+        image_id, ((where, image), *others) = item
+        if others:
+            raise ValueError(f"{others[0][0]}: id {image_id!r:.80} occurs twice")
+        height, width = workspace.get_size(image, where)
         path = path_of(folder, workspace.get(image, "file_name", str, where), where)
-        map_path, new_ids, new_classes = annotations.pop(image_id, ("", (), ()))
-        if needs_things and not things[list(new_classes)].any():
-            continue
-        rows.append((image_id, str(path), height, width, map_path, len(ids)))
+        map_path, ids, classes = "", (), ()
+        for number, (place, annotation) in enumerate(entries.get(image_id, ())):
+            if number:
+                raise ValueError(f"{place}: image_id {image_id!r:.80} occurs twice")
+            map_path = str(workspace.join(maps, workspace.get(annotation, "file_name", str, place), place))
+            ids, classes = _segments(workspace.get(annotation, "segments_info", list, place), labels, void, place)
+        return image_id, str(path), height, width, map_path, ids, classes
+
+    bad_records.keep_good(enumerate(workspace.get(content, "annotations", list, str(file))), add_annotation)
+    bad_records.keep_good(enumerate(workspace.get(content, "images", list, str(file))), add_image)
+    for image_id in sorted(set(entries) - set(listed), key=str):
+        place = entries[image_id][0][0]
+        bad_records.leave_out(ValueError(f"{place}: image_id {image_id!r:.80} is not in 'images'"))
+    found = bad_records.keep_good(listed.items(), read_image)
+    if needs_things:
+        found = [row for row in found if things[list(row[-1])].any()]
+    found = keep_listed(found, lambda row: (row[1],), f"{file}, images")
+    found = keep_listed(found, lambda row: (row[4],) if row[4] else (), f"{file}, annotations")
+    rows, ids, classes = [], [], []
+    for *row, new_ids, new_classes in found:
+        rows.append((*row, len(ids)))
         ids += new_ids
         classes += new_classes
-    if annotations:
-        raise ValueError(f"{file}: annotations of images that are not in 'images': {sorted(map(str, annotations))[:3]}")
-    check_listed((row[1] for row in rows), f"{file}, images")
-    check_listed((row[4] for row in rows if row[4]), f"{file}, annotations")
     return PanopticImages(config.name, str(file), rows, np.array(ids, np.int32), np.array(classes, np.uint8), things)
 
 
@@ -140,20 +155,29 @@ class PanopticImages(Sequence[VideoRecord]):
         )
 
 
-def check_listed(paths: Iterable[pathlib.Path | str], where: str) -> None:
-    """One ValueError for the files that do not exist; it lists folders instead of asking for each file."""
+def keep_listed(
+    items: Sequence[Item], paths_of: Callable[[Item], Sequence[pathlib.Path | str]], where: str
+) -> list[Item]:
+    """The items all of whose files exist; it lists folders instead of asking for each file.
+
+    Raises:
+      ValueError: once for all files that do not exist, unless bad records are left out.
+    """
     known: dict[str, set[str]] = {}
-    missing, count = [], 0
-    for path in paths:
-        count += 1
-        folder, name = os.path.split(path)
-        if folder not in known:
-            known[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if name not in known[folder]:
-            missing.append(path)
-    if missing:
-        shown = ", ".join(str(path) for path in missing[:3])
-        raise ValueError(f"{where}: {len(missing)} of {count} files do not exist: {shown}")
+    missing: dict[int, pathlib.Path | str] = {}
+    for i, item in enumerate(items):
+        for path in paths_of(item):
+            folder, name = os.path.split(path)
+            if folder not in known:
+                known[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+            if name not in known[folder]:
+                missing.setdefault(i, path)
+    if missing and not bad_records.is_leaving_out():
+        shown = ", ".join(str(path) for path in list(missing.values())[:3])
+        raise ValueError(f"{where}: {len(missing)} of {len(items)} files do not exist: {shown}")
+    for path in missing.values():
+        bad_records.leave_out(ValueError(f"{where}: {path} does not exist"))
+    return [item for i, item in enumerate(items) if i not in missing]
 
 
 def _maps_folder(file: pathlib.Path) -> pathlib.Path:
@@ -166,7 +190,8 @@ def _check_categories(content: dict, labels: dict[int, int], config: DatasetConf
 
     Files of other numberings, such as Cityscapes' train ids, would otherwise be read as the wrong classes.
     """
-    for i, category in enumerate(content.get("categories", ())):
+    has_categories = isinstance(content, dict) and "categories" in content
+    for i, category in enumerate(workspace.get(content, "categories", list, str(file)) if has_categories else ()):
         where = f"{file}, categories[{i}]"
         number = workspace.get(category, "id", int, where)
         if number not in labels or "isthing" not in category:

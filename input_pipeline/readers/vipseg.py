@@ -2,10 +2,11 @@
 PNG per frame (`images.read_vipseg_map`); for evaluation the official panoptic JSON.
 """
 
+import collections
 import functools
 import pathlib
 
-from input_pipeline import images, workspace
+from input_pipeline import bad_records, images, workspace
 from input_pipeline.config import DatasetConfig
 from input_pipeline.panoptic_maps import SegmentMaps, segment_table
 from input_pipeline.records import VideoRecord
@@ -22,10 +23,11 @@ def training_videos(config: DatasetConfig, root: str) -> list[VideoRecord]:
     )
     file = truth / "video_info.json"
     sequences = workspace.get(workspace.load_json(file), "sequences", list, str(file))
-    return [
-        _video(sequence, folder, truth / "panoptic_masks", file, config, f"{file}, sequences[{i}]")
-        for i, sequence in enumerate(sequences)
-    ]
+    masks = truth / "panoptic_masks"
+    return bad_records.keep_good(
+        enumerate(sequences),
+        lambda entry: _video(entry[1], folder, masks, file, config, f"{file}, sequences[{entry[0]}]"),
+    )
 
 
 def evaluation_videos(config: DatasetConfig, split: str, root: str) -> list[VideoRecord]:
@@ -63,17 +65,19 @@ def read_official(
       numbered: folder of VIPSeg's own maps, see `SegmentMaps.numbered`.
     """
     content = workspace.load_json(file)
-    annotations = {}
-    for i, entry in enumerate(workspace.get(content, "annotations", list, str(file)) if colors else ()):
-        where = f"{file}, annotations[{i}]"
-        name = workspace.get(entry, "video_id", str, where)
-        if name in annotations:
-            raise ValueError(f"{where}: video_id {name!r} occurs twice")
-        annotations[name] = workspace.get(entry, "annotations", list, where)
+    annotations: dict[str, list[tuple[str, dict]]] = collections.defaultdict(list)
+
+    def add_annotations(item):
+        where = f"{file}, annotations[{item[0]}]"
+        annotations[workspace.get(item[1], "video_id", str, where)].append((where, item[1]))
+
+    bad_records.keep_good(
+        enumerate(workspace.get(content, "annotations", list, str(file)) if colors else ()), add_annotations
+    )
     unnumbered = tuple(label + 1 for label in config.thing_classes)
-    videos = []
-    for i, video in enumerate(workspace.get(content, "videos", list, str(file))):
-        where = f"{file}, videos[{i}]"
+
+    def read_video(item):
+        where, video = f"{file}, videos[{item[0]}]", item[1]
         name = workspace.get(video, "video_id", str, where)
         # The JSON lists the names of the masks; the frames are JPEGs of the same names.
         entries = workspace.get(video, "images", list, where)
@@ -87,8 +91,12 @@ def read_official(
         if colors:
             if name not in annotations:
                 raise ValueError(f"{where}: annotations has no video_id {name!r}")
+            (place, entry), *others = annotations[name]
+            if others:
+                raise ValueError(f"{others[0][0]}: video_id {name!r} occurs twice")
             own = None if numbered is None else workspace.join(numbered, name, where)
-            segments = SegmentMaps(segment_table(annotations[name], config, f"{where}.annotations"), own, unnumbered)
+            listed_segments = workspace.get(entry, "annotations", list, place)
+            segments = SegmentMaps(segment_table(listed_segments, config, f"{place}.annotations"), own, unnumbered)
             stems = [pathlib.Path(entry).stem for entry in listed]
             missing = [stem for stem in stems if stem not in segments.segments]
             if missing:
@@ -103,18 +111,17 @@ def read_official(
                 "read_panoptic": segments,
             }
         nothing = {"instances": {}, "segmentations": tuple({} for _ in frames), "annotated_frames": ()}
-        videos.append(
-            VideoRecord(
-                dataset=config.name,
-                id=name,
-                source=str(file),
-                frame_paths=tuple(frames),
-                height=height,
-                width=width,
-                **{**nothing, **truth},
-            )
+        return VideoRecord(
+            dataset=config.name,
+            id=name,
+            source=str(file),
+            frame_paths=tuple(frames),
+            height=height,
+            width=width,
+            **{**nothing, **truth},
         )
-    return videos
+
+    return bad_records.keep_good(enumerate(workspace.get(content, "videos", list, str(file))), read_video)
 
 
 def _video(sequence, folder, masks, file, config, where) -> VideoRecord:

@@ -5,7 +5,7 @@ import pathlib
 
 from absl import logging
 
-from input_pipeline import workspace
+from input_pipeline import bad_records, workspace
 from input_pipeline.config import DatasetConfig
 from input_pipeline.records import VideoRecord
 from tarvis_jax.datasets import EXEMPLAR
@@ -42,31 +42,44 @@ def read(
     content = workspace.load_json(file, with_runs=True)
     listed = workspace.get(content, "videos", list, str(file))
     annotations = content.get("annotations")
-    if annotations is None and needs_annotations:
-        raise ValueError(f"{file}: key 'annotations' is missing, expected a list of object tracks")
+    if (annotations is None and needs_annotations) or not isinstance(annotations, (list, type(None))):
+        found = "is missing" if annotations is None else f"is {type(annotations).__name__}"
+        raise ValueError(f"{file}: key 'annotations' {found}, expected a list of object tracks")
     classes = _class_ids(content, config, file)
 
-    tracks = collections.defaultdict(list)
-    video_ids, seen = set(), set()
-    for i, video in enumerate(listed):
-        video_id = workspace.get(video, "id", int, f"{file}, videos[{i}]")
-        if video_id in video_ids:
-            raise ValueError(f"{file}, videos[{i}]: id {video_id} occurs twice")
-        video_ids.add(video_id)
-    for i, track in enumerate(annotations or ()):
-        where = f"{file}, annotations[{i}]"
-        track_id = workspace.get(track, "id", int, where)
+    entries: dict[int, list[tuple[str, dict]]] = collections.defaultdict(list)
+
+    def add_video(entry):
+        where = f"{file}, videos[{entry[0]}]"
+        entries[workspace.get(entry[1], "id", int, where)].append((where, entry[1]))
+
+    bad_records.keep_good(enumerate(listed), add_video)
+    for video_id, rows in entries.items():
+        if len(rows) > 1:  # nothing says which of them the tracks belong to, so that all of them are bad
+            bad_records.leave_out(ValueError(f"{rows[1][0]}: id {video_id} occurs twice"))
+    tracks, stray = collections.defaultdict(list), set()
+
+    def add_track(entry):
+        where, track = f"{file}, annotations[{entry[0]}]", entry[1]
         video_id = workspace.get(track, "video_id", int, where)
-        if video_id not in video_ids:
+        if video_id not in entries and video_id not in stray:  # one video that is not listed is one bad record
+            stray.add(video_id)
             raise ValueError(f"{where}: video_id {video_id} is the id of no video")
-        if track_id in seen:
-            raise ValueError(f"{where}: id {track_id} occurs twice")
-        seen.add(track_id)
         tracks[video_id].append((where, track))
-    return [
-        _video(video, tracks[video["id"]], classes, folder, file, config, check, f"{file}, videos[{i}]")
-        for i, video in enumerate(listed)
-    ]
+
+    bad_records.keep_good(enumerate(annotations or ()), add_track)
+    seen: set[int] = set()
+
+    def read_video(entry):
+        video_id, ((where, video),) = entry
+        for place, track in tracks[video_id]:
+            track_id = workspace.get(track, "id", int, place)
+            if track_id in seen:
+                raise ValueError(f"{place}: id {track_id} occurs twice")
+            seen.add(track_id)
+        return _video(video, tracks[video_id], classes, folder, file, config, check, where)
+
+    return bad_records.keep_good((entry for entry in entries.items() if len(entry[1]) == 1), read_video)
 
 
 def _class_ids(content: dict, config: DatasetConfig, file: pathlib.Path) -> dict[int, int]:
@@ -101,7 +114,7 @@ def _plain(name: str) -> str:
 
 def _video(video, tracks, classes, folder, file, config, check, where) -> VideoRecord:
     names = workspace.get(video, "file_names", list, where)
-    height, width = (workspace.get(video, key, int, where) for key in ("height", "width"))
+    height, width = workspace.get_size(video, where)
     paths = [workspace.join(folder, name, f"{where}.file_names") for name in names]
     if check:
         workspace.check_files(paths, f"{where}.file_names")

@@ -192,7 +192,7 @@ def _encode_map(classes: np.ndarray, instances: np.ndarray, where: str) -> bytes
 
 def _read_map(path: FileInRecord, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """What `_encode_map` wrote: classes uint8 [H, W] and instances int32 [H, W]."""
-    pixels = images.decode(path, cv2.IMREAD_UNCHANGED)
+    pixels = images.decode(path, cv2.IMREAD_UNCHANGED, (height, width))
     if pixels.shape != (height, width, 4):
         raise ValueError(f"{path}: expected a map of shape {[height, width, 4]}, found {list(pixels.shape)}")
     wide = pixels.astype(np.int32)

@@ -47,15 +47,16 @@ def run_lengths(counts: bytes | str, where: str) -> np.ndarray:
     Each number is written in groups of five bits, lowest first, one printable character (48 + group + 32 if more
     follow) each; from the fourth run on it is the difference to the run two places before.
     """
-    raw = counts.encode("utf-8", "replace") if isinstance(counts, str) else counts
+    # What is no ASCII becomes a byte below 48, which is none of an RLE.
+    raw = counts.encode("ascii", "xmlcharrefreplace") if isinstance(counts, str) else counts
     chars = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
     if chars.size == 0 or chars.min() < 0 or chars.max() > 63 or chars[-1] & 32:
         raise ValueError(f"{where}: corrupt RLE (empty, cut off, or with characters that no RLE has)")
     last = (chars & 32) == 0
     starts = np.concatenate(([0], np.flatnonzero(last)[:-1] + 1))
     place = np.arange(chars.size) - np.repeat(starts, np.diff(np.append(starts, chars.size)))
-    if place.max() > 11:
-        raise ValueError(f"{where}: corrupt RLE (a run longer than 60 bits)")
+    if place.max() > 5:  # pycocotools would read another number
+        raise ValueError(f"{where}: corrupt RLE (a run longer than 30 bits)")
     values = np.add.reduceat((chars & 31) << (5 * place), starts)
     ends = np.flatnonzero(last)
     negative = (chars[ends] & 16) != 0
@@ -83,8 +84,10 @@ def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:
             raise ValueError(f"{where}: RLE without key 'counts'")
         counts = segmentation["counts"]
         size = segmentation.get("size")
-        if list(size or ()) != [height, width]:
-            raise ValueError(f"{where}: RLE has size {size}, but the image is [height, width] = {[height, width]}")
+        if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
+            raise ValueError(
+                f"{where}: RLE has size {size!r:.80}, but the image is [height, width] = {[height, width]}"
+            )
     if isinstance(counts, list) and counts and all(isinstance(polygon, list) for polygon in counts):
         for polygon in counts:
             _check_polygon(polygon, height, width, where)
@@ -103,7 +106,9 @@ def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:
         result = {"size": [height, width], "counts": counts if isinstance(counts, str) else counts.decode("ascii")}
     else:
         raise ValueError(f"{where}: expected an RLE or polygons, found {type(counts).__name__} {counts!r:.80}")
-    if runs.min() < 0 or runs.sum() != height * width:
+    if runs.min() < 0:
+        raise ValueError(f"{where}: a run of the RLE is {int(runs.min())}, expected at least 0")
+    if runs.sum() != height * width:
         raise ValueError(
             f"{where}: the runs of the RLE add up to {int(runs.sum())} pixels, but the image has "
             f"{height} x {width} = {height * width}"

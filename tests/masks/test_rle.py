@@ -52,7 +52,7 @@ def test_union():
         ({"size": [5, 7], "counts": "o5"}, r"size \[5, 7\], but the image is \[height, width\] = \[7, 5\]"),
         (official_files.compressed(official_files.rectangle(1, 1, 9, 9)), "7 x 5 = 35"),
         ([30, 6], "add up to 36 pixels"),
-        ([40, -5], "add up to 35 pixels"),
+        ([40, -5], "a run of the RLE is -5, expected at least 0"),
         ([10**30, 35 - 10**30], "a run of the RLE is 10+, the image has 35 pixels"),
         ("", "corrupt RLE"),
         ("~~~", "corrupt RLE"),
