@@ -42,6 +42,32 @@ def read_palette(path: pathlib.Path) -> np.ndarray:
         raise ValueError(f"{path}: cannot be decoded as PNG ({error})") from error
 
 
+def read_id_map(path: pathlib.Path, height: int, width: int) -> np.ndarray:
+    """The values of a one-channel image as int32 [H, W]: palette indices, or gray of 1, 8 or 16 bits.
+
+    Raises:
+      ValueError: no such image, or of another size than height x width.
+    """
+    try:
+        with Image.open(path) as image:
+            if (image.height, image.width) != (height, width):  # before its pixels are read
+                raise ValueError(
+                    f"{path}: mask has size {[image.height, image.width]}, its frame has [height, width] = "
+                    f"{[height, width]}"
+                )
+            if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
+                raise ValueError(
+                    f"{path}: expected a palette image or gray of 8 or 16 bits, whose values are ids; "
+                    f"found mode {image.mode}"
+                )
+            values = np.asarray(image).astype(np.int32)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: cannot be decoded as an image ({error})") from error
+    if values.min() < 0 or values.max() > 65_535:
+        raise ValueError(f"{path}: expected ids in 0..65535, found {values.min()}..{values.max()}")
+    return values
+
+
 def read_step_map(path: pathlib.Path, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """A KITTI-STEP panoptic PNG (R = class, 255 void; instance = 256 G + B).
 

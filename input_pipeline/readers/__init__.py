@@ -24,6 +24,8 @@ from input_pipeline import layouts
 from input_pipeline.config import DatasetConfig
 from input_pipeline.records import VideoRecord
 
+TRAINING_SPLIT = "training"
+
 
 def training_videos(config: DatasetConfig, workspace: str = "") -> list[VideoRecord]:
     """All training videos of a dataset; the log says once what was found and where.
@@ -33,7 +35,7 @@ def training_videos(config: DatasetConfig, workspace: str = "") -> list[VideoRec
     """
     found = layouts.locate(config, layouts.TRAINING, "", workspace)
     videos = _reader(found).training_videos(found, workspace)
-    return _checked(videos, found, found.train_annotations, "training")
+    return _checked(videos, found, found.train_annotations, TRAINING_SPLIT)
 
 
 def require_training_files(datasets: Sequence[DatasetConfig], workspace: str = "") -> None:
@@ -89,6 +91,8 @@ def _checked(videos: Sequence[VideoRecord], config: DatasetConfig, path: str, sp
         if video.id in seen:
             raise ValueError(f"{video.where}: two videos have this id")
         seen.add(video.id)
+    if config.held_out:
+        videos = _part(videos, config, is_held_out=split != TRAINING_SPLIT)
     _log_once(f"{config.name}, {split}: {summary(videos)} (reader {config.reader})")
     return videos
 
@@ -109,6 +113,19 @@ def summary(videos: Iterable[VideoRecord]) -> str:
     known = ("videos", "frames", "objects") if counts[2] else ("videos", "frames")
     text = ", ".join(f"{count} {name}" for count, name in zip(counts, known, strict=False))
     return f"{text}, {' x '.join(ranges)} pixels, from {source}"
+
+
+def _part(videos: list[VideoRecord], config: DatasetConfig, *, is_held_out: bool) -> list[VideoRecord]:
+    """The videos that `config.held_out` names, or the others."""
+    names = set(config.held_out)
+    absent = sorted(names - {str(video.id) for video in videos})
+    found = [video for video in videos if (str(video.id) in names) == is_held_out]
+    if absent or not found:
+        raise ValueError(
+            f"dataset {config.name}, held_out: expected some of its {len(videos)} videos, found "
+            + (f"{absent[:5]}, which it does not have" if absent else "all of them")
+        )
+    return found
 
 
 @functools.lru_cache

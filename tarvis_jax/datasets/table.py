@@ -107,12 +107,34 @@ def _burst(annotations: str, frames: str) -> tuple[Mapping[str, str], ...]:
     )
 
 
+def _pictures(images: str, annotations: str, train: str, val: str, **reader: str) -> Mapping[str, str]:
+    """Images and annotations of each split; {} stands for its name, which is `train` or `val`."""
+    return {
+        **reader,
+        "train_images": images.format(train),
+        "train_annotations": annotations.format(train),
+        "eval_images": images.format(val),
+        "eval_annotations": annotations.format(val),
+    }
+
+
+def _ade20k(folder: str) -> tuple[Mapping[str, str], ...]:
+    """The panoptic maps that Mask2Former's script makes, or the maps of the two challenges."""
+    panoptic = _pictures(folder + "images/{}", folder + "ade20k_panoptic_{}.json", "train", "{split}")
+    return (
+        {**panoptic, "train_images": f"{folder}images/training", "eval_images": f"{folder}images/validation"},
+        _pictures(
+            folder + "images/{}", folder + "annotations_instance/{}", "training", "{split}", reader="ade20k_official"
+        ),
+    )
+
+
 def _images(
     spec: DatasetSpec,
     names: tuple[str, ...],
     folder: str,
     weight: float,
-    *official: Mapping[str, str],
+    official: tuple[Mapping[str, str], ...],
     reader: str = "panoptic_images",
     **training,
 ) -> Dataset:
@@ -145,19 +167,17 @@ DATASETS: dict[str, Dataset] = {
         class_names.ADE20K,
         "ade20k",
         0.2,
-        {
-            "reader": "ade20k_official",
-            "train_images": "images/training",
-            "train_annotations": "annotations_instance/training",
-        },
+        _ade20k("") + _ade20k("ADEChallengeData2016/"),
     ),
     "CITYSCAPES": _images(
         DatasetSpec(PANOPTIC, 34, thing_classes=tuple(range(24, 34))),
         class_names.CITYSCAPES,
         "cityscapes",
         0.05,
-        {"train_images": "leftImg8bit/train", "train_annotations": "gtFine/cityscapes_panoptic_train.json"},
-        {"train_images": "leftImg8bit/train", "train_annotations": "gtFine/train"},
+        (
+            _pictures("leftImg8bit/{}", "gtFine/cityscapes_panoptic_{}.json", "train", "{split}"),
+            _pictures("leftImg8bit/{}", "gtFine/{}", "train", "{split}"),
+        ),
         reader="cityscapes",
         max_instances=128,
         same_view_crop=True,
@@ -167,7 +187,7 @@ DATASETS: dict[str, Dataset] = {
         class_names.COCO,
         "coco",
         0.55,
-        {"train_images": "train2017", "train_annotations": "annotations/panoptic_train2017.json"},
+        (_pictures("{}2017", "annotations/panoptic_{}2017.json", "train", "{split}"),),
         category_ids=_COCO_CATEGORY_IDS,
     ),
     "MAPILLARY": _images(
@@ -175,8 +195,10 @@ DATASETS: dict[str, Dataset] = {
         class_names.MAPILLARY,
         "mapillary",
         0.2,
-        {"train_images": "training/images", "train_annotations": "training/panoptic/panoptic_2018.json"},
-        {"train_images": "training/images", "train_annotations": "training/v1.2/panoptic/panoptic_2018.json"},
+        tuple(
+            _pictures("{}/images", "{}/" + folder + "/panoptic_2018.json", "training", "{split}")
+            for folder in ("v1.2/panoptic", "panoptic")
+        ),
         category_ids=tuple(range(1, 66)),
         max_instances=128,
         same_view_crop=True,

@@ -153,7 +153,7 @@ BAD_FILES = {
     "class out of range": (
         "YOUTUBE_VIS",
         _set("annotations", 2, "category_id", value=41),
-        r"annotations\[2\]: category_id 41 is not in 1..3 \(num_classes\)",
+        r"annotations\[2\]: category_id 41 is none of the categories \[1, 2, 3\]",
     ),
     "unknown video": ("YOUTUBE_VIS", _set("annotations", 0, "video_id", value=99), "video_id 99 is the id of no video"),
     "duplicate track": ("YOUTUBE_VIS", _set("annotations", 1, "id", value=11), "id 11 occurs twice"),
