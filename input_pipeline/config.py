@@ -98,10 +98,10 @@ class DataConfig:
       clip_length: T.
       chunk_steps: consecutive batches that are of one dataset (and of one number of objects).
       seed: of every random choice.
-      num_parallel: samples that are prepared at the same time.
+      num_parallel: processes that make samples (one for each core is a good number); 0 or 1: none but the caller's own.
       prefetch: batches that are kept ready.
       cache_records: keep decoded frames in memory.
-      cache_megabytes: bound of that memory.
+      cache_megabytes: bound of that memory, of all processes together.
       max_attempts: how often a sample without any visible target is drawn again before it is an error.
       recorded: a file of batches (`main.py --mode=record`, `input_pipeline/recorded.py`); training takes its batches
         from there, round and round, instead of making them: it then needs neither TensorFlow nor the data. "": none.
@@ -114,7 +114,7 @@ class DataConfig:
     clip_length: Annotated[int, Range(1, 10_000)] = 3
     chunk_steps: _Count = 8
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
-    num_parallel: Annotated[int, Range(1, 10_000)] = 8
+    num_parallel: Annotated[int, Range(0, 1000)] = 8
     prefetch: Annotated[int, Range(1, 10_000)] = 2
     cache_records: bool = False
     cache_megabytes: Annotated[int, Range(0, 10**9)] = 1024

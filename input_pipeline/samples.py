@@ -117,7 +117,8 @@ class SampleLoader:
             count = int(sample["valid_instances"].sum())
             sample["reference_frame"] = np.int32(choice.reference)
             sample["points_yx"] = np.zeros((dataset.max_instances, 2), np.float32)
-            sample["points_yx"][:count] = points.mask_to_point(sample["masks"][:count, choice.reference])
+            masks = targets.unpack_masks(sample, count)[:, choice.reference]
+            sample["points_yx"][:count] = points.mask_to_point(masks)
         return sample
 
     def _load(self, video: VideoRecord, choice: clips.ClipChoice, with_semantics: bool) -> augment.Clip:

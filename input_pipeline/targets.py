@@ -1,11 +1,25 @@
-"""A clip and its targets at the static shapes of the batch contract (docs/architecture.md)."""
+"""A clip and its targets at the static shapes of the batch contract, and in its small form (docs/architecture.md).
 
+The targets of a clip, N masks, leave the loader as numbers of 8 bits: an *id map*, which holds for each pixel the slot
+of its target plus 1, or, where masks overlap, *bit planes*, of which plane p holds the masks of the slots 8 p to 8 p + 7,
+one bit each. `tarvis_jax/train/transfer.py` makes masks of them on the device.
+"""
+
+from collections.abc import Sequence
+
+import cv2
 import numpy as np
 
 from input_pipeline import images as image_files
 from input_pipeline.augment import Clip
 
 PAD_VALUE = 128  # of images; no padding mask reaches the network
+_MOST_IDS = 255  # of an id map, which has 8 bits
+
+
+def num_planes(num_slots: int) -> int:
+    """How many bit planes hold the masks of so many slots."""
+    return -(-num_slots // 8)
 
 
 def padded_targets(
@@ -24,9 +38,9 @@ def padded_targets(
       num_classes: K, 0 in exemplar datasets.
       where: dataset and video, for errors.
     Returns:
-      `images` uint8 [T, H, W, 3], `masks` bool [N', T, H, W], `classes` int32 [N'], `valid_instances` bool [N'], and
-      with a class map `semantic_map` int32 [T, H, W] (0 where ignored), `ignore_mask` bool [T, H, W] (true in the
-      padding).
+      `images` uint8 [T, H, W, 3], `id_map` uint8 [T, H, W] or `bit_planes` uint8 [P, T, H, W] (see `pack_masks`),
+      `classes` int32 [N'], `valid_instances` bool [N'], and with a class map `class_map` uint8 [T, H, W] (0..K-1, 255
+      where ignored and in the padding).
     Raises:
       ValueError: a class out of range, or a clip larger than the bucket.
     """
@@ -44,19 +58,72 @@ def padded_targets(
     count = len(keep)
     result = {
         "images": np.full((frames, *bucket, 3), PAD_VALUE, np.uint8),
-        "masks": np.zeros((max_instances, frames, *bucket), bool),
         "classes": np.zeros(max_instances, np.int32),
         "valid_instances": np.arange(max_instances) < count,
     }
     result["images"][:, :height, :width] = clip.images
-    result["masks"][:count, :, :height, :width] = clip.masks[keep]
     result["classes"][:count] = classes[keep]
+    for key, packed in pack_masks(clip.masks[keep], max_instances).items():
+        result[key] = np.zeros((*packed.shape[:-2], *bucket), np.uint8)
+        result[key][..., :height, :width] = packed
     if clip.semantic is not None:
         ignored = clip.semantic == image_files.VOID
         if clip.semantic[~ignored].size and clip.semantic[~ignored].max() >= num_classes:
             raise ValueError(f"{where}: class map holds {clip.semantic[~ignored].max()}, expected 0..{num_classes - 1}")
-        result["semantic_map"] = np.zeros((frames, *bucket), np.int32)
-        result["semantic_map"][:, :height, :width] = np.where(ignored, 0, clip.semantic)
-        result["ignore_mask"] = np.ones((frames, *bucket), bool)
-        result["ignore_mask"][:, :height, :width] = ignored
+        result["class_map"] = np.full((frames, *bucket), image_files.VOID, np.uint8)
+        result["class_map"][:, :height, :width] = clip.semantic
     return result
+
+
+def pack_masks(masks: np.ndarray, num_slots: int) -> dict[str, np.ndarray]:
+    """The small form of masks bool [N, *shape]: target n is in slot n of `num_slots`.
+
+    Returns:
+      `{"id_map": uint8 [*shape]}` (slot + 1, 0 where no target is), or `{"bit_planes": uint8 [P, *shape]}` where
+      targets overlap, where one plane holds all slots (it is as small as an id map), and where an id has more than 8
+      bits.
+    """
+    if 8 < num_slots <= _MOST_IDS:
+        ids = np.zeros(masks.shape[1:], np.uint8)
+        for n, mask in enumerate(masks):
+            if ids[mask].any():
+                break
+            ids[mask] = n + 1
+        else:
+            return {"id_map": ids}
+    planes = np.zeros((num_planes(num_slots), *masks.shape[1:]), np.uint8)
+    for n, mask in enumerate(masks):
+        planes[n // 8] |= mask.view(np.uint8) << (n % 8)
+    return {"bit_planes": planes}
+
+
+def unpack_masks(arrays: dict[str, np.ndarray], num_slots: int) -> np.ndarray:
+    """bool [*batch, N, T, H, W]: the masks of `id_map` [*batch, T, H, W] or `bit_planes` [*batch, P, T, H, W]."""
+    if "id_map" in arrays:
+        slots = np.arange(1, num_slots + 1)[:, None, None, None]
+        return arrays["id_map"][..., None, :, :, :] == slots
+    planes = [arrays["bit_planes"][..., n // 8, :, :, :] >> (n % 8) & 1 for n in range(num_slots)]
+    return np.stack(planes, -4).astype(bool)
+
+
+def bit_planes(id_map: np.ndarray, num_slots: int) -> np.ndarray:
+    """The bit planes uint8 [P, T, H, W] of an id map [T, H, W]."""
+    tables = np.zeros((num_planes(num_slots), 256), np.uint8)
+    slots = np.arange(num_slots)
+    tables[slots // 8, slots + 1] = 1 << (slots % 8)
+    flat = id_map.reshape(-1, id_map.shape[-1])
+    return np.stack([cv2.LUT(flat, table) for table in tables]).reshape(-1, *id_map.shape)
+
+
+def stack_samples(samples: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """A batch of samples: arrays [B, ...]. All masks are bit planes where those of one sample are."""
+    if len({"id_map" in sample for sample in samples}) == 2:
+        samples = [_with_planes(sample) for sample in samples]
+    return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
+
+
+def _with_planes(sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if "id_map" not in sample:
+        return sample
+    rest = {key: value for key, value in sample.items() if key != "id_map"}
+    return rest | {"bit_planes": bit_planes(sample["id_map"], len(sample["classes"]))}

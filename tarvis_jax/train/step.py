@@ -21,6 +21,7 @@ from tarvis_jax.run_config import Config
 from tarvis_jax.tasks.objective import Batch, Objective
 from tarvis_jax.train.optimizer import learning_rate_at, make_optimizer
 from tarvis_jax.train.state import TrainState, abstract_state, initial_state
+from tarvis_jax.train.transfer import expand
 
 # What a random draw is for: the last number folded into the key.
 PURPOSE_MODEL = 0  # stochastic depth
@@ -91,7 +92,7 @@ def make_gradients(
 
         def loss_fn(params: Arrays, microbatch: Batch, index: jax.Array):
             keys = [jax.random.fold_in(key, index) for key in (loss_key, model_key)]
-            return objective.loss(structure.build(params, frozen), microbatch, *keys, statistics)
+            return objective.loss(structure.build(params, frozen), expand(microbatch), *keys, statistics)
 
         def of_microbatch(microbatch: Batch, index: jax.Array):
             (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, microbatch, index)
