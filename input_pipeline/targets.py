@@ -1,8 +1,8 @@
 """A clip and its targets at the static shapes of the batch contract, and in its small form (docs/architecture.md).
 
-The targets of a clip, N masks, leave the loader as numbers of 8 bits: an *id map*, which holds for each pixel the slot
-of its target plus 1, or, where masks overlap, *bit planes*, of which plane p holds the masks of the slots 8 p to 8 p + 7,
-one bit each. `tarvis_jax/train/transfer.py` makes masks of them on the device.
+The targets of a clip, N masks, leave the loader as numbers of 8 bits: an *id map*, which holds the slot of each pixel's
+target plus 1, or, where masks overlap, *bit planes*, of which plane p holds the masks of the slots 8 p to 8 p + 7, one
+bit each. `tarvis_jax/train/transfer.py` makes masks of them on the device.
 """
 
 from collections.abc import Sequence
