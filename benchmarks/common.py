@@ -13,6 +13,14 @@ from typing import Any
 
 import jax
 
+# Padded height and width of clips that these tasks often have in configs/finetune.py: YouTube-VIS, KITTI-STEP, BURST.
+CLIP_SIZES = {"instance": (448, 832), "panoptic": (320, 768), "exemplar": (512, 960)}
+
+
+def clip_size(dataset) -> tuple[int, int]:
+    """Height and width of a dataset's clips: its first bucket, or `CLIP_SIZES` where they are found from the videos."""
+    return dataset.buckets[0] if dataset.buckets else CLIP_SIZES[dataset.task]
+
 
 def environment() -> dict[str, Any]:
     """Date, device, versions and commit: what a figure means nothing without."""

@@ -4,9 +4,9 @@
     python -m benchmarks.compile_train_step --config=configs/quickstart.py --topology=v5e:2x4
     python -m benchmarks.compile_train_step --topology=h200:8             # eight GPUs of one machine
 
-Prints one JSON object per task (the first bucket of its first dataset) and one for the update: bytes on one chip,
-collectives, and kernels and gathers in the program. TPUs need libtpu, and 15 minutes of half a core for each task of
-configs/finetune.py; GPUs need what `kernels/aot/gpu.py` says, and two minutes of a core.
+Prints one JSON object per task (its first dataset at `benchmarks.common.clip_size`) and one for the update: bytes on
+one chip, collectives, and kernels and gathers in the program. TPUs need libtpu, and 15 minutes of half a core for each
+task of configs/finetune.py; GPUs need what `kernels/aot/gpu.py` says, and two minutes of a core.
 """
 
 import argparse
@@ -40,6 +40,7 @@ def measure(mapping, options):
     import jax
     import jax.numpy as jnp
 
+    from benchmarks.common import clip_size
     from input_pipeline.batches import batch_shapes
     from tarvis_jax.config import from_mapping
     from tarvis_jax.model.structure import ModelStructure
@@ -95,7 +96,7 @@ def measure(mapping, options):
         objective = all_objectives[dataset.name]
         batch = {
             name: jax.ShapeDtypeStruct((microbatches, shape[0] // microbatches, *shape[1:]), dtype)
-            for name, (shape, dtype) in batch_shapes(config.data, dataset, dataset.buckets[0]).items()
+            for name, (shape, dtype) in batch_shapes(config.data, dataset, clip_size(dataset)).items()
         }
         key = jax.eval_shape(lambda: jax.random.key(0))
         arguments = (state.params, state.frozen, batch, key, state.step)

@@ -3,8 +3,8 @@
     python -m benchmarks.train --config=configs/finetune.py --batch_size=8 --samples_at_once=1,4 --out=train.json
     python -m benchmarks.train --config=configs/quickstart.py --batch_size=2 --steps=2       # a smoke test
 
-Gradients and update of the real step (`tarvis_jax/train/step.py`) at one shape per task: the first bucket of the first
-dataset of that task.
+Gradients and update of the real step (`tarvis_jax/train/step.py`) at one shape per task (`benchmarks.common.clip_size`
+of its first dataset).
 """
 
 import argparse
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from benchmarks.common import environment, write_json
+from benchmarks.common import clip_size, environment, write_json
 from input_pipeline.batches import batch_shapes
 from input_pipeline.config import DataConfig, DatasetConfig
 from tarvis_jax.config import from_mapping
@@ -29,12 +29,12 @@ from tarvis_jax.train.step import TrainStepper, make_stepper
 
 
 def random_batch(config: DataConfig, dataset: DatasetConfig) -> dict[str, np.ndarray]:
-    """Noise with four rectangles to segment in every clip, in the dataset's first bucket."""
+    """Noise with four rectangles to segment in every clip, of the size `clip_size`."""
     rng = np.random.default_rng(0)
-    shapes = batch_shapes(config, dataset, dataset.buckets[0])
+    shapes = batch_shapes(config, dataset, clip_size(dataset))
     batch = {key: np.zeros(shape, dtype) for key, (shape, dtype) in shapes.items()}
     batch["images"] = rng.integers(0, 256, shapes["images"][0], np.uint8)
-    height, width = dataset.buckets[0]
+    height, width = clip_size(dataset)
     for n in range(min(4, dataset.max_instances)):
         top, left = n * height // 8, n * width // 8
         batch["bit_planes"][:, n // 8, :, top : top + height // 4, left : left + width // 4] |= 1 << n % 8
@@ -60,7 +60,7 @@ def benchmark(config: Config, samples_at_once: int, steps: int) -> Iterator[dict
         row = {
             "task": task,
             "dataset": dataset.name,
-            "clip": [config.data.clip_length, *dataset.buckets[0]],
+            "clip": [config.data.clip_length, *clip_size(dataset)],
             "batch_size": config.data.batch_size,
             "samples_at_once": samples_at_once,
             "compute_dtype": config.model.compute_dtype,

@@ -76,29 +76,34 @@ def crop_size(size: tuple[int, int], shares: tuple[float, float]) -> tuple[int, 
 
 def containing_crop(
     masks: np.ndarray, size: tuple[int, int], rng: np.random.Generator, *, min_coverage: float = 0.25, tries: int = 10
-) -> tuple[int, int] | None:
+) -> tuple[tuple[int, int] | None, bool]:
     """A random window that keeps at least `min_coverage` of the objects' pixels.
 
     Args:
       masks: bool [N, T, H, W]; the share is that of their union over objects and frames.
       size: of the window, at most [H, W].
     Returns:
-      (top, left), or None where `tries` windows that touch the objects' box all kept less, or there is no object.
+      (top, left) of the first of `tries` windows that touch the objects' box and keep enough, and true; where none
+      does, the one that keeps the most, and false; None and false where there is no object.
     """
     union = masks.any((0, 1))
     box = _bounding_box(union)
     if box is None:
-        return None
+        return None, False
     needed = max(1, int(union.sum() * min_coverage))
     # Windows that overlap the box in at least one pixel.
     lows = [max(0, box[axis] - size[axis] + 1) for axis in (0, 1)]
     highs = [min(union.shape[axis] - size[axis], box[axis + 2] - 1) for axis in (0, 1)]
+    best, most = None, -1
     for _ in range(tries):
         left = int(rng.integers(lows[1], highs[1] + 1))
         top = int(rng.integers(lows[0], highs[0] + 1))
-        if union[top : top + size[0], left : left + size[1]].sum() >= needed:
-            return top, left
-    return None
+        kept = int(union[top : top + size[0], left : left + size[1]].sum())
+        if kept >= needed:
+            return (top, left), True
+        if kept > most:
+            best, most = (top, left), kept
+    return best, False
 
 
 def preserving_crop(masks: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int] | None:

@@ -65,6 +65,17 @@ def batch_shapes(
     return {key: (shapes[key], _KEYS[key]) for key in batch_keys(dataset.task) if key in shapes}
 
 
+def read_videos(config: DataConfig) -> list[list[VideoRecord]]:
+    """The records of each dataset of the mixture, in the config's order; none of a dataset without weight.
+
+    Raises:
+      ValueError: workspace or annotations are missing or wrong.
+    """
+    return [
+        datasets.training_videos(dataset, config.workspace) if dataset.weight else [] for dataset in config.datasets
+    ]
+
+
 def train_batches(
     config: DataConfig,
     *,
@@ -101,9 +112,7 @@ def train_batches(
     if start_step < 0:
         raise ValueError(f"start_step should be >= 0, found {start_step}")
     if videos is None:
-        videos = [
-            datasets.training_videos(dataset, config.workspace) if dataset.weight else [] for dataset in config.datasets
-        ]
+        videos = read_videos(config)
     plans = mixture.Mixture(config, videos)
     size = config.batch_size // process_count
     return _iterate(config, plans, videos, start_step, range(process_index * size, (process_index + 1) * size))

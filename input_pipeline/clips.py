@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from input_pipeline.records import VideoRecord
+from tarvis_jax.masks import rle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,31 +47,35 @@ def choose_clip(
     return ClipChoice(tuple(frames), tuple(instances), reference)
 
 
+def choose_objects(video: VideoRecord, reference_frame: int, num_objects: int, rng: np.random.Generator) -> list[int]:
+    """Ids of `num_objects` random ones of the objects in a frame, ascending; a ValueError if it has fewer."""
+    visible = video.visible_ids(reference_frame)
+    if len(visible) < num_objects:
+        raise ValueError(
+            f"{video.where}: frame {reference_frame} has {len(visible)} objects, {num_objects} were asked for"
+        )
+    return sorted(rng.choice(visible, num_objects, replace=False).tolist())
+
+
 def choose_exemplar_clip(
     video: VideoRecord,
     reference_frame: int,
-    num_objects: int,
+    instances: list[int],
     clip_length: int,
     frame_sampling_factor: float,
     rng: np.random.Generator,
 ) -> ClipChoice:
     """A clip for exemplar training: the reference frame first, then later frames in order.
 
-    The targets are `num_objects` random ones of the objects in the reference frame; the other frames lie less than
-    `round(frame_sampling_factor * clip_length)` after it.
+    The other frames lie less than `round(frame_sampling_factor * clip_length)` after the reference frame; the targets
+    are `instances`, ids of objects in it.
     """
-    visible = video.visible_ids(reference_frame)
-    if len(visible) < num_objects:
-        raise ValueError(
-            f"{video.where}: frame {reference_frame} has {len(visible)} objects, {num_objects} were asked for"
-        )
     reach = round(frame_sampling_factor * clip_length)
     later = list(range(reference_frame + 1, min(video.num_frames, reference_frame + reach)))
     if len(later) < clip_length - 1:
         raise ValueError(
             f"{video.where}: {len(later)} frames after frame {reference_frame}, clips need {clip_length - 1}"
         )
-    instances = sorted(rng.choice(visible, num_objects, replace=False).tolist())
     return ClipChoice((reference_frame, *sorted(_draw(later, clip_length - 1, rng))), tuple(instances), 0)
 
 
@@ -81,6 +86,49 @@ def exemplar_references(video: VideoRecord, clip_length: int) -> list[tuple[int,
     """
     last = video.num_frames - clip_length
     return [(t, len(video.segmentations[t])) for t in range(last + 1) if video.segmentations[t]]
+
+
+def object_boxes(video: VideoRecord, frame: int) -> dict[int, np.ndarray]:
+    """Instance id -> int [4] (top, left, bottom, right; the last two exclusive) of every object in a frame."""
+    segments = video.segmentations[frame]
+    boxes = {instance: rle.box(segment) for instance, segment in segments.items() if segment is not None}
+    in_map = [instance for instance in segments if instance not in boxes]
+    for instance, mask in zip(in_map, video.frame_masks(frame, in_map) if in_map else (), strict=True):
+        boxes[instance] = rle.box(rle.encode(mask))
+    return boxes
+
+
+def is_inside(boxes: np.ndarray, window: tuple[int, int]) -> np.ndarray:
+    """Whether the box around all of some objects is smaller than a window, so that a crop can keep them.
+
+    Args:
+      boxes: int [..., N, 4] of (top, left, bottom, right).
+      window: its height and width.
+    Returns:
+      bool [...].
+    """
+    return (boxes[..., 2:].max(-2) - boxes[..., :2].min(-2) < window).all(-1)
+
+
+def share_inside(
+    boxes: list[np.ndarray], num_objects: int, window: tuple[int, int], draws: int, rng: np.random.Generator
+) -> float:
+    """How often `num_objects` random objects of a random frame are inside a window, estimated from `draws` per frame.
+
+    Args:
+      boxes: for each frame int [N, 4], N >= num_objects; see `is_inside`.
+    """
+    counts = np.array([len(frame) for frame in boxes])
+    padded = np.zeros((len(boxes), counts.max(), 4), np.int64)
+    for row, frame in zip(padded, boxes, strict=True):
+        row[: len(frame)] = frame
+    absent = np.arange(counts.max()) >= counts[:, None]
+    hits = 0
+    for _ in range(draws):
+        keys = rng.random(absent.shape) + absent
+        chosen = np.argsort(keys, 1)[:, :num_objects, None]
+        hits += int(is_inside(np.take_along_axis(padded, chosen, 1), window).sum())
+    return hits / (draws * len(boxes))
 
 
 def _draw(frames: list[int], count: int, rng: np.random.Generator) -> list[int]:

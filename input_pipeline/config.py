@@ -33,7 +33,10 @@ class DatasetConfig:
       frame_sampling_factor: the other frames of a clip lie within this times the clip's length of the reference frame.
       consecutive_frames: take consecutive frames instead.
       max_instances: N, the number of target slots.
-      buckets: sizes (height, width), multiples of the model's `size_divisor`, that clips are padded to.
+      buckets: sizes (height, width), multiples of the model's `size_divisor`, that clips are padded to; (): found from
+        the videos (`input_pipeline/buckets.py`).
+      max_padding: share of a clip that may become padding, on average, so that clips of several sizes share a bucket;
+        what rounding up to `DataConfig.size_divisor` costs is not counted.
       hue_saturation, brightness: largest shift up and down, in 8-bit units (hue: of 256 for the full circle).
       contrast: range of the factor about mid-gray.
       min_mask_area: masks below this many pixels are left out when training annotations are read (BURST).
@@ -59,12 +62,8 @@ class DatasetConfig:
     frame_sampling_factor: Annotated[float, Range(1, 10_000)] = 7.5
     consecutive_frames: bool = False
     max_instances: Annotated[int, Range(1, 10_000)] = 32
-    buckets: Annotated[tuple[tuple[_Pixels, _Pixels], ...], Length(1, 100)] = (
-        (512, 960),
-        (512, 1344),
-        (960, 512),
-        (1344, 512),
-    )
+    buckets: Annotated[tuple[tuple[_Pixels, _Pixels], ...], Length(0, 1000)] = ()
+    max_padding: Annotated[float, Range(0, 1)] = 0.02
     hue_saturation: Annotated[int, Range(0, 255)] = 12
     contrast: tuple[_Contrast, _Contrast] = (0.95, 1.05)
     brightness: Annotated[int, Range(0, 255)] = 25
@@ -97,6 +96,7 @@ class DataConfig:
       batch_size: B over all hosts.
       clip_length: T.
       chunk_steps: consecutive batches that are of one dataset (and of one number of objects).
+      size_divisor: sides of the buckets that are found are multiples of this, in pixels; a multiple of the model's.
       seed: of every random choice.
       num_parallel: processes that make samples (one for each core is a good number); 0 or 1: none but the caller's own.
       prefetch: batches that are kept ready.
@@ -113,6 +113,7 @@ class DataConfig:
     batch_size: _Count = 32
     clip_length: Annotated[int, Range(1, 10_000)] = 3
     chunk_steps: _Count = 8
+    size_divisor: _Pixels = 64
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
     num_parallel: Annotated[int, Range(0, 1000)] = 8
     prefetch: Annotated[int, Range(1, 10_000)] = 2

@@ -1,10 +1,14 @@
 """Which videos every training step takes: a pure function of (seed, step), the same on every host.
 
-The steps are cut in chunks. A chunk is of one pool: one dataset, one number of objects (exemplar datasets) and one
-group of videos that are padded to the same size. Every pool goes through its items in shuffled epochs.
+The steps are cut in chunks. A chunk is of one pool: one dataset, one number of objects and either cropped or whole
+clips (exemplar datasets), and one group of videos that are padded to the same size. Every pool goes through its items
+in shuffled epochs.
 
-Differs from the reference: it pads to the largest clip of a batch; here videos that need the same bucket form a group,
-because shapes are static. Exemplar pools take every frame that has enough objects, not the first ones of the list.
+The probability of a pool is that of its clips in plain sampling: every video alike, or, in exemplar datasets, every
+number of objects alike, then every frame that has as many, then any of its objects.
+
+Differs from the reference: it pads each clip by itself; here clips that need the same bucket form a group, because
+shapes are static. Exemplar pools take every frame that has enough objects, not the first ones of the list.
 """
 
 import collections
@@ -15,13 +19,15 @@ import threading
 import numpy as np
 
 from input_pipeline import augment, clips
+from input_pipeline.buckets import Size, clip_size, find_buckets, smallest_bucket
 from input_pipeline.config import DataConfig, DatasetConfig
 from input_pipeline.records import VideoRecord
-from tarvis_jax.frame_size import resized_size
 
 # Purposes of random draws: no two of them share a stream.
-_CHUNK, _EPOCH, _SIZE, SAMPLE = range(4)
+_CHUNK, _EPOCH, _SIZE, SAMPLE, _KIND = range(5)
 _BLOCK = 256  # chunks drawn at a time
+_RARE = 0.02  # cropped or whole clips below this share of the clips of a size have no pool
+_DRAWS = 4096  # draws of objects, per number of objects, that tell how many clips can be cropped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +37,8 @@ class Pool:
     Attributes:
       dataset: index into the config's datasets.
       num_objects: of every clip; 0 where clips have any number.
+      cropped: whether clips are cropped. In exemplar datasets this depends on the objects that are drawn, and an item
+        is passed over where they are not of this kind; elsewhere it is true, unless there is no crop at all.
       buckets: (height, width) per entry of the dataset's `min_dims` (one entry if that is empty).
       items: int [n, 2]: index of the video, reference frame (-1: free choice).
       probability: of a chunk to be of this pool.
@@ -38,7 +46,8 @@ class Pool:
 
     dataset: int
     num_objects: int
-    buckets: tuple[tuple[int, int], ...]
+    cropped: bool
+    buckets: tuple[Size, ...]
     items: np.ndarray
     probability: float
 
@@ -50,7 +59,7 @@ class BatchPlan:
     step: int
     pool: Pool
     min_dim: int | None
-    bucket: tuple[int, int]
+    bucket: Size
     items: np.ndarray
 
 
@@ -62,11 +71,14 @@ class Mixture:
         total = sum(dataset.weight for dataset in config.datasets)
         if total <= 0:
             raise ValueError("data.datasets: expected at least one dataset with a weight above 0")
-        self.config = config
+        groups = [
+            _groups(config, index, videos[index]) if dataset.weight else []
+            for index, dataset in enumerate(config.datasets)
+        ]
+        self.config = _with_buckets(config, groups)
         self.pools: list[Pool] = []
-        for index, dataset in enumerate(config.datasets):
-            if dataset.weight:
-                self.pools += _pools(index, dataset, videos[index], config.clip_length, dataset.weight / total)
+        for index, dataset in enumerate(self.config.datasets):
+            self.pools += _pools(index, dataset, groups[index], dataset.weight / total)
         self._cumulative = np.cumsum([pool.probability for pool in self.pools])
         self._chunk_pools: list[int] = []
         self._chunk_ranks: list[int] = []  # how many earlier chunks were of the same pool
@@ -108,62 +120,124 @@ class Mixture:
                 self._counts[number] += 1
 
 
-def predicted_size(video: VideoRecord, config: DatasetConfig, min_dim: int | None) -> tuple[int, int]:
-    """Size of a clip before padding: of the cropped clip, but of the whole frame in exemplar datasets.
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """Items of clips that have the same sizes before padding; `share` of the dataset's clips are of it."""
 
-    There the crop often fails (it must keep every object) and comes after the resizing; elsewhere it rarely does, and a
-    clip that could not be cropped is shrunk to its bucket.
+    num_objects: int
+    cropped: bool
+    sizes: tuple[Size, ...]
+    items: list[tuple[int, int]]
+    share: float
+
+
+def with_buckets(config: DataConfig, videos: list[list[VideoRecord]]) -> DataConfig:
+    """`config` with the buckets of the datasets that leave them open, found from their videos.
+
+    Args:
+      videos: the records of each dataset of the config, in its order; those of datasets without weight are not used.
+    Raises:
+      ValueError: a dataset with weight has no video with an object.
     """
-    size = (video.height, video.width)
-    if config.task != "exemplar" and config.crop != (1.0, 1.0):
-        size = augment.crop_size(size, config.crop)
-    return resized_size(size, min_dim, config.max_dim)
+    groups = [
+        _groups(config, index, videos[index]) if dataset.weight and not dataset.buckets else []
+        for index, dataset in enumerate(config.datasets)
+    ]
+    return _with_buckets(config, groups)
 
 
-def smallest_bucket(size: tuple[int, int], buckets: tuple[tuple[int, int], ...]) -> tuple[int, int]:
-    """The bucket of least area that holds `size`; if none does, the one that has it shrunk the least."""
-    fitting = [bucket for bucket in buckets if size[0] <= bucket[0] and size[1] <= bucket[1]]
-    if fitting:
-        return min(fitting, key=lambda bucket: bucket[0] * bucket[1])
-    return max(buckets, key=lambda bucket: min(bucket[0] / size[0], bucket[1] / size[1]))
+def _with_buckets(config: DataConfig, groups: list[list[_Group]]) -> DataConfig:
+    datasets = list(config.datasets)
+    for index, dataset in enumerate(datasets):
+        if groups[index] and not dataset.buckets:
+            sizes: collections.Counter[Size] = collections.Counter()
+            for group in groups[index]:
+                for size in group.sizes:
+                    sizes[size] += group.share / len(group.sizes)
+            buckets = find_buckets(sizes, config.size_divisor, dataset.max_padding)
+            datasets[index] = dataclasses.replace(dataset, buckets=buckets)
+    return dataclasses.replace(config, datasets=tuple(datasets))
 
 
-def _pools(
-    index: int, config: DatasetConfig, videos: list[VideoRecord], clip_length: int, probability: float
-) -> list[Pool]:
-    """The pools of one dataset; their probabilities add up to `probability`."""
-    groups: dict[tuple[tuple[int, int], ...], list[int]] = collections.defaultdict(list)
-    for v, video in enumerate(videos):
-        sizes = [predicted_size(video, config, min_dim) for min_dim in config.min_dims or (None,)]
-        groups[tuple(smallest_bucket(size, config.buckets) for size in sizes)].append(v)
-    pools = []
-    if config.task == "exemplar":
-        references = {v: clips.exemplar_references(video, clip_length) for v, video in enumerate(videos)}
-        most = max((count for frames in references.values() for _, count in frames), default=0)
-        # Every number of objects that occurs is drawn equally often; one object may be one of many.
-        for num_objects in range(1, min(most, config.max_instances) + 1):
-            for buckets, members in sorted(groups.items()):
-                items = [(v, t) for v in members for t, count in references[v] if count >= num_objects]
-                pools.append((num_objects, buckets, items))
+def _groups(config: DataConfig, index: int, videos: list[VideoRecord]) -> list[_Group]:
+    """All clips of a dataset, as groups; their shares add up to 1."""
+    dataset = config.datasets[index]
+    if dataset.task == "exemplar":
+        groups = _exemplar_groups(config, index, videos)
     else:
-        for buckets, members in sorted(groups.items()):
-            pools.append((0, buckets, [(v, -1) for v in members if any(videos[v].segmentations)]))
-    pools = [pool for pool in pools if pool[2]]
-    if not pools:
+        of_size = _by_sizes(videos, [(v, -1) for v, video in enumerate(videos) if any(video.segmentations)])
+        count = sum(map(len, of_size.values()))
+        groups = [
+            _Group(0, cropped, _sizes(dataset, size, cropped), items, len(items) / count)
+            for cropped in (dataset.crop != (1.0, 1.0),)
+            for size, items in sorted(of_size.items())
+        ]
+    if not groups:
         raise ValueError(
-            f"dataset {config.name}: none of its {len(videos)} videos has an object (followed by enough frames for "
-            f"clips of {clip_length})"
+            f"dataset {dataset.name}: none of its {len(videos)} videos has an object (followed by enough frames for "
+            f"clips of {config.clip_length})"
         )
-    items_per_count = collections.Counter()
-    for num_objects, _, items in pools:
-        items_per_count[num_objects] += len(items)
+    return groups
+
+
+def _exemplar_groups(config: DataConfig, index: int, videos: list[VideoRecord]) -> list[_Group]:
+    dataset = config.datasets[index]
+    references = {
+        (v, t): count
+        for v, video in enumerate(videos)
+        for t, count in clips.exemplar_references(video, config.clip_length)
+    }
+    boxes = {}
+    if dataset.crop != (1.0, 1.0):
+        boxes = {(v, t): np.stack(list(clips.object_boxes(videos[v], t).values())) for v, t in references}
+    groups = []
+    # Every number of objects that occurs is drawn equally often; one object may be one of many.
+    counts = range(1, min(max(references.values(), default=0), dataset.max_instances) + 1)
+    for num_objects in counts:
+        of_count = [item for item, count in references.items() if count >= num_objects]
+        rng = np.random.default_rng([config.seed, _KIND, index, num_objects])
+        for size, items in sorted(_by_sizes(videos, of_count).items()):
+            share = len(items) / len(of_count) / len(counts)
+            croppable = 0.0
+            if boxes:
+                window = augment.crop_size(size, dataset.crop)
+                draws = -(-_DRAWS // len(items))
+                croppable = clips.share_inside([boxes[item] for item in items], num_objects, window, draws, rng)
+                croppable = 0.0 if croppable < _RARE else 1.0 if croppable > 1 - _RARE else croppable
+            for cropped, part in ((True, croppable), (False, 1 - croppable)):
+                if part:
+                    sizes = _sizes(dataset, size, cropped)
+                    groups.append(_Group(num_objects, cropped, sizes, items, share * part))
+    return groups
+
+
+def _by_sizes(videos: list[VideoRecord], items: list[tuple[int, int]]) -> dict[Size, list[tuple[int, int]]]:
+    """Items by the size of their frames."""
+    result = collections.defaultdict(list)
+    for v, t in items:
+        result[videos[v].height, videos[v].width].append((v, t))
+    return result
+
+
+def _sizes(dataset: DatasetConfig, size: Size, cropped: bool) -> tuple[Size, ...]:
+    """Sizes of clips before padding, one per entry of `min_dims`."""
+    return tuple(clip_size(size, dataset, min_dim, cropped) for min_dim in dataset.min_dims or (None,))
+
+
+def _pools(index: int, config: DatasetConfig, groups: list[_Group], probability: float) -> list[Pool]:
+    """The pools of one dataset; their probabilities add up to `probability`."""
+    merged: dict[tuple, list[_Group]] = collections.defaultdict(list)
+    for group in groups:
+        buckets = tuple(smallest_bucket(size, config.buckets) for size in group.sizes)
+        merged[group.num_objects, group.cropped, buckets].append(group)
     return [
         Pool(
             dataset=index,
             num_objects=num_objects,
+            cropped=cropped,
             buckets=buckets,
-            items=np.asarray(items, np.int64),
-            probability=probability / len(items_per_count) * len(items) / items_per_count[num_objects],
+            items=np.asarray(sorted(item for group in members for item in group.items), np.int64),
+            probability=probability * sum(group.share for group in members),
         )
-        for num_objects, buckets, items in pools
+        for (num_objects, cropped, buckets), members in sorted(merged.items())
     ]

@@ -85,10 +85,12 @@ def _check_fits(path: pathlib.Path, records: list[tuple[dict, Batch]], config: D
             expected["id_map"] = batch["images"].shape[:-1]
             del expected["bit_planes"]
         found = {key: value.shape for key, value in batch.items()}
-        if bucket not in dataset.buckets or found != expected:
+        fits = bucket in dataset.buckets if dataset.buckets else not any(side % config.size_divisor for side in bucket)
+        if not fits or found != expected:
+            allowed = f"one of {dataset.buckets}" if dataset.buckets else f"multiples of {config.size_divisor}"
             raise ValueError(
                 f"{path}: batch {i} of {dataset.name} has the shapes {found}; by the config they are {expected}, "
-                f"height and width one of {dataset.buckets}"
+                f"height and width {allowed}"
             )
 
 

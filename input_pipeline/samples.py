@@ -1,6 +1,7 @@
 """One training sample: a row of a batch plan -> a clip with targets at static shapes."""
 
 import collections
+import dataclasses
 import pathlib
 import threading
 from collections.abc import Callable
@@ -39,6 +40,17 @@ class FrameCache:
         return frame
 
 
+@dataclasses.dataclass(frozen=True)
+class DrawnClip:
+    """An augmented clip before padding: its video, frames, pixels, and the class of each mask (int32 [N])."""
+
+    video: VideoRecord
+    choice: clips.ClipChoice
+    clip: augment.Clip
+    classes: np.ndarray
+    cropped: bool
+
+
 class SampleLoader:
     """Loads the samples of a mixture's batches."""
 
@@ -49,7 +61,23 @@ class SampleLoader:
         self._cache = FrameCache(config.cache_megabytes if config.cache_records else 0)
 
     def load(self, plan: mixture.BatchPlan, index: int) -> dict[str, np.ndarray]:
-        """Sample `index` (0..B-1) of a batch: the batch contract's arrays without the leading B.
+        """Sample `index` (0..B-1) of a batch: the batch contract's arrays without the leading B; see `draw`."""
+        dataset = self.config.datasets[plan.pool.dataset]
+        drawn = self.draw(plan, index)
+        sample = targets.padded_targets(
+            drawn.clip, drawn.classes, plan.bucket, dataset.max_instances, dataset.num_classes, drawn.video.where
+        )
+        if dataset.task == "exemplar":
+            count = int(sample["valid_instances"].sum())
+            sample["reference_frame"] = np.int32(drawn.choice.reference)
+            sample["points_yx"] = np.zeros((dataset.max_instances, 2), np.float32)
+            sample["points_yx"][:count] = points.mask_to_point(
+                targets.unpack_masks(sample, count)[:, drawn.choice.reference]
+            )
+        return sample
+
+    def draw(self, plan: mixture.BatchPlan, index: int) -> DrawnClip:
+        """The clip of sample `index` (0..B-1) of a batch, before padding.
 
         Random draws come from (seed, step, index) alone. A sample in which augmentation left no target (or lost one, in
         exemplar datasets) is replaced by another of the same pool, as in the reference.
@@ -61,42 +89,78 @@ class SampleLoader:
         rng = np.random.default_rng([self.config.seed, mixture.SAMPLE, plan.step, index])
         video, row = None, plan.items[index]
         for _ in range(self.config.max_attempts):
-            video = self.videos[plan.pool.dataset][row[0]]
-            sample = self._attempt(plan, dataset, video, int(row[1]), rng)
-            if sample is not None:
-                return sample
+            video, choice = self._choose(plan, dataset, row, rng)
+            drawn = self._attempt(plan, dataset, video, choice, rng)
+            if drawn is not None:
+                return drawn
             row = plan.pool.items[rng.integers(len(plan.pool.items))]
         raise ValueError(
             f"{video.where}: no target was left after augmentation, in this and the {self.config.max_attempts - 1} "
             f"samples tried before it (step {plan.step}, sample {index})"
         )
 
+    def _choose(
+        self, plan: mixture.BatchPlan, dataset: DatasetConfig, row: np.ndarray, rng: np.random.Generator
+    ) -> tuple[VideoRecord, clips.ClipChoice]:
+        """A clip of an item of the pool.
+
+        Exemplar: objects are drawn, and then other items with their objects, until they are of the pool's kind; so each
+        choice of a frame and its objects is as likely as in plain sampling.
+        """
+        video, length = self.videos[plan.pool.dataset][row[0]], self.config.clip_length
+        if dataset.task != "exemplar":
+            return video, clips.choose_clip(
+                video, length, dataset.frame_sampling_factor, dataset.consecutive_frames, rng
+            )
+        while True:
+            reference = int(row[1])
+            instances = clips.choose_objects(video, reference, plan.pool.num_objects, rng)
+            if dataset.crop == (1.0, 1.0) or plan.pool.cropped == _can_crop(video, reference, instances, dataset):
+                return video, clips.choose_exemplar_clip(
+                    video, reference, instances, length, dataset.frame_sampling_factor, rng
+                )
+            row = plan.pool.items[rng.integers(len(plan.pool.items))]
+            video = self.videos[plan.pool.dataset][row[0]]
+
     def _attempt(
-        self, plan: mixture.BatchPlan, dataset: DatasetConfig, video: VideoRecord, reference: int, rng
-    ) -> dict[str, np.ndarray] | None:
-        if dataset.task == "exemplar":
-            choice = clips.choose_exemplar_clip(
-                video, reference, plan.pool.num_objects, self.config.clip_length, dataset.frame_sampling_factor, rng
-            )
-        else:
-            choice = clips.choose_clip(
-                video, self.config.clip_length, dataset.frame_sampling_factor, dataset.consecutive_frames, rng
-            )
+        self,
+        plan: mixture.BatchPlan,
+        dataset: DatasetConfig,
+        video: VideoRecord,
+        choice: clips.ClipChoice,
+        rng: np.random.Generator,
+    ) -> DrawnClip | None:
         if not choice.instances:
             return None
-        clip = self._load(video, choice, with_semantics=dataset.task == "panoptic")
+        clip, cropped = self._load(video, choice, with_semantics=dataset.task == "panoptic"), False
         if dataset.task == "exemplar":
-            clip = _resize(clip, plan, dataset)
+            size = resized_size(clip.size, plan.min_dim, dataset.max_dim)
+            # Explicit buckets may be too small; then the whole frame shrinks until what is cropped from it fits.
+            shares = dataset.crop if plan.pool.cropped else (1.0, 1.0)
+            largest = tuple(int(side / share) for side, share in zip(plan.bucket, shares, strict=True))
+            clip = augment.resize(clip, augment.fitted_size(size, largest))
             clip = _flip(clip, dataset, rng)
-            clip = _crop(
-                clip, dataset, lambda c, size: augment.preserving_crop(c.masks[:, choice.reference], size, rng)
-            )
+            if plan.pool.cropped:
+                window = augment.crop_size(clip.size, dataset.crop)
+                corner = augment.preserving_crop(clip.masks[:, choice.reference], window, rng)
+                if corner is None:  # a box that became one pixel larger than the window by rounding
+                    return None
+                clip, cropped = augment.crop(clip, *corner, *window), True
             if not clip.masks[:, choice.reference].any((1, 2)).all():
                 return None
         else:
             clip = _flip(clip, dataset, rng)
-            clip = _crop(clip, dataset, lambda c, size: augment.containing_crop(c.masks, size, rng))
-            clip = _resize(clip, plan, dataset)
+            if plan.pool.cropped:
+                window = augment.crop_size(clip.size, dataset.crop)
+                corner, is_enough = augment.containing_crop(clip.masks, window, rng)
+                # Without a window that keeps enough of its objects a clip stays whole, as in the reference, if its
+                # bucket holds it. Crops of another aspect than the frame have buckets that do not: then the best
+                # window has to do.
+                whole = resized_size(clip.size, plan.min_dim, dataset.max_dim)
+                if corner is not None and (is_enough or augment.fitted_size(whole, plan.bucket) != whole):
+                    clip, cropped = augment.crop(clip, *corner, *window), True
+            size = resized_size(clip.size, plan.min_dim, dataset.max_dim)
+            clip = augment.resize(clip, augment.fitted_size(size, plan.bucket))
         visible = clip.masks.any((1, 2, 3))
         if not visible.any():
             return None
@@ -110,16 +174,7 @@ class SampleLoader:
         )
         clip = augment.Clip(images, clip.masks[visible], clip.semantic)
         classes = np.asarray([video.instances[i] for i in choice.instances], np.int32)[visible]
-        sample = targets.padded_targets(
-            clip, classes, plan.bucket, dataset.max_instances, dataset.num_classes, video.where
-        )
-        if dataset.task == "exemplar":
-            count = int(sample["valid_instances"].sum())
-            sample["reference_frame"] = np.int32(choice.reference)
-            sample["points_yx"] = np.zeros((dataset.max_instances, 2), np.float32)
-            masks = targets.unpack_masks(sample, count)[:, choice.reference]
-            sample["points_yx"][:count] = points.mask_to_point(masks)
-        return sample
+        return DrawnClip(video, choice, clip, classes, cropped)
 
     def _load(self, video: VideoRecord, choice: clips.ClipChoice, with_semantics: bool) -> augment.Clip:
         masks = np.stack([video.frame_masks(t, choice.instances) for t in choice.frames], axis=1)
@@ -139,15 +194,8 @@ def _flip(clip: augment.Clip, dataset: DatasetConfig, rng: np.random.Generator) 
     return augment.flip(clip) if rng.random() < dataset.flip_probability else clip
 
 
-def _crop(clip: augment.Clip, dataset: DatasetConfig, choose: Callable) -> augment.Clip:
-    """The clip inside the window that `choose(clip, size)` returns; the clip itself where it returns None."""
-    if dataset.crop == (1.0, 1.0):
-        return clip
-    size = augment.crop_size(clip.size, dataset.crop)
-    corner = choose(clip, size)
-    return clip if corner is None else augment.crop(clip, *corner, *size)
-
-
-def _resize(clip: augment.Clip, plan: mixture.BatchPlan, dataset: DatasetConfig) -> augment.Clip:
-    size = resized_size(clip.size, plan.min_dim, dataset.max_dim)
-    return augment.resize(clip, augment.fitted_size(size, plan.bucket))
+def _can_crop(video: VideoRecord, reference: int, instances: list[int], dataset: DatasetConfig) -> bool:
+    """Whether the crop of an exemplar dataset can keep these objects of the reference frame."""
+    boxes = clips.object_boxes(video, reference)
+    window = augment.crop_size((video.height, video.width), dataset.crop)
+    return bool(clips.is_inside(np.stack([boxes[i] for i in instances]), window))

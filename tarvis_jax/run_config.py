@@ -154,6 +154,11 @@ class Config:
         check_fields(self)
         problems = []
         semantic = dict(self.model.semantic_classes)
+        divisor = self.model.size_divisor
+        if self.data.size_divisor % divisor:
+            problems.append(
+                f"data.size_divisor: expected a multiple of the model's {divisor}, found {self.data.size_divisor}"
+            )
         for dataset in self.data.datasets:
             if dataset.num_classes and semantic.get(dataset.name) != dataset.num_classes:
                 problems.append(
@@ -162,7 +167,6 @@ class Config:
                 )
             if dataset.name not in self.inference:
                 problems.append(f"inference.{dataset.name}: missing; known are {sorted(self.inference)}")
-            divisor = self.model.size_divisor
             wrong = [bucket for bucket in dataset.buckets if bucket[0] % divisor or bucket[1] % divisor]
             if wrong:
                 problems.append(f"data.datasets, {dataset.name}: buckets {wrong} are not multiples of {divisor}")

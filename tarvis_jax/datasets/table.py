@@ -1,7 +1,7 @@
 """The rows of the table of datasets; `row.py` says what each field means, docs/data.md how to add a row.
 
 Weights, sizes and augmentation are those of the published fine-tuning, inference settings those of the published
-results. `max_instances` and `buckets` are ours: they cover what the resizing can give.
+results. `max_instances` is ours.
 """
 
 from tarvis_jax.datasets import class_names
@@ -41,7 +41,6 @@ DATASETS: dict[str, Dataset] = {
             "weight": 0.225,
             "min_dims": (448, 512),
             "max_dim": 1024,
-            "buckets": ((448, 832), (512, 960), (512, 1024), (832, 448), (960, 512), (1024, 512)),
         },
         inference={"min_dim": 448},
     ),
@@ -59,7 +58,6 @@ DATASETS: dict[str, Dataset] = {
             "weight": 0.225,
             "max_dim": 1024,
             "max_instances": 64,
-            "buckets": ((512, 960), (512, 1024), (960, 512), (1024, 512)),
         },
         inference={"min_dim": 576, "max_predictions": 20},
     ),
@@ -79,7 +77,6 @@ DATASETS: dict[str, Dataset] = {
             "crop": (0.75, 0.5),
             "frame_sampling_factor": 2.0,
             "max_instances": 64,
-            "buckets": ((320, 768),),
             "hue_saturation": 10,
             "brightness": 20,
         },
@@ -101,7 +98,6 @@ DATASETS: dict[str, Dataset] = {
             "frame_sampling_factor": 1.0,
             "consecutive_frames": True,
             "max_instances": 64,
-            "buckets": ((448, 896),),
             "hue_saturation": 10,
             "brightness": 20,
         },
@@ -123,7 +119,6 @@ DATASETS: dict[str, Dataset] = {
             "crop": (0.75, 0.5),
             "frame_sampling_factor": 5.0,
             "max_instances": 64,
-            "buckets": ((512, 640), (640, 512), (512, 1344), (1344, 512)),
             "hue_saturation": 10,
             "brightness": 20,
         },

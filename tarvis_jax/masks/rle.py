@@ -29,6 +29,12 @@ def area(rle: Rle) -> int:
     return int(coco_mask.area(rle))
 
 
+def box(rle: Rle) -> np.ndarray:
+    """int64 [4]: top, left, bottom, right of the pixels inside, the last two exclusive; zeros for an empty mask."""
+    left, top, width, height = coco_mask.toBbox(rle)
+    return np.array([top, left, top + height, left + width]).astype(np.int64)
+
+
 def run_lengths(counts: bytes | str, where: str) -> np.ndarray:
     """The runs of a compressed RLE as int64, without decoding it.
 

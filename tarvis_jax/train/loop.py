@@ -1,5 +1,6 @@
 """The training loop, top to bottom: what it calls returns values and never decides what comes next."""
 
+import dataclasses
 import pathlib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -9,9 +10,11 @@ import jax
 import numpy as np
 from absl import logging
 
-from input_pipeline.batches import BatchInfo, train_batches
+from input_pipeline.batches import BatchInfo, read_videos, train_batches
 from input_pipeline.config import DataConfig
+from input_pipeline.mixture import with_buckets
 from input_pipeline.recorded import read_recorded_batches
+from input_pipeline.records import VideoRecord
 from input_pipeline.synthetic import prepare_data
 from tarvis_jax.config import save_json, to_plain
 from tarvis_jax.evaluation import held_out
@@ -51,7 +54,9 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
     state = _begin(config, workdir, stepper, checkpoints)
     data = prepare_data(config.data, config.synthetic, workdir, writes=is_main)
     start_step = int(state.step)
-    batches = _batches(data, start_step)
+    videos = [] if data.recorded else read_videos(data)
+    data = data if data.recorded else with_buckets(data, videos)
+    batches = _batches(data, videos, start_step)
     if is_main:  # not before: a config that does not fit the folder's checkpoint or data leaves the run as it was
         save_json(workdir / CONFIG_FILE, config)
     _log_start(stepper, config, microbatches)
@@ -63,7 +68,8 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
         resume_step=start_step if start_step else None,
     ) as writer:
         evaluator = _Evaluator(config, data, workdir, writer)
-        state = _run_steps(config, stepper, state, batches, microbatches, checkpoints, writer, evaluator)
+        progress = Progress(dataclasses.replace(config, data=data), stepper.programs)
+        state = _run_steps(config, stepper, state, batches, microbatches, checkpoints, writer, evaluator, progress)
         checkpoints.close()
         scores = evaluator.finish(state) if is_main else {}
     if is_main:
@@ -94,12 +100,14 @@ def _begin(config: Config, workdir: pathlib.Path, stepper: TrainStepper, checkpo
     return state
 
 
-def _batches(data: DataConfig, start_step: int) -> Iterator[tuple[BatchInfo, dict[str, np.ndarray]]]:
+def _batches(
+    data: DataConfig, videos: list[list[VideoRecord]], start_step: int
+) -> Iterator[tuple[BatchInfo, dict[str, np.ndarray]]]:
     """This process's share of the batches from `start_step` on."""
     hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     if data.recorded:
         return read_recorded_batches(data.recorded, config=data, start_step=start_step, **hosts)
-    return train_batches(data, start_step=start_step, **hosts)
+    return train_batches(data, videos=videos, start_step=start_step, **hosts)
 
 
 def _run_steps(
@@ -111,10 +119,10 @@ def _run_steps(
     checkpoints: Checkpoints,
     writer: MetricWriter,
     evaluator: "_Evaluator",
+    progress: Progress,
 ) -> TrainState:
     """All steps that are left. The device works on step i while the host fetches the batch of step i + 1."""
     settings = config.train
-    progress = Progress(config, stepper.programs)
     pending: list[tuple[str, dict[str, jax.Array]]] = []
     previous = None  # (dataset, batch, metrics) of the step before, for the guard
     for step in range(int(state.step), settings.num_steps):

@@ -111,15 +111,16 @@ class Progress:
 
 def num_programs(config: Config) -> int:
     """How many programs a run compiles if its clips take every size: gradients for each pair of an objective and the
-    shapes of a batch (datasets that are trained alike share them), and the update."""
+    shapes of a batch (datasets that are trained alike share them), and the update. A dataset whose buckets are not
+    known (those of recorded batches) counts as one shape."""
     objectives = tasks.objectives(config)
+    trained = [dataset for dataset in config.data.datasets if dataset.weight]
     gradients = {
         (objectives[dataset.name], tuple(batch_shapes(config.data, dataset, bucket).items()))
-        for dataset in config.data.datasets
-        if dataset.weight
+        for dataset in trained
         for bucket in dataset.buckets
     }
-    return len(gradients) + 1
+    return len(gradients) + sum(not dataset.buckets for dataset in trained) + 1
 
 
 def short_names(names: list[str]) -> list[str]:

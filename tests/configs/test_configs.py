@@ -47,7 +47,7 @@ def test_step_traces(name, tmp_path):
     state = abstract_state(structure, optimizer, config.optimizer.ema_decay > 0, make_mesh(jax.devices()[:1]))
     one_of_each_task = {dataset.task: dataset for dataset in config.data.datasets}
     for dataset in one_of_each_task.values():
-        shapes = batch_shapes(config.data, dataset, dataset.buckets[0])
+        shapes = batch_shapes(config.data, dataset, dataset.buckets[0] if dataset.buckets else (512, 960))
         microbatches = config.data.batch_size
         batch = {
             key: jax.ShapeDtypeStruct((microbatches, shape[0] // microbatches, *shape[1:]), dtype)

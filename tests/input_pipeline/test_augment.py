@@ -50,12 +50,11 @@ def test_containing_crop_keeps_a_quarter_of_the_objects_and_preserving_crop_all(
         masks[0, :, top : top + 8, left : left + 12] = True
         masks[1, trial % 3, rng.integers(0, 40), rng.integers(0, 60)] = True
         size = (30, 45)
-        corner = augment.containing_crop(masks, size, rng)
-        if corner is not None:
-            union = masks.any((0, 1))
-            window = union[corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]]
-            assert window.shape == size
-            assert window.sum() >= int(union.sum() * 0.25)
+        corner, is_enough = augment.containing_crop(masks, size, rng)
+        union = masks.any((0, 1))
+        window = union[corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]]
+        assert window.shape == size
+        assert is_enough == (window.sum() >= int(union.sum() * 0.25))
         corner = augment.preserving_crop(masks[:, 0], size, rng)
         if corner is not None:
             found += 1
@@ -70,8 +69,15 @@ def test_crops_that_cannot_be():
     full = np.ones((1, 20, 30), bool)
     assert augment.preserving_crop(full, (15, 22), rng) is None
     assert augment.preserving_crop(np.zeros_like(full), (15, 22), rng) is None
-    assert augment.containing_crop(np.zeros((1, 1, 20, 30), bool), (15, 22), rng) is None
-    assert augment.containing_crop(np.ones((1, 1, 20, 30), bool), (5, 5), rng) is None  # 1/24 of the object
+    assert augment.containing_crop(np.zeros((1, 1, 20, 30), bool), (15, 22), rng) == (None, False)
+    corner, is_enough = augment.containing_crop(np.ones((1, 1, 20, 30), bool), (5, 5), rng)  # 1/24 of the object
+    assert not is_enough and 0 <= corner[0] <= 15 and 0 <= corner[1] <= 25
+    edges = np.zeros((1, 1, 20, 40), bool)
+    edges[..., :6, :2] = edges[..., 14:, -10:] = True
+    for _ in range(20):  # the window that keeps the most of those tried
+        tried = np.random.default_rng(rng.integers(10**6))
+        corner, is_enough = augment.containing_crop(edges, (10, 10), tried, min_coverage=0.99, tries=200)
+        assert not is_enough and edges[0, 0, corner[0] : corner[0] + 10, corner[1] : corner[1] + 10].sum() >= 50
 
 
 def test_colors_change_alike_in_all_frames_and_stay_in_bounds():

@@ -190,7 +190,8 @@ def test_exemplar_clips_start_at_the_reference(make_config, make_dataset):
     assert clips.exemplar_references(video, 3) == [(0, 1), (1, 2), (2, 2), (3, 2)]
     rng = np.random.default_rng(0)
     for _ in range(30):
-        choice = clips.choose_exemplar_clip(video, 1, 1, 3, 1.0, rng)
+        instances = clips.choose_objects(video, 1, 1, rng)
+        choice = clips.choose_exemplar_clip(video, 1, instances, 3, 1.0, rng)
         assert choice.frames[0] == 1 and choice.frames == (1, 2, 3) and choice.reference == 0
         choice = clips.choose_clip(video, 3, 1.0, False, rng)
         assert len(set(choice.frames)) == 3 and list(choice.frames) == sorted(choice.frames)
