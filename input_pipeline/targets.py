@@ -12,6 +12,7 @@ import numpy as np
 
 from input_pipeline import images as image_files
 from input_pipeline.augment import Clip
+from input_pipeline.id_layers import IdLayers
 
 PAD_VALUE = 128  # of images; no padding mask reaches the network
 _MOST_IDS = 255  # of an id map, which has 8 bits
@@ -32,7 +33,8 @@ def padded_targets(
     Differs from the reference: it has no limit of instances, as its shapes are not static.
 
     Args:
-      clip: images [T, h, w, 3], masks [N, T, h, w], semantic [T, h, w] or None; h, w at most the bucket's.
+      clip: images [T, h, w, 3], masks of N targets, semantic [T, h, w] or None; h, w at most the
+        bucket's.
       classes: int [N], 1..K (0 in exemplar datasets).
       bucket: height H and width W of the result.
       num_classes: K, 0 in exemplar datasets.
@@ -51,19 +53,19 @@ def padded_targets(
     if classes.size and not (low <= classes.min() and classes.max() <= num_classes):
         raise ValueError(f"{where}: classes {sorted(set(classes.tolist()))} are not all in {low}..{num_classes}")
 
-    keep = np.arange(len(classes))
-    if len(keep) > max_instances:
-        areas = clip.masks.sum((1, 2, 3))
-        keep = np.sort(np.argsort(-areas, kind="stable")[:max_instances])
-    count = len(keep)
+    layers = clip.masks
+    count = min(len(classes), max_instances)
+    if count < len(classes):
+        keep = np.sort(np.argsort(-layers.areas().sum(1), kind="stable")[:count])
+        layers, classes = layers.select(keep), classes[keep]
     result = {
         "images": np.full((frames, *bucket, 3), PAD_VALUE, np.uint8),
         "classes": np.zeros(max_instances, np.int32),
         "valid_instances": np.arange(max_instances) < count,
     }
     result["images"][:, :height, :width] = clip.images
-    result["classes"][:count] = classes[keep]
-    for key, packed in pack_masks(clip.masks[keep], max_instances).items():
+    result["classes"][:count] = classes
+    for key, packed in pack_masks(layers, max_instances).items():
         result[key] = np.zeros((*packed.shape[:-2], *bucket), np.uint8)
         result[key][..., :height, :width] = packed
     if clip.semantic is not None:
@@ -75,25 +77,17 @@ def padded_targets(
     return result
 
 
-def pack_masks(masks: np.ndarray, num_slots: int) -> dict[str, np.ndarray]:
-    """The small form of masks bool [N, *shape]: target n is in slot n of `num_slots`.
+def pack_masks(layers: IdLayers, num_slots: int) -> dict[str, np.ndarray]:
+    """The small form of masks: target n is in slot n of `num_slots`.
 
     Returns:
-      `{"id_map": uint8 [*shape]}` (slot + 1, 0 where no target is), or `{"bit_planes": uint8 [P, *shape]}` where
+      `{"id_map": uint8 [T, H, W]}` (slot + 1, 0 where no target is), or `{"bit_planes": uint8 [P, T, H, W]}` where
       targets overlap, where one plane holds all slots (it is as small as an id map), and where an id has more than 8
       bits.
     """
-    if 8 < num_slots <= _MOST_IDS:
-        ids = np.zeros(masks.shape[1:], np.uint8)
-        for n, mask in enumerate(masks):
-            if ids[mask].any():
-                break
-            ids[mask] = n + 1
-        else:
-            return {"id_map": ids}
-    planes = np.zeros((num_planes(num_slots), *masks.shape[1:]), np.uint8)
-    for n, mask in enumerate(masks):
-        planes[n // 8] |= mask.view(np.uint8) << (n % 8)
+    if len(layers.maps) == 1 and 8 < num_slots <= _MOST_IDS:
+        return {"id_map": layers.maps[0]}
+    planes = sum(bit_planes(layer, num_slots) for layer in layers.maps)  # a target is in one layer at each pixel
     return {"bit_planes": planes}
 
 
@@ -107,11 +101,13 @@ def unpack_masks(arrays: dict[str, np.ndarray], num_slots: int) -> np.ndarray:
 
 
 def bit_planes(id_map: np.ndarray, num_slots: int) -> np.ndarray:
-    """The bit planes uint8 [P, T, H, W] of an id map [T, H, W]."""
-    tables = np.zeros((num_planes(num_slots), 256), np.uint8)
-    slots = np.arange(num_slots)
+    """The bit planes uint8 [P, T, H, W] of an id map uint8 or uint16 [T, H, W]."""
+    tables = np.zeros((num_planes(num_slots), np.iinfo(id_map.dtype).max + 1), np.uint8)
+    slots = np.arange(min(num_slots, tables.shape[1] - 1))
     tables[slots // 8, slots + 1] = 1 << (slots % 8)
-    flat = id_map.reshape(-1, id_map.shape[-1])
+    if id_map.dtype != np.uint8:
+        return np.stack([table[id_map] for table in tables])
+    flat = np.ascontiguousarray(id_map).reshape(-1, id_map.shape[-1])
     return np.stack([cv2.LUT(flat, table) for table in tables]).reshape(-1, *id_map.shape)
 
 

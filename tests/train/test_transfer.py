@@ -9,6 +9,7 @@ import pytest
 
 from input_pipeline import targets
 from input_pipeline.augment import Clip
+from input_pipeline.id_layers import IdLayers
 from tarvis_jax.parallel.mesh import make_mesh
 from tarvis_jax.tasks.objective import Objective
 from tarvis_jax.train.step import make_gradients
@@ -26,13 +27,13 @@ def make_clip(count: int, overlapping: bool, seed: int = 0) -> Clip:
     else:
         masks = rng.integers(0, count + 1, (T, H, W)) == np.arange(count)[:, None, None, None]
     semantic = rng.choice([0, 3, 18, 255], (T, H, W)).astype(np.uint8)
-    return Clip(rng.integers(0, 256, (T, H, W, 3), np.uint8), masks, semantic)
+    return Clip(rng.integers(0, 256, (T, H, W, 3), np.uint8), IdLayers.of_masks(masks), semantic)
 
 
 def expected(clip: Clip, num_slots: int) -> dict[str, np.ndarray]:
     """The arrays written out, without any packing."""
     masks = np.zeros((num_slots, T, *BUCKET), bool)
-    masks[: len(clip.masks), :, :H, :W] = clip.masks
+    masks[: clip.masks.count, :, :H, :W] = clip.masks.to_bool()
     ignored = np.ones((T, *BUCKET), bool)
     ignored[:, :H, :W] = clip.semantic == 255
     semantic = np.zeros((T, *BUCKET), np.int32)
@@ -45,7 +46,7 @@ def expected(clip: Clip, num_slots: int) -> dict[str, np.ndarray]:
 def test_masks_come_back_on_the_device(num_slots, overlapping):
     clips = [make_clip(min(num_slots, 20) - i, has, i) for i, has in enumerate(overlapping)]
     samples = [
-        targets.padded_targets(clip, np.ones(len(clip.masks), np.int32), BUCKET, num_slots, 19, "clip")
+        targets.padded_targets(clip, np.ones(clip.masks.count, np.int32), BUCKET, num_slots, 19, "clip")
         for clip in clips
     ]
     batch = targets.stack_samples(samples)
