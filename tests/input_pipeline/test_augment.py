@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -120,3 +121,25 @@ def test_resized_size(size, min_dim, max_dim, expected):
 def test_fitted_size_only_shrinks():
     assert augment.fitted_size((100, 200), (128, 256)) == (100, 200)
     assert augment.fitted_size((100, 200), (128, 100)) == (50, 100)
+
+
+@pytest.mark.parametrize(("hue", "saturation"), [(-12, 7), (-3, -12), (12, 5), (5, -4), (0, 9)])
+def test_hue_and_saturation_are_those_of_a_table(hue, saturation):
+    """The shifts in HSV written out with tables; grays and saturated colors included."""
+
+    class Draws:
+        def integers(self, low, high, size=None):
+            return np.array([hue, saturation]) if size else 0
+
+        def uniform(self, low, high):
+            return 1.0
+
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    image[:20] = image[:20, :, :1]
+    image[20:30] = rng.choice([0, 255], (10, 80, 3))
+    h, s, v = np.moveaxis(cv2.cvtColor(image, cv2.COLOR_RGB2HSV).astype(int), -1, 0)
+    shifted = np.stack([(h + int(hue / 255 * 180)) % 180, np.clip(s + saturation, 0, 255), v], -1).astype(np.uint8)
+    expected = cv2.cvtColor(shifted, cv2.COLOR_HSV2RGB).astype(int)
+    found = augment.jitter_colors(image[None], Draws(), hue_saturation=12, contrast=(1.0, 1.0), brightness=0)[0]
+    assert np.abs(found - expected).max() <= 1
