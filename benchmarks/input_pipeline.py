@@ -31,7 +31,19 @@ import cv2
 import numpy as np
 
 from benchmarks.common import alternate, environment, write_json
-from input_pipeline import augment, batches, images, mixture, points, readers, records, samples, targets
+from input_pipeline import (
+    augment,
+    batches,
+    id_layers,
+    images,
+    mixture,
+    points,
+    readers,
+    records,
+    samples,
+    targets,
+    workers,
+)
 from input_pipeline.config import DataConfig
 from tarvis_jax.config import from_mapping
 from tarvis_jax.run_config import Config
@@ -45,9 +57,11 @@ class Reference:
     def __init__(self, args: argparse.Namespace, names: list[str]):
         command = [args.reference_python, str(pathlib.Path(__file__).with_name("reference_loader.py"))]
         command += [args.reference, args.workspace, f"--datasets={','.join(names)}"]
-        environment = os.environ | {"PYTHONPATH": args.reference_path, "OMP_NUM_THREADS": "1"}
+        variables = os.environ | {"PYTHONPATH": args.reference_path, "OMP_NUM_THREADS": "1"}
+        for name in workers.KEEP_FREED_MEMORY:  # of our workers; the original runs as it is
+            variables.pop(name, None)
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
         )
         self.description = self._read()
 
@@ -121,12 +135,19 @@ def clips(args: argparse.Namespace, config: DataConfig) -> Iterator[dict]:
 # Stage -> (object, name) of the functions that are it.
 STAGES = {
     "decode images": [(images, "read_frame")],
-    "decode masks": [(records.VideoRecord, "frame_masks"), (records.VideoRecord, "semantic_map")],
+    "decode masks": [
+        (id_layers.IdLayers, "of_segments"),
+        (id_layers.IdLayers, "of_id_maps"),
+        (records.VideoRecord, "panoptic_map"),
+        (records.VideoRecord, "semantic_map"),
+    ],
     "crop and flip": [
         (augment, "flip"),
         (augment, "crop"),
         (augment, "containing_crop"),
         (augment, "preserving_crop"),
+        (id_layers.IdLayers, "union"),
+        (id_layers.IdLayers, "areas"),
     ],
     "resize": [(augment, "resize")],
     "colors": [(augment, "jitter_colors")],
@@ -232,8 +253,8 @@ def processor_s() -> float:
 def scaling(args: argparse.Namespace, config: DataConfig) -> Iterator[dict]:
     """One row per number of workers and round: clips/s of the whole pipeline, and processor time of a clip."""
     for _ in range(args.rounds):
-        for workers in map(int, args.workers.split(",")):
-            settings = dataclasses.replace(config, num_parallel=workers, batch_size=args.batch_size)
+        for count in map(int, args.workers.split(",")):
+            settings = dataclasses.replace(config, num_parallel=count, batch_size=args.batch_size)
             stream = batches.train_batches(settings)
             for _ in range(2 + config.prefetch):
                 next(stream)
@@ -241,11 +262,11 @@ def scaling(args: argparse.Namespace, config: DataConfig) -> Iterator[dict]:
             for _ in range(args.steps):
                 next(stream)
             wall, processor = time.perf_counter() - wall, processor_s() - processor
-            count = args.steps * args.batch_size
+            made = args.steps * args.batch_size
             yield {
-                "workers": workers,
-                "clips_per_s": round(count / wall, 1),
-                "processor_ms_per_clip": round(1e3 * processor / count, 2),
+                "workers": count,
+                "clips_per_s": round(made / wall, 1),
+                "processor_ms_per_clip": round(1e3 * processor / made, 2),
                 "cores_busy": round(processor / wall, 2),
                 "memory_mb": round(memory_mb()),
                 "load": os.getloadavg()[0],
@@ -255,8 +276,8 @@ def scaling(args: argparse.Namespace, config: DataConfig) -> Iterator[dict]:
 
 def memory(args: argparse.Namespace, config: DataConfig) -> Iterator[dict]:
     """Memory over many steps: megabytes at the start and the end, and the slope of a line through the second half."""
-    workers = max(map(int, args.workers.split(",")))
-    settings = dataclasses.replace(config, num_parallel=workers, batch_size=args.batch_size)
+    count = max(map(int, args.workers.split(",")))
+    settings = dataclasses.replace(config, num_parallel=count, batch_size=args.batch_size)
     start, found = time.monotonic(), []
     stream = batches.train_batches(settings)
     for step in range(args.memory_steps):
@@ -269,7 +290,7 @@ def memory(args: argparse.Namespace, config: DataConfig) -> Iterator[dict]:
     half = np.array(found[len(found) // 2 :])
     slope = np.polyfit(half[:, 0], half[:, 1], 1)[0] if len(half) > 1 else float("nan")
     yield {
-        "workers": workers,
+        "workers": count,
         "batch_size": args.batch_size,
         "steps": step + 1,
         "minutes": round((time.monotonic() - start) / 60, 1),
@@ -299,6 +320,9 @@ def main() -> None:
     parser.add_argument("--reference_path", default="", help="PYTHONPATH of that interpreter, for a detectron2")
     parser.add_argument("--out", help="JSON file to write")
     args = parser.parse_args()
+    if not workers.KEEP_FREED_MEMORY.items() <= os.environ.items():  # this process stands for a worker
+        command = [sys.executable, "-m", "benchmarks.input_pipeline", *sys.argv[1:]]
+        os.execve(sys.executable, command, os.environ | workers.KEEP_FREED_MEMORY)
     file, _, argument = args.config.partition(":")
     data = from_mapping(Config, runpy.run_path(file)["get_config"](argument)).data
     if args.datasets:

@@ -145,21 +145,25 @@ def _neighbors(new: int, old: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _resize_ids(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if abs(ids.strides[1]) < abs(ids.strides[0]):  # by rows
+        return _resize_ids(ids.T, size[::-1]).T
     (top, bottom, below), (left, right, beside) = (
         _neighbors(new, old) for new, old in zip(size, ids.shape, strict=True)
     )
-    corners = [_take(ids, rows, columns) for rows in (top, bottom) for columns in (left, right)]
+    sides = [cv2.transpose(ids.T[columns]) for columns in (left, right)]
+    corners = [side[rows] for rows in (top, bottom) for side in sides]
     result = corners[0].copy()
     differ = result != corners[1]
     for corner in corners[2:]:
         differ |= result != corner
-    rows, columns = np.nonzero(differ)  # few: elsewhere all four neighbors agree
+    places = np.flatnonzero(differ)  # few: elsewhere all four neighbors agree
+    rows, columns = np.divmod(places, size[1])
     y, x = below[rows], beside[columns]
     weights = ((1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x)
-    values = [corner[rows, columns] for corner in corners]
-    winner = np.zeros(len(rows), ids.dtype)
+    values = [corner.reshape(-1)[places] for corner in corners]
+    winner = np.zeros(len(places), ids.dtype)
     for value in values:
         share = sum(np.where(other == value, weight, 0) for other, weight in zip(values, weights, strict=True))
         winner = np.where(share > 0.5, value, winner)
-    result[rows, columns] = winner
+    result.reshape(-1)[places] = winner
     return result

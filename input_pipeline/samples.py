@@ -148,8 +148,6 @@ class SampleLoader:
                 if corner is None:  # a box that became one pixel larger than the window by rounding
                     return None
                 clip, cropped = augment.crop(clip, *corner, *window), True
-            if not clip.masks.areas()[:, choice.reference].all():
-                return None
         else:
             clip = _flip(clip, dataset, rng)
             if plan.pool.cropped:
@@ -163,8 +161,9 @@ class SampleLoader:
                     clip, cropped = augment.crop(clip, *corner, *window), True
             size = resized_size(clip.size, plan.min_dim, dataset.max_dim)
             clip = augment.resize(clip, augment.fitted_size(size, plan.bucket))
-        visible = np.flatnonzero(clip.masks.areas().any(1))
-        if not visible.size:
+        areas = clip.masks.areas()
+        visible = np.flatnonzero(areas.any(1))
+        if not visible.size or dataset.task == "exemplar" and not areas[:, choice.reference].all():
             return None
         # Colors come last, on the fewest pixels; they commute with everything but the interpolation.
         images = augment.jitter_colors(

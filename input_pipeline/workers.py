@@ -30,6 +30,9 @@ from input_pipeline.config import DataConfig
 from input_pipeline.records import VideoRecord
 
 _ALIGNMENT = 64  # bytes, of arrays in shared memory
+# What a worker frees stays with it for its next sample: glibc would map the arrays of every sample anew, and the system
+# would clear each of their pages.
+KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(2**26)}
 
 
 class WorkerError(RuntimeError):
@@ -95,11 +98,12 @@ class _Worker:
         self._memory = None
         self.connection, theirs = Pipe()
         fds = (theirs.fileno(), self._file.fileno(), records)
+        path = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self.process = subprocess.Popen(
             [sys.executable, "-c", f"from input_pipeline import workers; workers.serve{fds}"],
             stdin=subprocess.DEVNULL,
             pass_fds=fds,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            env=os.environ | KEEP_FREED_MEMORY | {"PYTHONPATH": path},
         )
         theirs.close()  # the pipe ends when the worker does
 
