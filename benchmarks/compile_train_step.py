@@ -89,14 +89,16 @@ def measure(mapping, options):
 
     tasks = options.tasks and options.tasks.split(",")
     seen, all_objectives = set(), objectives(config)
-    for dataset in config.data.datasets:
-        if dataset.task in seen or (tasks and dataset.task not in tasks):
+    for dataset, task in [(each, task) for each in config.data.datasets for task in each.task_shares]:
+        if task in seen or (tasks and task not in tasks):
             continue
-        seen.add(dataset.task)
-        objective = all_objectives[dataset.name]
+        seen.add(task)
+        objective = all_objectives[dataset.name, task]
+        shapes = batch_shapes(config.data, dataset, clip_size(dataset), task)
+        shapes["place"] = (config.data.batch_size,), jnp.int32
         batch = {
             name: jax.ShapeDtypeStruct((microbatches, shape[0] // microbatches, *shape[1:]), dtype)
-            for name, (shape, dtype) in batch_shapes(config.data, dataset, clip_size(dataset)).items()
+            for name, (shape, dtype) in shapes.items()
         }
         key = jax.eval_shape(lambda: jax.random.key(0))
         arguments = (state.params, state.frozen, batch, key, state.step)
@@ -104,7 +106,7 @@ def measure(mapping, options):
             make_gradients(structure, objective), (whole, whole, split, whole, whole), *arguments
         )
         images = [microbatches, *batch["images"].shape[1:]]
-        yield row(report, seconds, program="gradients", task=dataset.task, images=images)
+        yield row(report, seconds, program="gradients", task=task, images=images)
     update = make_update(optimizer, lambda step: learning_rate_at(config.optimizer, step), config.optimizer.ema_decay)
     loss = jax.ShapeDtypeStruct((), jnp.float32)
     report, seconds = compiled(update, whole, state, state.params, loss, donate_argnums=0)

@@ -28,18 +28,18 @@ from tarvis_jax.train.state import TrainState
 from tarvis_jax.train.step import TrainStepper, make_stepper
 
 
-def random_batch(config: DataConfig, dataset: DatasetConfig) -> dict[str, np.ndarray]:
+def random_batch(config: DataConfig, dataset: DatasetConfig, task: str) -> dict[str, np.ndarray]:
     """Noise with four rectangles to segment in every clip, of the size `clip_size`."""
     rng = np.random.default_rng(0)
-    shapes = batch_shapes(config, dataset, clip_size(dataset))
+    shapes = batch_shapes(config, dataset, clip_size(dataset), task)
     batch = {key: np.zeros(shape, dtype) for key, (shape, dtype) in shapes.items()}
     batch["images"] = rng.integers(0, 256, shapes["images"][0], np.uint8)
     height, width = clip_size(dataset)
-    for n in range(min(4, dataset.max_instances)):
+    for n in range(min(4, dataset.num_slots(task))):
         top, left = n * height // 8, n * width // 8
         batch["bit_planes"][:, n // 8, :, top : top + height // 4, left : left + width // 4] |= 1 << n % 8
         batch["valid_instances"][:, n] = True
-        if dataset.num_classes:
+        if task != "exemplar":
             batch["classes"][:, n] = 1 + n % dataset.num_classes
         if "points_yx" in batch:
             batch["points_yx"][:, n] = (top + height / 8) / height, (left + width / 8) / width
@@ -51,8 +51,9 @@ def benchmark(config: Config, samples_at_once: int, steps: int) -> Iterator[dict
     mesh = make_mesh()
     datasets = {}
     for dataset in config.data.datasets:
-        datasets.setdefault(dataset.task, dataset)
-    data = dataclasses.replace(config.data, datasets=tuple(datasets.values()))
+        for task in dataset.task_shares:
+            datasets.setdefault(task, dataset)
+    data = dataclasses.replace(config.data, datasets=tuple({each.name: each for each in datasets.values()}.values()))
     stepper = make_stepper(dataclasses.replace(config, data=data), mesh)
     microbatches = num_microbatches(config.data.batch_size, samples_at_once, mesh)
     state = None
@@ -67,9 +68,9 @@ def benchmark(config: Config, samples_at_once: int, steps: int) -> Iterator[dict
         }
         compiled_before = stepper.programs.compile_seconds
         try:
-            batch = put_batch(random_batch(config.data, dataset), microbatches, mesh)
+            batch = put_batch(random_batch(config.data, dataset, task), microbatches, mesh)
             state = state or stepper.initial_state()
-            state, seconds = _time_steps(stepper, dataset.name, state, batch, steps)
+            state, seconds = _time_steps(stepper, (dataset.name, task), state, batch, steps)
         except Exception as error:  # out of memory, a compiler's: any kind
             state = None  # a step that failed may have given its memory away
             yield row | {"error": f"{type(error).__name__}: {error}"[:1000]}
@@ -83,7 +84,9 @@ def benchmark(config: Config, samples_at_once: int, steps: int) -> Iterator[dict
         }
 
 
-def _time_steps(stepper: TrainStepper, name: str, state: TrainState, batch, steps: int) -> tuple[TrainState, list]:
+def _time_steps(
+    stepper: TrainStepper, kind: tuple[str, str], state: TrainState, batch, steps: int
+) -> tuple[TrainState, list]:
     """(the last state, seconds of each step, the first with its compilation included).
 
     Raises:
@@ -92,11 +95,11 @@ def _time_steps(stepper: TrainStepper, name: str, state: TrainState, batch, step
     seconds = []
     for _ in range(1 + steps):
         start = time.perf_counter()
-        state, metrics = stepper(name, state, batch)
+        state, metrics = stepper(kind, state, batch)
         is_finite = bool(jax.block_until_ready(metrics["is_finite"]))
         seconds.append(time.perf_counter() - start)
         if not is_finite:
-            raise RuntimeError(f"{name}: {stepper.first_bad_tensor(name, state, batch)} not finite")
+            raise RuntimeError(f"{' '.join(kind)}: {stepper.first_bad_tensor(kind, state, batch)} not finite")
     return state, seconds
 
 

@@ -2,14 +2,16 @@
 
     python -c "from configs import base; print(base.get_config())"
 
-The command prints them all. The defaults are those of the published fine-tuning. The list of datasets is empty, so this
-file alone trains nothing. The dataclass of each section says what its settings mean (`tarvis_jax/run_config.py`).
+The command prints them all. The defaults are those of the published fine-tuning. The list of datasets is empty and
+nothing says which weights to start from, so this file alone trains nothing. The dataclass of each section says what its
+settings mean (`tarvis_jax/run_config.py`).
 """
 
 import ml_collections
 
 from tarvis_jax.config import to_config_dict
 from tarvis_jax.run_config import Config
+from tarvis_jax.weights.backbone_files import backbone_file
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -28,3 +30,9 @@ def parse_arg(arg: str, **defaults: str) -> ml_collections.ConfigDict:
             raise ValueError(f"config argument {item!r}: expected key=value with a key of {sorted(defaults)}")
         values[key] = value
     return ml_collections.ConfigDict(values)
+
+
+def start_from_backbone(config: ml_collections.ConfigDict, name: str) -> None:
+    """Chooses the backbone, and its file from ImageNet to start from ("random" for a backbone that has none)."""
+    config.model.backbone = name
+    config.train.init_from = backbone_file(name)

@@ -95,7 +95,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.loss.num_points = 128
     config.loss.num_points_semantic = 256
     config.loss.instance_semantic_weight = 1.0
-    config.loss.interpolate_class_ids = False
 
     config.optimizer.learning_rate = 1.2e-3
     config.optimizer.backbone_multiplier = 1.0
@@ -108,6 +107,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.optimizer.beta2 = 0.99
     config.optimizer.ema_decay = 0.995
 
+    config.train.init_from = "random"
     config.train.num_steps = num_steps
     config.train.seed = seed
     config.data.seed = seed

@@ -13,8 +13,9 @@ from configs import finetune
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """`arg`: as of configs/finetune.py."""
+    """`arg`: "backbone=<name>"."""
     config = finetune.ablation(arg, {"YOUTUBE_VIS": 0.5, "OVIS": 0.5})
     config.loss.instance_semantic_weight = 0.5
+    config.loss.panoptic_semantic_weight = 0.75  # without effect: no batch is panoptic
     config.loss.logit_norm_weight = 1e-3
     return config

@@ -13,5 +13,5 @@ from configs import finetune
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """`arg`: as of configs/finetune.py."""
+    """`arg`: "backbone=<name>"."""
     return finetune.ablation(arg, {"BURST": 0.85, "DAVIS": 0.15})

@@ -4,7 +4,7 @@
     python main.py --config=configs/vps_only.py:backbone=SwinTiny --workdir=runs/vps_only_swin_tiny
 
 It takes 25 000 steps on KITTI-STEP, Cityscapes-VPS and VIPSeg (.2, .1 and .7 of the steps).
-But for the length and a penalty on large logits, it is configs/finetune.py, and needs the same.
+But for the length and the weights of the semantic losses, it is configs/finetune.py, and needs the same.
 """
 
 import ml_collections
@@ -13,7 +13,8 @@ from configs import finetune
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """`arg`: as of configs/finetune.py."""
+    """`arg`: "backbone=<name>"."""
     config = finetune.ablation(arg, {"KITTI_STEP": 0.2, "CITYSCAPES_VPS": 0.1, "VIPSEG": 0.7})
+    config.loss.panoptic_semantic_weight = 0.25  # of its pretraining, from which the original takes it over
     config.loss.logit_norm_weight = 1e-3
     return config

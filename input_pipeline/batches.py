@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from input_pipeline import mixture, samples, targets, workers
-from input_pipeline import readers as datasets
+from input_pipeline import mixture, readers, samples, targets, workers
 from input_pipeline.config import DataConfig, DatasetConfig
 from input_pipeline.records import VideoRecord
+from input_pipeline.shards import videos as shards
 from tarvis_jax.datasets import TASKS
 
 Batch = dict[str, np.ndarray]
@@ -41,6 +41,11 @@ class BatchInfo:
     task: str
     step: int
 
+    @property
+    def kind(self) -> tuple[str, str]:
+        """(dataset, task): what decides how a batch is trained."""
+        return self.dataset, self.task
+
 
 def batch_keys(task: str) -> tuple[str, ...]:
     """Names of the arrays that a batch of a task can have: its masks are `id_map` or `bit_planes`."""
@@ -49,10 +54,14 @@ def batch_keys(task: str) -> tuple[str, ...]:
 
 
 def batch_shapes(
-    config: DataConfig, dataset: DatasetConfig, bucket: tuple[int, int]
+    config: DataConfig, dataset: DatasetConfig, bucket: tuple[int, int], task: str | None = None
 ) -> dict[str, tuple[tuple[int, ...], type]]:
-    """(shape, dtype) of each array of a whole batch of a dataset in one of its buckets, as the step takes it."""
-    b, t, n = config.batch_size, config.clip_length, dataset.max_instances
+    """(shape, dtype) of each array of a whole batch of a dataset in one of its buckets, as the compiled step takes it.
+
+    `task` is one of those that the dataset is trained on; None: its own.
+    """
+    task = task or dataset.task
+    b, t, n = config.batch_size, config.clip_length, dataset.num_slots(task)
     shapes = {
         "images": (b, t, *bucket, 3),
         "bit_planes": (b, targets.num_planes(n), t, *bucket),
@@ -62,7 +71,7 @@ def batch_shapes(
         "reference_frame": (b,),
         "points_yx": (b, n, 2),
     }
-    return {key: (shapes[key], _KEYS[key]) for key in batch_keys(dataset.task) if key in shapes}
+    return {key: (shapes[key], _KEYS[key]) for key in batch_keys(task) if key in shapes}
 
 
 def read_videos(config: DataConfig) -> list[list[VideoRecord]]:
@@ -71,9 +80,9 @@ def read_videos(config: DataConfig) -> list[list[VideoRecord]]:
     Raises:
       ValueError: workspace or annotations are missing or wrong.
     """
-    return [
-        datasets.training_videos(dataset, config.workspace) if dataset.weight else [] for dataset in config.datasets
-    ]
+    if not config.shards:
+        readers.require_training_files([each for each in config.datasets if each.weight], config.workspace)
+    return [_training_videos(dataset, config) if dataset.weight else [] for dataset in config.datasets]
 
 
 def train_batches(
@@ -118,6 +127,12 @@ def train_batches(
     return _iterate(config, plans, videos, start_step, range(process_index * size, (process_index + 1) * size))
 
 
+def _training_videos(dataset: DatasetConfig, config: DataConfig) -> list[VideoRecord]:
+    if config.shards:
+        return shards.training_videos(dataset, config.shards)
+    return readers.training_videos(dataset, config.workspace)
+
+
 def _iterate(
     config: DataConfig, plans: mixture.Mixture, videos: list[list[VideoRecord]], start_step: int, rows: range
 ) -> Iterator[tuple[BatchInfo, Batch]]:
@@ -144,9 +159,9 @@ def _iterate(
                 if errors:
                     raise errors[min(errors)] from None
                 raise
-            dataset = config.datasets[plans.plan(step).pool.dataset]
-            batch = {key: array for key, array in zip(_KEYS, arrays, strict=True) if array.size}
-            yield BatchInfo(dataset.name, dataset.task, step), batch
+            pool = plans.plan(step).pool
+            info = BatchInfo(config.datasets[pool.dataset].name, pool.task, step)
+            yield info, {key: array for key, array in zip(_KEYS, arrays, strict=True) if array.size}
             step += 1
 
 

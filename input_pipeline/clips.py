@@ -1,6 +1,9 @@
 """Which frames and which targets a training clip has."""
 
 import dataclasses
+import functools
+import types
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -88,14 +91,18 @@ def exemplar_references(video: VideoRecord, clip_length: int) -> list[tuple[int,
     return [(t, len(video.segmentations[t])) for t in range(last + 1) if video.segmentations[t]]
 
 
-def object_boxes(video: VideoRecord, frame: int) -> dict[int, np.ndarray]:
+@functools.lru_cache(maxsize=2**15)  # objects that are pixels of a map take a whole PNG, and frames come again
+def object_boxes(video: VideoRecord, frame: int) -> Mapping[int, np.ndarray]:
     """Instance id -> int [4] (top, left, bottom, right; the last two exclusive) of every object in a frame."""
+    if video.boxes is not None:
+        known = {instance: np.asarray(box, np.int64) for instance, box in video.boxes[frame].items()}
+        return types.MappingProxyType(known)
     segments = video.segmentations[frame]
     boxes = {instance: rle.box(segment) for instance, segment in segments.items() if segment is not None}
     in_map = [instance for instance in segments if instance not in boxes]
     for instance, mask in zip(in_map, video.frame_masks(frame, in_map) if in_map else (), strict=True):
         boxes[instance] = rle.box(rle.encode(mask))
-    return boxes
+    return types.MappingProxyType(boxes)
 
 
 def is_inside(boxes: np.ndarray, window: tuple[int, int]) -> np.ndarray:
@@ -122,13 +129,10 @@ def share_inside(
     padded = np.zeros((len(boxes), counts.max(), 4), np.int64)
     for row, frame in zip(padded, boxes, strict=True):
         row[: len(frame)] = frame
-    absent = np.arange(counts.max()) >= counts[:, None]
-    hits = 0
-    for _ in range(draws):
-        keys = rng.random(absent.shape) + absent
-        chosen = np.argsort(keys, 1)[:, :num_objects, None]
-        hits += int(is_inside(np.take_along_axis(padded, chosen, 1), window).sum())
-    return hits / (draws * len(boxes))
+    frames = np.repeat(np.arange(len(boxes)), draws)
+    keys = rng.random((len(frames), counts.max())) + (np.arange(counts.max()) >= counts[frames, None])
+    chosen = np.argsort(keys, 1)[:, :num_objects]
+    return float(is_inside(padded[frames[:, None], chosen], window).mean())
 
 
 def _draw(frames: list[int], count: int, rng: np.random.Generator) -> list[int]:

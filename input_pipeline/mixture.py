@@ -1,8 +1,8 @@
 """Which videos every training step takes: a pure function of (seed, step), the same on every host.
 
-The steps are cut in chunks. A chunk is of one pool: one dataset, one number of objects and either cropped or whole
-clips (exemplar datasets), and one group of videos that are padded to the same size. Every pool goes through its items
-in shuffled epochs.
+The steps are cut in chunks. A chunk is of one pool: one dataset, one of its tasks, one number of objects and either
+cropped or whole clips (exemplar datasets), and one group of videos that are padded to the same size. Every pool goes
+through its items in shuffled epochs.
 
 The probability of a pool is that of its clips in plain sampling: every video alike, or, in exemplar datasets, every
 number of objects alike, then every frame that has as many, then any of its objects.
@@ -15,6 +15,7 @@ import collections
 import dataclasses
 import functools
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -36,6 +37,7 @@ class Pool:
 
     Attributes:
       dataset: index into the config's datasets.
+      task: what its batches are trained on.
       num_objects: of every clip; 0 where clips have any number.
       cropped: whether clips are cropped. In exemplar datasets this depends on the objects that are drawn, and an item
         is passed over where they are not of this kind; elsewhere it is true, unless there is no crop at all.
@@ -45,6 +47,7 @@ class Pool:
     """
 
     dataset: int
+    task: str
     num_objects: int
     cropped: bool
     buckets: tuple[Size, ...]
@@ -66,19 +69,22 @@ class BatchPlan:
 class Mixture:
     """Plans of all steps; `plan(step)` may be called in any order and from any host."""
 
-    def __init__(self, config: DataConfig, videos: list[list[VideoRecord]]):
+    def __init__(self, config: DataConfig, videos: list[Sequence[VideoRecord]]):
         """`videos`: the records of each dataset of the config, in its order."""
         total = sum(dataset.weight for dataset in config.datasets)
         if total <= 0:
             raise ValueError("data.datasets: expected at least one dataset with a weight above 0")
         groups = [
-            _groups(config, index, videos[index]) if dataset.weight else []
+            _groups(config, index, videos[index]) if dataset.weight and not dataset.image_clips else []
             for index, dataset in enumerate(config.datasets)
         ]
         self.config = _with_buckets(config, groups)
         self.pools: list[Pool] = []
         for index, dataset in enumerate(self.config.datasets):
-            self.pools += _pools(index, dataset, groups[index], dataset.weight / total)
+            if dataset.image_clips and dataset.weight:
+                self.pools += _image_pools(index, dataset, len(videos[index]), dataset.weight / total)
+            else:
+                self.pools += _pools(index, dataset, groups[index], dataset.weight / total)
         self._cumulative = np.cumsum([pool.probability for pool in self.pools])
         self._chunk_pools: list[int] = []
         self._chunk_ranks: list[int] = []  # how many earlier chunks were of the same pool
@@ -112,7 +118,10 @@ class Mixture:
 
     def _extend(self, chunk: int) -> None:
         while len(self._chunk_pools) <= chunk:
-            draws = self._rng(_CHUNK, len(self._chunk_pools) // _BLOCK).random(_BLOCK)
+            # One draw in each of equal parts of 0..1, in random order: every block keeps to the probabilities, as the
+            # reference keeps to its numbers of samples.
+            rng = self._rng(_CHUNK, len(self._chunk_pools) // _BLOCK)
+            draws = (rng.permutation(_BLOCK) + rng.random(_BLOCK)) / _BLOCK
             numbers = np.searchsorted(self._cumulative, draws * self._cumulative[-1], side="right")
             for number in numbers.tolist():
                 self._chunk_pools.append(number)
@@ -233,6 +242,7 @@ def _pools(index: int, config: DatasetConfig, groups: list[_Group], probability:
     return [
         Pool(
             dataset=index,
+            task=config.task,
             num_objects=num_objects,
             cropped=cropped,
             buckets=buckets,
@@ -240,4 +250,13 @@ def _pools(index: int, config: DatasetConfig, groups: list[_Group], probability:
             probability=probability * sum(group.share for group in members),
         )
         for (num_objects, cropped, buckets), members in sorted(merged.items())
+    ]
+
+
+def _image_pools(index: int, config: DatasetConfig, num_images: int, probability: float) -> list[Pool]:
+    """A pool of all images for each task, since their clips are of one size and serve any; see `_pools`."""
+    items = np.stack([np.arange(num_images), np.full(num_images, -1)], 1)
+    return [
+        Pool(index, task, 0, True, config.buckets, items, probability * share)
+        for task, share in config.task_shares.items()
     ]

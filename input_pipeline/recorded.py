@@ -74,13 +74,13 @@ def _check_fits(path: pathlib.Path, records: list[tuple[dict, Batch]], config: D
     datasets = {dataset.name: dataset for dataset in config.datasets}
     for i, (info, batch) in enumerate(records):
         dataset = datasets.get(info["dataset"])
-        if dataset is None or dataset.task != info["task"]:
+        if dataset is None or info["task"] not in dataset.task_shares:
             raise ValueError(
                 f"{path}: batch {i} is of {info['dataset']} ({info['task']}); data.datasets has "
-                f"{sorted((d.name, d.task) for d in config.datasets)}"
+                f"{sorted((d.name, task) for d in config.datasets for task in d.task_shares)}"
             )
         bucket = batch["images"].shape[2:4]
-        expected = {key: shape for key, (shape, _) in batch_shapes(config, dataset, bucket).items()}
+        expected = {key: shape for key, (shape, _) in batch_shapes(config, dataset, bucket, info["task"]).items()}
         if "id_map" in batch:
             expected["id_map"] = batch["images"].shape[:-1]
             del expected["bit_planes"]

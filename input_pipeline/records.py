@@ -31,6 +31,8 @@ class VideoRecord:
       read_panoptic: reads one of them: (path, height, width) -> classes uint8 [H, W], instances int32 [H, W].
       points: one dict per frame: instance id -> (y, x), in pixels (BURST's first-frame points); else None.
       crowd: ids of instances that mark groups.
+      boxes: one dict per frame: instance id -> (top, left, bottom, right), the last two exclusive, of its pixels; None:
+        they follow from the masks.
     Raises:
       ValueError: no frame, lengths that disagree, ids or classes out of range.
     """
@@ -49,13 +51,14 @@ class VideoRecord:
     read_panoptic: Callable[[pathlib.Path, int, int], tuple[np.ndarray, np.ndarray]] = images.read_step_map
     points: tuple[dict[int, tuple[float, float]], ...] | None = None
     crowd: frozenset[int] = frozenset()
+    boxes: tuple[dict[int, tuple[int, int, int, int]], ...] | None = None
 
     def __post_init__(self):
         if not self.frame_paths:
             raise ValueError(f"{self.where}: the video has no frames")
         if self.height < 1 or self.width < 1:
             raise ValueError(f"{self.where}: height and width should be >= 1, found {self.height}, {self.width}")
-        for name in ("segmentations", "semantics", "panoptic_maps", "points"):
+        for name in ("segmentations", "semantics", "panoptic_maps", "points", "boxes"):
             per_frame = getattr(self, name)
             if per_frame is not None and len(per_frame) != self.num_frames:
                 raise ValueError(f"{self.where}: {len(per_frame)} {name} for {self.num_frames} frames")

@@ -4,11 +4,11 @@ import collections
 import dataclasses
 import pathlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from input_pipeline import augment, clips, mixture, points, targets
+from input_pipeline import augment, clips, image_clips, mixture, points, targets
 from input_pipeline.config import DataConfig, DatasetConfig
 from input_pipeline.id_layers import IdLayers
 from input_pipeline.records import VideoRecord
@@ -55,7 +55,7 @@ class DrawnClip:
 class SampleLoader:
     """Loads the samples of a mixture's batches."""
 
-    def __init__(self, config: DataConfig, videos: list[list[VideoRecord]]):
+    def __init__(self, config: DataConfig, videos: list[Sequence[VideoRecord]]):
         """`videos`: the records of each dataset of the config, in its order."""
         self.config = config
         self.videos = videos
@@ -63,15 +63,16 @@ class SampleLoader:
 
     def load(self, plan: mixture.BatchPlan, index: int) -> dict[str, np.ndarray]:
         """Sample `index` (0..B-1) of a batch: the batch contract's arrays without the leading B; see `draw`."""
-        dataset = self.config.datasets[plan.pool.dataset]
+        dataset, task = self.config.datasets[plan.pool.dataset], plan.pool.task
         drawn = self.draw(plan, index)
+        num_slots, num_classes = dataset.num_slots(task), 0 if task == "exemplar" else dataset.num_classes
         sample = targets.padded_targets(
-            drawn.clip, drawn.classes, plan.bucket, dataset.max_instances, dataset.num_classes, drawn.video.where
+            drawn.clip, drawn.classes, plan.bucket, num_slots, num_classes, drawn.video.where
         )
-        if dataset.task == "exemplar":
+        if task == "exemplar":
             count = int(sample["valid_instances"].sum())
             sample["reference_frame"] = np.int32(drawn.choice.reference)
-            sample["points_yx"] = np.zeros((dataset.max_instances, 2), np.float32)
+            sample["points_yx"] = np.zeros((num_slots, 2), np.float32)
             masks = np.zeros((count, *plan.bucket), bool)  # of the padded clip: its border is not that of a mask
             masks[:, : drawn.clip.size[0], : drawn.clip.size[1]] = drawn.clip.masks.of_frame(drawn.choice.reference)
             sample["points_yx"][:count] = points.mask_to_point(masks)
@@ -81,7 +82,7 @@ class SampleLoader:
         """The clip of sample `index` (0..B-1) of a batch, before padding.
 
         Random draws come from (seed, step, index) alone. A sample in which augmentation left no target (or lost one, in
-        exemplar datasets) is replaced by another of the same pool, as in the reference.
+        exemplar tasks) is replaced by another of the same pool, as in the reference.
 
         Raises:
           ValueError: a file cannot be read, or `max_attempts` samples in a row had no target.
@@ -90,8 +91,12 @@ class SampleLoader:
         rng = np.random.default_rng([self.config.seed, mixture.SAMPLE, plan.step, index])
         video, row = None, plan.items[index]
         for _ in range(self.config.max_attempts):
-            video, choice = self._choose(plan, dataset, row, rng)
-            drawn = self._attempt(plan, dataset, video, choice, rng)
+            if dataset.image_clips:
+                video = self.videos[plan.pool.dataset][row[0]]
+                drawn = self._views(plan, dataset, video, rng)
+            else:
+                video, choice = self._choose(plan, dataset, row, rng)
+                drawn = self._attempt(plan, dataset, video, choice, rng)
             if drawn is not None:
                 return drawn
             row = plan.pool.items[rng.integers(len(plan.pool.items))]
@@ -177,19 +182,33 @@ class SampleLoader:
         classes = np.asarray([video.instances[i] for i in choice.instances], np.int32)[visible]
         return DrawnClip(video, choice, clip, classes, cropped)
 
+    def _views(
+        self, plan: mixture.BatchPlan, dataset: DatasetConfig, video: VideoRecord, rng: np.random.Generator
+    ) -> DrawnClip | None:
+        """A clip of an image; `choice.instances` are the numbers that its instances have there."""
+        length = self.config.clip_length
+        views = image_clips.make_clip(video, self._frame(video, 0), dataset, plan.pool.task, length, rng)
+        if views is None:
+            return None
+        choice = clips.ClipChoice((0,) * length, views.instances, views.reference)
+        return DrawnClip(video, choice, views.clip, views.classes, cropped=True)
+
     def _load(self, video: VideoRecord, choice: clips.ClipChoice, with_semantics: bool) -> augment.Clip:
-        if video.panoptic_maps is not None:
-            pairs = [video.panoptic_map(t) for t in choice.frames]
-            masks = IdLayers.of_id_maps([ids for _, ids in pairs], choice.instances)
-            classes = [classes for classes, _ in pairs]
-        else:
-            masks = IdLayers.of_segments(video, choice.frames, choice.instances)
-            classes = [video.semantic_map(t) for t in choice.frames] if with_semantics else []
+        frames, instances = choice.frames, choice.instances
+        pairs = [video.panoptic_map(t) for t in frames] if video.panoptic_maps is not None else []
+        classes = [classes for classes, _ in pairs]
+        if not pairs:
+            masks = IdLayers.of_segments(video, frames, instances)
+            classes = [video.semantic_map(t) for t in frames] if with_semantics else []
+        elif all(video.segmentations[t].get(i) is None for t in frames for i in instances):
+            masks = IdLayers.of_id_maps([ids for _, ids in pairs], instances)
+        else:  # maps that do not have all of the instances
+            masks = IdLayers.of_masks(np.stack([video.frame_masks(t, instances) for t in frames], axis=1))
         # Stacked in the layout of memory that they have.
         by_columns = with_semantics and not classes[0].flags.c_contiguous
         semantic = np.stack([each.T if by_columns else each for each in classes]) if with_semantics else None
         semantic = semantic.swapaxes(1, 2) if by_columns else semantic
-        return augment.Clip(np.stack([self._frame(video, t) for t in choice.frames]), masks, semantic)
+        return augment.Clip(np.stack([self._frame(video, t) for t in frames]), masks, semantic)
 
     def _frame(self, video: VideoRecord, frame: int) -> np.ndarray:
         try:

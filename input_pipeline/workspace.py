@@ -10,7 +10,16 @@ import os
 import pathlib
 from typing import Any
 
+import numpy as np
+
 WORKSPACE_VARIABLE = "TARVIS_WORKSPACE_DIR"  # `run_config.settle` puts it into a config that names no folder
+
+# Names in the original's later readme -> in its earlier one.
+_SPELLINGS = (
+    ("dataset_annotations/", "dataset_annotation/"),
+    ("training/kitti_step.json", "training/kitti_step_train.json"),
+    ("training/cityscapes_vps.json", "training/cityscapes_vps_train.json"),
+)
 
 
 def workspace_root(workspace: str = "") -> pathlib.Path:
@@ -44,12 +53,30 @@ def resolve(path: str, workspace: str, *, dataset: str, key: str, kind: str) -> 
     where = f"dataset {dataset}, {key}"
     if not path:
         raise ValueError(f"{where}: no path given, expected a {kind}")
-    full = pathlib.Path(path) if os.path.isabs(path) else join(workspace_root(workspace), path, where)
+    candidates = _candidates(path, workspace, where)
+    full = next((each for each in candidates if each.exists()), candidates[0])
     present = full.is_file() if kind == "file" else full.is_dir()
     if not present:
         found = "it does not exist" if not full.exists() else f"it is not a {kind}"
-        raise ValueError(f"{where}: expected a {kind} at {full}, but {found}")
+        others = f" (nor {', '.join(map(str, candidates[1:]))})" if len(candidates) > 1 and not full.exists() else ""
+        raise ValueError(f"{where}: expected a {kind} at {full}, but {found}{others}")
     return full
+
+
+def find(path: str, workspace: str) -> pathlib.Path | None:
+    """The path of a config as `resolve` gives it; None if it is empty or nothing is there."""
+    candidates = _candidates(path, workspace, path) if path else []
+    return next((each for each in candidates if each.exists()), None)
+
+
+def _candidates(path: str, workspace: str, where: str) -> list[pathlib.Path]:
+    """Where a path of a config may be: under its name and, in the workspace, under those of the earlier readme."""
+    if os.path.isabs(path):
+        return [pathlib.Path(path)]
+    root, names = workspace_root(workspace), [path]
+    for later, earlier in _SPELLINGS:
+        names += [name.replace(later, earlier) for name in names if later in name]
+    return [join(root, name, where) for name in names]
 
 
 def join(root: pathlib.Path, name: Any, where: str) -> pathlib.Path:
@@ -63,15 +90,32 @@ def join(root: pathlib.Path, name: Any, where: str) -> pathlib.Path:
     return root / normal
 
 
-def load_json(path: pathlib.Path) -> Any:
-    """Parsed JSON; a ValueError with path and position if it is no JSON."""
+def load_json(path: pathlib.Path, *, with_runs: bool = False) -> Any:
+    """Parsed JSON; a ValueError with path and position if it is no JSON.
+
+    Args:
+      with_runs: the file holds masks as lists of runs. Long lists of integers become arrays while the file is parsed:
+        as Python's integers, those of YouTube-VIS would need many gigabytes.
+    """
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file)
+            return json.load(file, object_hook=_as_arrays if with_runs else None)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error})") from error
+
+
+_LONG = 16
+
+
+def _as_arrays(mapping: dict[str, Any]) -> dict[str, Any]:
+    for key, value in mapping.items():
+        if type(value) is list and len(value) > _LONG and type(value[0]) is int:
+            array = np.asarray(value)  # of another kind if something in it is no integer, or none of 64 bits
+            if array.dtype == np.int64 and array.min() >= 0 and array.max() < 2**31:
+                mapping[key] = array.astype(np.int32)
+    return mapping
 
 
 def get(mapping: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:

@@ -17,6 +17,7 @@ from tarvis_jax.model.config import ModelConfig, settle_backends
 
 CONFIG_FILE = "config.json"  # of a run, in its workdir
 CHECKPOINTS_FOLDER = "checkpoints"
+RANDOM_WEIGHTS = "random"  # as train.init_from
 SCHEDULES = ("step", "cosine")
 
 _Steps = Annotated[int, Range(0, 10**9)]
@@ -41,7 +42,8 @@ class TrainConfig:
       checkpoint_steps: steps between two checkpoints (the last step is always saved).
       keep_checkpoints: how many of the newest checkpoints stay on disk.
       init_from: weights to start from: another run's workdir, a folder with model.safetensors, a checkpoint of the
-        reference (.pth), or a backbone of another project (.pkl or .pth; docs/weights.md); "" draws them from the seed.
+        reference (.pth), or a backbone of another project (.pkl or .pth; docs/weights.md). "{workspace}/..." lies in
+        `data.workspace`. "random" draws all weights from the seed. "" is an error when a training starts.
       init_new: shell patterns (`*`) of variables that may start from the seed although `init_from` is given.
       init_leave_out: shell patterns of the tensors in `init_from` that are not used.
       final_eval: evaluate on the held-out videos after the last step and write the table.

@@ -83,11 +83,15 @@ def test_reference_checkpoint(tmp_path):
     variables = {name: np.zeros(v.shape, v.dtype) for name, v in _abstract(config).items()}
     state_dict = {name: torch.from_numpy(v) for name, v in to_reference_state_dict(variables, config).items()}
     torch.save({"model": state_dict}, tmp_path / "released.pth")
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(reference_config(config)))
+    inference = {"CLIP_LENGTH": 5, "FRAME_OVERLAP": 1, "IMAGE_RESIZE": {"MODE": "min_dim", "MIN_DIMS": 64}}
+    of_file = reference_config(config) | {"DATASETS": {"DAVIS": {"INFERENCE": inference}}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(of_file))
     for path in (tmp_path, tmp_path / "released.pth"):
         loaded = tarvis_jax.load(path)
         assert loaded.config == config
         assert sorted(loaded.datasets) == sorted([*dict(config.semantic_classes), "BURST", "DAVIS"])
+        settings = loaded.session(task="vos", dataset="DAVIS").config
+        assert (settings.clip_length, settings.overlap, settings.min_dim) == (5, 1, 64)
 
 
 def _abstract(config):

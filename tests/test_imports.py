@@ -16,6 +16,8 @@ ONLY = {
     "clu": ("tarvis_jax/train/metrics.py",),
     "matplotlib": ("tarvis_jax/visualize/curves.py",),
     "tensorflow": ("input_pipeline/", "tarvis_jax/train/metrics.py"),
+    "tensorflow_datasets": ("input_pipeline/shards/",),
+    "array_record": ("input_pipeline/shards/",),
 }
 # Heavy libraries that must not be imported when the module is: only inside the functions that use them.
 INSIDE_FUNCTIONS = ("tensorflow", "clu", "wandb", "matplotlib")

@@ -10,26 +10,50 @@ and, where evaluators take their ground truth from other files than those of `ev
     ground_truth_videos(config: DatasetConfig, split: str, workspace: str) -> list[VideoRecord]
 """
 
+import functools
 import importlib
+import os
 import pkgutil
+from collections.abc import Sequence
 from types import ModuleType
 
+from absl import logging
+
+from input_pipeline import layouts
 from input_pipeline.config import DatasetConfig
 from input_pipeline.records import VideoRecord
 
 
 def training_videos(config: DatasetConfig, workspace: str = "") -> list[VideoRecord]:
-    """All training videos of a dataset.
+    """All training videos of a dataset; the log says once what was found and where.
 
     Raises:
       ValueError: anything missing or malformed, naming file and key; no video; two videos with one id; no such reader.
     """
-    return _checked(_reader(config).training_videos(config, workspace), config, config.train_annotations)
+    found = layouts.locate(config, layouts.TRAINING, "", workspace)
+    videos = _reader(found).training_videos(found, workspace)
+    return _checked(videos, found, found.train_annotations, "training")
+
+
+def require_training_files(datasets: Sequence[DatasetConfig], workspace: str = "") -> None:
+    """Raises one ValueError that lists the absent training files of all datasets; nothing is read."""
+    missing = {dataset.name: layouts.absent(dataset, layouts.TRAINING, "", workspace) for dataset in datasets}
+    missing = {name: texts for name, texts in missing.items() if texts}
+    if missing:
+        listed = "".join(f"\n  {name}: {'; '.join(texts)}" for name, texts in missing.items())
+        present = "+".join(dataset.name for dataset in datasets if dataset.name not in missing)
+        raise ValueError(
+            f"{len(missing)} of {len(datasets)} datasets have no training files in the workspace:{listed}\n"
+            + (f"train on the others with --config=configs/finetune.py:datasets={present}; " if present else "")
+            + "python -m input_pipeline.check says what is there"
+        )
 
 
 def evaluation_videos(config: DatasetConfig, split: str, workspace: str = "") -> list[VideoRecord]:
     """The videos of an inference split ("val", "test", ...), with what ground truth the files hold."""
-    return _checked(_reader(config).evaluation_videos(config, split, workspace), config, config.eval_images)
+    found = layouts.locate(config, layouts.EVALUATION, split, workspace)
+    videos = _reader(found).evaluation_videos(found, split, workspace)
+    return _checked(videos, found, found.eval_images, split)
 
 
 def ground_truth_videos(config: DatasetConfig, split: str, workspace: str = "") -> list[VideoRecord]:
@@ -38,10 +62,11 @@ def ground_truth_videos(config: DatasetConfig, split: str, workspace: str = "") 
     These are `evaluation_videos` unless the reader has a function for them (BURST, whose evaluation file holds only the
     first frame of each track).
     """
-    reader = _reader(config)
-    if not hasattr(reader, "ground_truth_videos"):
+    if not hasattr(_reader(config), "ground_truth_videos"):
         return evaluation_videos(config, split, workspace)
-    return _checked(reader.ground_truth_videos(config, split, workspace), config, config.eval_truth)
+    found = layouts.locate(config, layouts.TRUTH, split, workspace)
+    videos = _reader(found).ground_truth_videos(found, split, workspace)
+    return _checked(videos, found, found.eval_truth, f"{split} with ground truth")
 
 
 def _reader(config: DatasetConfig) -> ModuleType:
@@ -55,7 +80,7 @@ def _reader(config: DatasetConfig) -> ModuleType:
     return importlib.import_module(f"{__name__}.{config.reader}")
 
 
-def _checked(videos: list[VideoRecord], config: DatasetConfig, path: str) -> list[VideoRecord]:
+def _checked(videos: list[VideoRecord], config: DatasetConfig, path: str, split: str) -> list[VideoRecord]:
     if not videos:
         raise ValueError(f"dataset {config.name}, {path}: has no video")
     seen = set()
@@ -63,4 +88,27 @@ def _checked(videos: list[VideoRecord], config: DatasetConfig, path: str) -> lis
         if video.id in seen:
             raise ValueError(f"{video.where}: two videos have this id")
         seen.add(video.id)
+    _log_once(f"{config.name}, {split}: {summary(videos)}, from {source_of(videos)} (reader {config.reader})")
     return videos
+
+
+def source_of(videos: list[VideoRecord]) -> str:
+    """The file that the videos came from, or the folder of their files."""
+    sources = sorted({video.source for video in videos})
+    return sources[0] if len(sources) == 1 else os.path.commonpath(sources)
+
+
+def summary(videos: list[VideoRecord]) -> str:
+    """Numbers of videos, frames and objects (where they are known), and the range of heights and widths."""
+    frames, objects = sum(video.num_frames for video in videos), sum(len(video.instances) for video in videos)
+    counts = f"{len(videos)} videos, {frames} frames" + (f", {objects} objects" if objects else "")
+    sizes = []
+    for values in zip(*((video.height, video.width) for video in videos), strict=True):
+        low, high = min(values), max(values)
+        sizes.append(str(low) if low == high else f"{low}..{high}")
+    return f"{counts}, {' x '.join(sizes)} pixels"
+
+
+@functools.lru_cache
+def _log_once(text: str) -> None:
+    logging.info("%s", text)

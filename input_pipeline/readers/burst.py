@@ -21,26 +21,24 @@ def training_videos(config: DatasetConfig, root: str) -> list[VideoRecord]:
     return [video for video in videos if video.instances]
 
 
-def evaluation_videos(
-    config: DatasetConfig, split: str, root: str, *, interleaved_frames: int = 0
-) -> list[VideoRecord]:
+def evaluation_videos(config: DatasetConfig, split: str, root: str) -> list[VideoRecord]:
     """The input of the exemplar task: mask and point of each track in its first frame (first-frame file).
 
-    Args:
-      interleaved_frames: frames to take between two annotated ones, where the image files are there.
+    The frames are the annotated ones and `config.interleaved_frames` between them.
     """
     return read(
         _path(config, "eval_annotations", "file", split, root),
         _path(config, "eval_images", "folder", split, root),
         config,
-        interleaved_frames=interleaved_frames,
+        interleaved_frames=config.interleaved_frames,
     )
 
 
 def ground_truth_videos(config: DatasetConfig, split: str, root: str) -> list[VideoRecord]:
-    """The masks of all annotated frames (`all_classes.json`)."""
+    """The same videos with the masks of all annotated frames (`all_classes.json`)."""
     folder = _path(config, "eval_images", "folder", split, root)
-    return read(_path(config, "eval_truth", "file", split, root), folder, config)
+    file = _path(config, "eval_truth", "file", split, root)
+    return read(file, folder, config, interleaved_frames=config.interleaved_frames)
 
 
 def _path(config: DatasetConfig, key: str, kind: str, split: str, root: str) -> pathlib.Path:
@@ -77,14 +75,16 @@ def _video(sequence, folder, file, config, where, min_area, interleaved_frames, 
     frames = annotated
     if interleaved_frames:
         every = workspace.get(sequence, "all_image_paths", list, where)
-        frames = sampled_frames(every, workspace.get(sequence, "fps", int, where), interleaved_frames)
+        missing = sorted(set(annotated) - set(every))
+        if missing:
+            raise ValueError(f"{where}: annotated frames {missing[:3]} are not among all_image_paths")
+        fps = workspace.get(sequence, "fps", int, where)
+        frames = sampled_frames(every, frozenset(annotated), fps, interleaved_frames)
     index = {frame: t for t, frame in enumerate(frames)}
-    missing = [frame for frame in annotated if frame not in index]
-    if missing:
-        raise ValueError(f"{where}: annotated frames {missing[:3]} are not among the sampled ones (fps?)")
-    paths = [workspace.join(folder, f"{name}/{frame}", f"{where}.annotated_image_paths") for frame in frames]
+    key = "all_image_paths" if interleaved_frames else "annotated_image_paths"
+    paths = [workspace.join(folder, f"{name}/{frame}", f"{where}.{key}") for frame in frames]
     if check:
-        workspace.check_files(paths, f"{where}.annotated_image_paths")
+        workspace.check_files(paths, f"{where}.{key}")
 
     annotations = workspace.get(sequence, "segmentations", list, where)
     if len(annotations) != len(annotated):
@@ -127,8 +127,13 @@ def _point_yx(point: dict | list, where: str) -> tuple[float, float]:
     return tuple(workspace.get(point, axis, (int, float), f"{where}.point") for axis in ("y", "x"))
 
 
-def sampled_frames(frames: list[str], fps: int, interleaved_frames: int) -> list[str]:
-    """Of frames at `fps` (annotated once a second), the annotated ones and evenly `interleaved_frames` between them."""
-    between = min(interleaved_frames, fps - 2)
-    phases = set(np.round(np.linspace(0, fps, between + 2)[:-1]).astype(int).tolist())
-    return [frame for t, frame in enumerate(frames) if t % fps in phases]
+def sampled_frames(
+    frames: list[str], annotated: frozenset[str], frames_per_second: int, interleaved_frames: int
+) -> list[str]:
+    """The annotated frames (one a second) and, evenly between them, `interleaved_frames` others, in order.
+
+    At most `frames_per_second` - 2 of them, as in the reference.
+    """
+    between = max(0, min(interleaved_frames, frames_per_second - 2))
+    phases = set(np.round(np.linspace(0, frames_per_second, between + 2)[:-1]).astype(int).tolist())
+    return [frame for t, frame in enumerate(frames) if frame in annotated or t % max(1, frames_per_second) in phases]

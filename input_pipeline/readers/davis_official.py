@@ -1,6 +1,7 @@
 """DAVIS 2017 in its official layout: JPEGImages/480p, Annotations/480p (palette PNGs), ImageSets/2017/<split>.txt.
 
-`train_images` and `eval_images` name that folder; training takes `train_annotations` as the split's name ("train").
+`train_images` and `eval_images` name that folder; the name of the file `train_annotations`, or "train", is the split
+that is trained on.
 """
 
 import pathlib
@@ -11,12 +12,13 @@ from input_pipeline.readers import davis
 from input_pipeline.records import VideoRecord
 
 _RESOLUTION = "480p"
+_SPLITS = {"testdev": "test-dev"}  # the released workspace's name -> DAVIS's
 
 
 def training_videos(config: DatasetConfig, root: str) -> list[VideoRecord]:
     """The sequences of the training split."""
     folder = workspace.resolve(config.train_images, root, dataset=config.name, key="train_images", kind="folder")
-    return _read(folder, config.train_annotations or "train", config)
+    return _read(folder, pathlib.Path(config.train_annotations or "train").stem, config)
 
 
 def evaluation_videos(config: DatasetConfig, split: str, root: str) -> list[VideoRecord]:
@@ -26,5 +28,5 @@ def evaluation_videos(config: DatasetConfig, split: str, root: str) -> list[Vide
 
 
 def _read(folder: pathlib.Path, split: str, config: DatasetConfig) -> list[VideoRecord]:
-    names = folder / "ImageSets" / "2017" / f"{split}.txt"
+    names = folder / "ImageSets" / "2017" / f"{_SPLITS.get(split, split)}.txt"
     return davis.read(names, folder / "JPEGImages" / _RESOLUTION, folder / "Annotations" / _RESOLUTION, config)

@@ -7,6 +7,8 @@
 
 import pathlib
 
+import numpy as np
+
 from input_pipeline import images, workspace
 from input_pipeline.config import DatasetConfig
 from input_pipeline.records import VideoRecord
@@ -34,7 +36,7 @@ def read(file: pathlib.Path, folder: pathlib.Path, config: DatasetConfig) -> lis
     Classes: panoptic files count them from 0 (255 = ignore, in semantic masks only) and instance files from 1; records
     hold 1..K for instances and 0..K-1 for semantic masks. In exemplar datasets every instance gets class 0.
     """
-    content = workspace.load_json(file)
+    content = workspace.load_json(file, with_runs=True)
     sequences = workspace.get(content, "sequences", list, str(file))
     return [_video(sequence, folder, file, config, f"{file}, sequences[{i}]") for i, sequence in enumerate(sequences)]
 
@@ -103,7 +105,7 @@ def _masks(sequence, key, num_frames, height, width, where, shift) -> tuple[dict
             raise ValueError(f"{place}: expected an object id -> mask, found {type(frame).__name__}")
         masks = {}
         for name, segment in frame.items():
-            if not segment:  # null: absent from this frame
+            if not isinstance(segment, np.ndarray) and not segment:  # null: absent from this frame
                 continue
             encoded = rle.to_rle(segment, height, width, f"{place}[{name!r}]")
             if rle.area(encoded):

@@ -1,9 +1,13 @@
-"""VIPSeg: a JSON that lists videos and their instances, and one panoptic PNG per frame (`images.read_vipseg_map`)."""
+"""VIPSeg as the released workspace has it: for training a JSON that lists videos and their instances, and one panoptic
+PNG per frame (`images.read_vipseg_map`); for evaluation the official panoptic JSON.
+"""
 
+import functools
 import pathlib
 
 from input_pipeline import images, workspace
 from input_pipeline.config import DatasetConfig
+from input_pipeline.panoptic_maps import SegmentMaps, segment_table
 from input_pipeline.records import VideoRecord
 
 
@@ -25,24 +29,77 @@ def training_videos(config: DatasetConfig, root: str) -> list[VideoRecord]:
 
 
 def evaluation_videos(config: DatasetConfig, split: str, root: str) -> list[VideoRecord]:
-    """Frames of the videos in the official panoptic JSON; its ground truth is left to the evaluator."""
+    """Frames of the videos in the official panoptic JSON."""
+    return read_official(*_official(config, split, root), config)
+
+
+def ground_truth_videos(config: DatasetConfig, split: str, root: str) -> list[VideoRecord]:
+    """The same videos with the segments of the JSON and of the PNGs `<eval_truth>/<video>/<frame>.png`."""
+    path = config.eval_truth.replace("{split}", split)
+    colors = workspace.resolve(path, root, dataset=config.name, key="eval_truth", kind="folder")
+    return read_official(*_official(config, split, root), config, colors=colors)
+
+
+def _official(config: DatasetConfig, split: str, root: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """The JSON of a split and the folder of its frames; the released folders are `vipseg` for val, `vipseg_test`."""
     paths = {key: getattr(config, key).replace("{split}", split) for key in ("eval_images", "eval_annotations")}
-    folder = workspace.resolve(paths["eval_images"], root, dataset=config.name, key="eval_images", kind="folder")
     file = workspace.resolve(paths["eval_annotations"], root, dataset=config.name, key="eval_annotations", kind="file")
+    frames = paths["eval_images"] + ("_test" if split == "test" and config.reader == "vipseg" else "")
+    return file, workspace.resolve(frames, root, dataset=config.name, key="eval_images", kind="folder")
+
+
+def read_official(
+    file: pathlib.Path,
+    folder: pathlib.Path,
+    config: DatasetConfig,
+    *,
+    colors: pathlib.Path | None = None,
+    numbered: pathlib.Path | None = None,
+) -> list[VideoRecord]:
+    """Videos of an official panoptic JSON, frames `<folder>/<video>/<frame>.jpg`.
+
+    Args:
+      colors: folder of the PNGs that the JSON explains; without it the records have no ground truth.
+      numbered: folder of VIPSeg's own maps, see `SegmentMaps.numbered`.
+    """
+    content = workspace.load_json(file)
+    annotations = {}
+    for i, entry in enumerate(workspace.get(content, "annotations", list, str(file)) if colors else ()):
+        where = f"{file}, annotations[{i}]"
+        annotations[workspace.get(entry, "video_id", str, where)] = workspace.get(entry, "annotations", list, where)
+    unnumbered = tuple(label + 1 for label in config.thing_classes)
     videos = []
-    for i, video in enumerate(workspace.get(workspace.load_json(file), "videos", list, str(file))):
+    for i, video in enumerate(workspace.get(content, "videos", list, str(file))):
         where = f"{file}, videos[{i}]"
         name = workspace.get(video, "video_id", str, where)
         # The JSON lists the names of the masks; the frames are JPEGs of the same names.
-        listed = [
-            workspace.get(image, "file_name", str, f"{where}.images")
-            for image in workspace.get(video, "images", list, where)
-        ]
+        entries = workspace.get(video, "images", list, where)
+        listed = [workspace.get(image, "file_name", str, f"{where}.images") for image in entries]
         frames = [workspace.join(folder, f"{name}/{pathlib.Path(entry).stem}.jpg", where) for entry in listed]
         workspace.check_files(frames, where)
         if not frames:
             raise ValueError(f"{where}: the video has no frames")
         height, width = images.image_size(frames[0])
+        truth = {}
+        if colors:
+            if name not in annotations:
+                raise ValueError(f"{where}: annotations has no video_id {name!r}")
+            own = None if numbered is None else workspace.join(numbered, name, where)
+            segments = SegmentMaps(segment_table(annotations[name], config, f"{where}.annotations"), own, unnumbered)
+            stems = [pathlib.Path(entry).stem for entry in listed]
+            missing = [stem for stem in stems if stem not in segments.segments]
+            if missing:
+                raise ValueError(f"{where}: annotations has no frames {missing[:3]} of video {name!r}")
+            maps = [workspace.join(colors, f"{name}/{stem}.png", where) for stem in stems]
+            workspace.check_files(maps + ([own / path.name for path in maps] if own else []), where)
+            truth = {
+                "instances": segments.instances(),
+                "segmentations": tuple(segments.visible(stem) for stem in stems),
+                "annotated_frames": tuple(range(len(frames))),
+                "panoptic_maps": tuple(maps),
+                "read_panoptic": segments,
+            }
+        nothing = {"instances": {}, "segmentations": tuple({} for _ in frames), "annotated_frames": ()}
         videos.append(
             VideoRecord(
                 dataset=config.name,
@@ -51,9 +108,7 @@ def evaluation_videos(config: DatasetConfig, split: str, root: str) -> list[Vide
                 frame_paths=tuple(frames),
                 height=height,
                 width=width,
-                instances={},
-                segmentations=tuple({} for _ in frames),
-                annotated_frames=(),
+                **{**nothing, **truth},
             )
         )
     return videos
@@ -77,6 +132,11 @@ def _video(sequence, folder, masks, file, config, where) -> VideoRecord:
             )
         instances[instance] = instance // 100
     occupancy = workspace.get(sequence, "frame_instance_occupancy", list, where)
+    stuff = []
+    for entry in workspace.get(sequence, "stuff_classes", list, where):
+        stuff.append(workspace.to_id(entry, f"{where}.stuff_classes"))
+        if not 0 <= stuff[-1] < config.num_classes:
+            raise ValueError(f"{where}.stuff_classes: {entry} is not in 0..{config.num_classes - 1} (num_classes)")
     height, width = images.image_size(frames[0])
     return VideoRecord(
         dataset=config.name,
@@ -92,5 +152,7 @@ def _video(sequence, folder, masks, file, config, where) -> VideoRecord:
         ),
         annotated_frames=tuple(range(len(frames))),
         panoptic_maps=tuple(maps),
-        read_panoptic=images.read_vipseg_map,
+        read_panoptic=functools.partial(
+            images.read_vipseg_map, instances=frozenset(instances), stuff_classes=frozenset(stuff)
+        ),
     )

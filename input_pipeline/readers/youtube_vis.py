@@ -3,6 +3,8 @@
 import collections
 import pathlib
 
+from absl import logging
+
 from input_pipeline import workspace
 from input_pipeline.config import DatasetConfig
 from input_pipeline.records import VideoRecord
@@ -36,7 +38,7 @@ def read(
 
     With `check` false the frames need not exist (evaluation from annotations alone).
     """
-    content = workspace.load_json(file)
+    content = workspace.load_json(file, with_runs=True)
     listed = workspace.get(content, "videos", list, str(file))
     annotations = content.get("annotations")
     if annotations is None and needs_annotations:
@@ -67,10 +69,25 @@ def read(
 
 
 def _check_categories(content: dict, config: DatasetConfig, file: pathlib.Path) -> None:
+    """Ids must be in range; names that differ from the config's are only told."""
+    names = {}
     for i, category in enumerate(workspace.get(content, "categories", list, str(file))):
         label = workspace.get(category, "id", int, f"{file}, categories[{i}]")
         if not 1 <= label <= config.num_classes:
             raise ValueError(f"{file}, categories[{i}]: id {label} is not in 1..{config.num_classes} (num_classes)")
+        if category.get("name"):
+            names[label] = str(category["name"])
+    other = [i for i, name in names.items() if config.class_names and _plain(name) != _plain(config.class_names[i - 1])]
+    if other:
+        logging.warning(
+            "%s: %d of %d classes have other names than in the config of dataset %s; class %d is %r in the file and %r "
+            "in the config (the classes of YouTube-VIS 2019 are not those of 2021: see class_names)",
+            *(file, len(other), len(names), config.name, other[0], names[other[0]], config.class_names[other[0] - 1]),
+        )
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", " ").replace("-", " ")
 
 
 def _video(video, tracks, folder, file, config, check, where) -> VideoRecord:

@@ -10,6 +10,7 @@ import re
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.run_config import Config, settle
 from tarvis_jax.train.loop import train
+from tarvis_jax.weights.backbone_files import is_default
 from tarvis_jax.weights.open import open_model, saved_config
 
 # Fields of ModelConfig that say how a run computes or what it trains on; they are never taken from another run.
@@ -67,7 +68,8 @@ def finetuning(config: Config, source: pathlib.Path | str) -> Config:
       source: workdir of the pretraining run, or a folder of the reference with its .pth files and config.yaml.
 
     Raises:
-      ValueError: no checkpoint there, a backbone other than the config's, or `config` starts from weights already.
+      ValueError: no checkpoint there, a backbone other than the config's, or `config` names other weights, which are
+        not those that shipped configs name.
     """
     source = newest_checkpoint(source)
     pretrained = open_model(source).config
@@ -88,7 +90,7 @@ def with_weights(config: Config, source: pathlib.Path | str) -> Config:
     """`config`, to start from the weights of another run (workdir or .pth file) of the very same architecture.
 
     Raises:
-      ValueError: the architectures or their classes differ, or `config` starts from weights already.
+      ValueError: the architectures or their classes differ, or `config` names other weights (see `finetuning`).
     """
     theirs = open_model(source).config
     names = (*_ARCHITECTURE, "semantic_classes")
@@ -139,8 +141,7 @@ def newest_checkpoint(source: pathlib.Path | str) -> pathlib.Path:
 
 
 def _starting_from(config: Config, source: pathlib.Path | str) -> Config:
-    if config.train.init_from:
-        raise ValueError(
-            f"weights to start from are given twice: {source} and train.init_from={config.train.init_from}"
-        )
+    given = config.train.init_from
+    if not is_default(given):  # "random" and backbones from ImageNet are what configs say for want of better weights
+        raise ValueError(f"weights to start from are given twice: {source} and train.init_from={given}")
     return dataclasses.replace(config, train=dataclasses.replace(config.train, init_from=str(source)))

@@ -54,7 +54,7 @@ def to_pytorch(source: str | pathlib.Path, destination: str | pathlib.Path) -> R
     if destination.suffix != ".pth":
         raise ValueError(f"{destination}: expected a file name that ends in .pth")
     opened = open_model(source)
-    text = yaml.safe_dump(reference_config(opened.config), sort_keys=False)
+    text = yaml.safe_dump(reference_config(opened.config, opened.datasets), sort_keys=False)
     kept = pathlib.Path(source) / REFERENCE_CONFIG
     if kept.is_file():
         text = kept.read_text()

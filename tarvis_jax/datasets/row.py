@@ -109,6 +109,8 @@ class Dataset:
       reader: name of the module in `input_pipeline/readers` that reads its files; "": none, it cannot be trained on.
       files: where the files lie below the workspace (docs/data.md): the fields of
         `input_pipeline.config.DatasetConfig` that are paths.
+      official: the layouts in which the dataset's own site hands it out, the first that is found being read: the same
+        fields, relative to the folder of the download, and `reader` where another one reads it.
       training: further fields of `DatasetConfig`: weight, sizes, augmentation.
       inference: fields of `tarvis_jax.inference.config.InferenceConfig` that differ from its defaults.
       class_origin: where its class queries start from if a checkpoint has none for it; None: drawn from the seed.
@@ -118,6 +120,7 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     reader: str = ""
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    official: tuple[Mapping[str, str], ...] = ()
     training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     inference: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     class_origin: ClassOrigin | None = None

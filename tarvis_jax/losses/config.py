@@ -29,13 +29,13 @@ class LossConfig:
       num_points_semantic: P, points per frame in the sparse VPS semantic loss; 25088 in the released pre-training.
       oversample_ratio: candidates per point among which the uncertain ones are found (PointRend).
       importance_ratio: share of the P points that are the most uncertain candidates; the rest is uniform.
-      interpolate_class_ids: VIS class maps are sampled as the reference does: class ids are interpolated and truncated,
-        which gives points on borders other classes, and 2 to 4 % of the points inside the class before theirs
-        (rounding). False takes the class of the pixel that contains the point.
+      interpolate_class_ids: False takes the class of the pixel that contains the point (VIS class maps). True is as the
+        reference does: class ids are interpolated and truncated, which gives points on borders other classes, and 2 to
+        4 % of the points inside the class before theirs (rounding).
       panoptic_semantic: "sparse" (points), "dense" (every cell at stride 4) or "dense_full_res" (every pixel).
-      bootstrap_ratio: share of the worst cells or pixels that count in the dense losses.
+      bootstrap_ratio: share of a clip's cells or pixels, the worst ones, that count in the dense losses.
       suppress_absent_classes: set the logits of classes that appear neither in the sampled labels nor among the sampled
-        predictions to -1000 (Swin-L pre-training).
+        predictions of a clip to -1000 (Swin-L pre-training).
       logit_norm_weight: weight of the mean norm of the sampled class logits; 1e-3 in Swin-L fine-tuning, 0 = off.
     """
 
@@ -51,7 +51,7 @@ class LossConfig:
     num_points_semantic: _NumPoints = 50176
     oversample_ratio: Annotated[float, Range(1, 1000)] = 3.0
     importance_ratio: _Share = 0.75
-    interpolate_class_ids: bool = True
+    interpolate_class_ids: bool = False
     panoptic_semantic: Annotated[str, OneOf(PANOPTIC_SEMANTIC)] = "sparse"
     bootstrap_ratio: _Share = 0.25
     suppress_absent_classes: bool = False

@@ -8,41 +8,43 @@ import jax.numpy as jnp
 from tarvis_jax.losses.config import LossConfig
 from tarvis_jax.losses.masks import mask_terms
 from tarvis_jax.losses.matching import Matching, all_finite, match, matching_costs
-from tarvis_jax.losses.points import PointDraws, draw_points
+from tarvis_jax.losses.points import PointDraws, draw_points, split_keys
 
 
 class InstanceDraws(NamedTuple):
     """Random numbers of the instance loss; keys or recorded numbers (see `points`).
 
     Attributes:
-      matching: keys [L] or [L, B, P, 2].
-      masks: keys [L] or [L, B, N, T, ..., 2]; slot n belongs to the n-th matched pair in ascending order of query.
+      matching: keys [L, B] or [L, B, P, 2].
+      masks: keys [L, B] or [L, B, N, T, ..., 2]; slot n belongs to the n-th matched pair in ascending order of query.
     """
 
     matching: jax.Array
     masks: PointDraws
 
 
-def draw_instance(key: jax.Array, num_layers: int) -> InstanceDraws:
-    """Draws for one call of `instance_loss` on L = num_layers predictions."""
-    matching_key, masks_key = jax.random.split(key)
-    return InstanceDraws(jax.random.split(matching_key, num_layers), draw_points(masks_key, num_layers))
+def draw_instance(keys: jax.Array, num_layers: int) -> InstanceDraws:
+    """Draws for one call of `instance_loss` on L = num_layers predictions, from the keys [B] of the clips."""
+    matching_keys, masks_keys = split_keys(keys)
+    return InstanceDraws(split_keys(matching_keys, num_layers), draw_points(masks_keys, num_layers))
 
 
 def _class_cross_entropy(
-    class_logits: jax.Array, classes: jax.Array, matching: Matching, num_targets: jax.Array, config: LossConfig
+    class_logits: jax.Array, classes: jax.Array, matching: Matching, config: LossConfig
 ) -> jax.Array:
-    """Weighted cross-entropy of [B, Q, 1 + K] logits: matched queries answer for their class, the others for 0."""
-    batch, num_queries, _ = class_logits.shape
+    """Weighted mean over the queries of each clip: matched ones answer for their class, the others for 0.
+
+    Logits [B, Q, 1 + K] -> float32 [B]. Clips count alike, however many targets they have.
+    """
+    num_queries = class_logits.shape[1]
     pair_classes = jnp.take_along_axis(classes, matching.targets, axis=-1)  # [B, N]
     is_matched = (matching.queries[..., None] == jnp.arange(num_queries)) & matching.valid[..., None]  # [B, N, Q]
     labels = jnp.where(is_matched, pair_classes[..., None], 0).sum(1)  # [B, Q]
     log_probs = jax.nn.log_softmax(class_logits.astype(jnp.float32), -1)
     losses = -jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
     weights = jnp.where(labels == 0, config.background_class_weight, 1.0)
-    # the sum of the weights follows from the number of targets, whatever the matching
-    normalizer = num_targets + config.background_class_weight * (batch * num_queries - num_targets)
-    return (weights * losses).sum() / normalizer
+    total_weights = weights.sum(-1)  # 0 only without targets and without a weight of the background
+    return (weights * losses).sum(-1) / jnp.where(total_weights > 0, total_weights, 1.0)
 
 
 def instance_loss(
@@ -53,13 +55,13 @@ def instance_loss(
     valid: jax.Array,
     draws: InstanceDraws,
     config: LossConfig,
-    num_targets: jax.Array | None = None,
+    targets_per_clip: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Instance loss of all predictions of the decoder.
 
-    Mask and dice terms are summed over targets and frames and divided by the number of targets times T. The reference
-    divides by the mean number over devices and averages the gradients over devices; together that is the global sum
-    divided by the global number, which is what a plain sum gives under jit with a sharded batch.
+    The mean over clips of what the reference computes of one clip on one device. The class term is a weighted mean over
+    the queries of a clip. Mask and dice terms are summed over the targets and frames of a clip, and divided by the mean
+    number of targets of all clips of the step (at least 1) times T.
 
     Args:
       mask_logits: [L, B, Q, T, h, w], the instance queries.
@@ -69,8 +71,8 @@ def instance_loss(
       valid: bool [B, N].
       draws: random numbers, `draw_instance`.
       config: weights and points.
-      num_targets: None = the valid targets of this batch. When a step accumulates the mean of M microbatches: the valid
-        targets of all of them / M, and the accumulated loss is exactly that of the whole batch.
+      targets_per_clip: float32 [], the mean number of valid targets over the clips of the whole step, where this batch
+        is but a part of it; None = the mean of this batch.
 
     Returns:
       (scalar, terms): the sum over layers, and float32 [L] for "mask_ce", "mask_dice", "class_ce" (unweighted) and
@@ -79,11 +81,10 @@ def instance_loss(
     Raises:
       ValueError: N > Q.
     """
-    frames = mask_logits.shape[3]
-    if num_targets is None:
-        num_targets = valid.sum()
-    num_targets = jnp.asarray(num_targets, jnp.float32)
-    num_masks = jnp.maximum(num_targets, 1) * frames
+    batch, frames = mask_logits.shape[1], mask_logits.shape[3]
+    if targets_per_clip is None:
+        targets_per_clip = valid.sum() / batch
+    num_masks = batch * jnp.maximum(targets_per_clip, 1) * frames
 
     costs = matching_costs(mask_logits, class_logits, masks, classes, draws.matching, config)
     matchings = match(costs, valid)  # all layers at once: the search is sequential, its width is free
@@ -97,7 +98,7 @@ def instance_loss(
         terms = {
             "mask_ce": jnp.where(is_pair, cross_entropy, 0).sum() / num_masks,
             "mask_dice": jnp.where(is_pair, dice, 0).sum() / num_masks,
-            "class_ce": _class_cross_entropy(class_logits, classes, matching, num_targets, config),
+            "class_ce": _class_cross_entropy(class_logits, classes, matching, config).mean(),
         }
         total = (
             config.mask_weight * terms["mask_ce"]

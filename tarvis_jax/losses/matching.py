@@ -96,7 +96,7 @@ def matching_costs(
       class_logits: [L, B, Q, 1 + K], column 0 = background.
       masks: bool [B, N, T, H, W].
       classes: int32 [B, N], 1..K; 0 in padding.
-      draws: keys [L] or uniform numbers [L, B, P, 2], (x, y).
+      draws: keys [L, B] or uniform numbers [L, B, P, 2], (x, y).
       config: weights and number of points.
 
     Returns:

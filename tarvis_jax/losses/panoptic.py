@@ -6,7 +6,7 @@ import jax
 
 from tarvis_jax.losses.config import LossConfig
 from tarvis_jax.losses.instance import InstanceDraws, draw_instance, instance_loss
-from tarvis_jax.losses.points import PointDraws, draw_points
+from tarvis_jax.losses.points import PointDraws, draw_points, split_keys
 from tarvis_jax.losses.semantic import semantic_loss
 
 
@@ -17,10 +17,10 @@ class PanopticDraws(NamedTuple):
     semantic: PointDraws | None
 
 
-def draw_panoptic(key: jax.Array, num_layers: int) -> PanopticDraws:
-    """Draws for one call of `panoptic_loss` on L = num_layers predictions."""
-    instance_key, semantic_key = jax.random.split(key)
-    return PanopticDraws(draw_instance(instance_key, num_layers), draw_points(semantic_key, num_layers))
+def draw_panoptic(keys: jax.Array, num_layers: int) -> PanopticDraws:
+    """Draws for one call of `panoptic_loss` on L = num_layers predictions, from the keys [B] of the clips."""
+    instance_keys, semantic_keys = split_keys(keys)
+    return PanopticDraws(draw_instance(instance_keys, num_layers), draw_points(semantic_keys, num_layers))
 
 
 def panoptic_loss(
@@ -34,7 +34,7 @@ def panoptic_loss(
     ignore_mask: jax.Array,
     draws: PanopticDraws,
     config: LossConfig,
-    num_targets: jax.Array | None = None,
+    targets_per_clip: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Sum of `instance_loss` (things) and `semantic_loss` (all classes); arguments as there.
 
@@ -42,7 +42,7 @@ def panoptic_loss(
       (scalar, terms): the sum over layers, and float32 [L] for "instance_<term>", "semantic_<term>" and "total".
     """
     instance, instance_terms = instance_loss(
-        mask_logits, class_logits, masks, classes, valid, draws.instance, config, num_targets
+        mask_logits, class_logits, masks, classes, valid, draws.instance, config, targets_per_clip
     )
     semantic, semantic_terms = semantic_loss(semantic_logits, semantic_map, ignore_mask, draws.semantic, config)
     terms = {f"instance_{name}": term for name, term in instance_terms.items()}

@@ -4,8 +4,9 @@ Source: PointRend (Kirillov et al., CVPR 2020, section 3.3), as Mask2Former and 
 normalized to 0..1 over the map (0 and 1 are the outer edges of the first and last cell).
 
 Every random number comes in as an argument, a "draw": either the uniform numbers themselves (float32 of the full shape,
-to replay a recorded run) or a typed JAX random key from which they are made where they are needed, so that a training
-step never holds all of them at once.
+to replay a recorded run) or a typed JAX random key for each clip, from which they are made where they are needed, so
+that a training step never holds all of them at once. A clip's numbers depend on its key alone, not on the clips beside
+it.
 """
 
 from collections.abc import Callable
@@ -18,27 +19,41 @@ from tarvis_jax.losses.config import LossConfig
 
 
 class PointDraws(NamedTuple):
-    """Draws for the choice of uncertain points; each a key or uniform numbers (see the module's head).
+    """Draws for the choice of uncertain points; each keys [B] or uniform numbers (see the module's head).
 
     Attributes:
-      candidates: [*batch, oversample_ratio * P, 2], the points among which the uncertain ones are found.
-      random: [*batch, P - int(importance_ratio * P), 2], the points taken regardless.
+      candidates: [B, ..., oversample_ratio * P, 2], the points among which the uncertain ones are found.
+      random: [B, ..., P - int(importance_ratio * P), 2], the points taken regardless.
     """
 
     candidates: jax.Array
     random: jax.Array
 
 
-def draw_points(key: jax.Array, num_layers: int) -> PointDraws:
-    """Draws with a leading layer axis, as keys [L]."""
-    keys = jax.random.split(key, (2, num_layers))
-    return PointDraws(keys[0], keys[1])
+def split_keys(keys: jax.Array, shape: int | tuple[int, ...] = 2) -> jax.Array:
+    """Splits the key of each clip: keys [B] -> [*shape, B]."""
+    return jax.vmap(lambda key: jax.random.split(key, shape), out_axes=-1)(keys)
+
+
+def draw_points(keys: jax.Array, num_layers: int) -> PointDraws:
+    """Draws of all layers, as keys [L, B], from the keys [B] of the clips."""
+    return PointDraws(*split_keys(keys, (2, num_layers)))
 
 
 def uniform(draw: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The uniform numbers of a draw, float32 in [0, 1). Raises ValueError if recorded numbers have another shape."""
+    """The uniform numbers of a draw, float32 in [0, 1).
+
+    Args:
+      draw: keys [B], or recorded numbers, which are returned as they are.
+      shape: (B, ...).
+
+    Raises:
+      ValueError: keys or recorded numbers of another shape.
+    """
     if jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
-        return jax.random.uniform(draw, shape)
+        if draw.shape != shape[:1]:
+            raise ValueError(f"keys of a draw: expected shape {shape[:1]}, one for each clip, found {draw.shape}")
+        return jax.vmap(lambda key: jax.random.uniform(key, shape[1:]))(draw)
     if draw.shape != shape:
         raise ValueError(f"recorded draw: expected shape {shape}, found {draw.shape}")
     return draw

@@ -1,6 +1,8 @@
 """Semantic loss: softmax over classes in space and time, on uncertain points or on every cell.
 
-VIS trains it on class maps made from the instances, VPS on the dataset's semantic map with ignored regions.
+VIS trains it on class maps made from the instances, VPS on the dataset's semantic map with ignored regions. Every clip
+counts alike: means, absent classes and the worst cells are those of one clip, as in the reference with one clip on each
+device, and the loss is the mean over clips.
 """
 
 import jax
@@ -49,10 +51,10 @@ def _classes_last(mask_logits: jax.Array) -> jax.Array:
 
 
 def _suppress_absent(logits: jax.Array, labels: jax.Array, keep: jax.Array) -> jax.Array:
-    """Logits [B, T, P, K] with classes that are neither labeled nor predicted anywhere in the batch at -1000."""
+    """Logits [B, T, P, K] with classes that are neither labeled nor predicted anywhere in the clip at -1000."""
     class_ids = jnp.arange(logits.shape[-1])
-    labeled = ((labels[..., None] == class_ids) & keep[..., None]).any((0, 1, 2))
-    predicted = (jnp.argmax(logits, -1)[..., None] == class_ids).any((0, 1, 2))
+    labeled = ((labels[..., None] == class_ids) & keep[..., None]).any((1, 2), keepdims=True)
+    predicted = (jnp.argmax(logits, -1)[..., None] == class_ids).any((1, 2), keepdims=True)
     return jnp.where(labeled | predicted, logits, _ABSENT_LOGIT)
 
 
@@ -70,8 +72,9 @@ def _point_terms(
         logits = _suppress_absent(logits, labels, keep)
     log_probs = jax.nn.log_softmax(logits, -1)
     losses = -jnp.take_along_axis(log_probs, jnp.where(keep, labels, 0)[..., None], axis=-1)[..., 0]
-    # Differs from the reference: a batch whose points are all ignored costs 0, not NaN.
-    terms = {"ce": jnp.where(keep, losses, 0).sum() / jnp.maximum(keep.sum(), 1)}
+    # Differs from the reference: a clip whose points are all ignored costs 0, not NaN.
+    of_clips = jnp.where(keep, losses, 0).sum((1, 2)) / jnp.maximum(keep.sum((1, 2)), 1)
+    terms = {"ce": of_clips.mean()}
     terms["total"] = weight * terms["ce"]
     if config.logit_norm_weight:
         squares = (logits**2).sum(-1)
@@ -94,7 +97,7 @@ def instance_semantic_loss(
     Args:
       mask_logits: [L, B, 1 + K, T, h, w]; row 0 = background (the maximum over background queries), then the classes.
       masks, classes, valid: padded targets, as in `instance_loss`.
-      draws: random numbers, `draw_points`: keys [L] or recorded numbers [L, B, T, ..., 2].
+      draws: random numbers, `draw_points`: keys [L, B] or recorded numbers [L, B, T, ..., 2].
       config: weights and points.
 
     Returns:
@@ -140,15 +143,15 @@ def _sparse_terms(mask_logits, draws, semantic_map, ignore_mask, ignore_cells, c
 
 
 def _dense_terms(mask_logits, semantic_map, ignore_mask, config):
-    """One layer on every cell or pixel: the mean of the worst `bootstrap_ratio` of all; ignored ones count as 0."""
+    """One layer on every cell or pixel: the mean of a clip's worst `bootstrap_ratio`; ignored ones count as 0."""
     if config.panoptic_semantic == "dense_full_res":
         shape = (*mask_logits.shape[:-2], *semantic_map.shape[-2:])
         mask_logits = jax.image.resize(mask_logits, shape, "bilinear", antialias=False)
     log_probs = jax.nn.log_softmax(mask_logits.astype(jnp.float32), 1)
     labels = jnp.where(ignore_mask, 0, jnp.clip(semantic_map, 0, mask_logits.shape[1] - 1))
     losses = -jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]
-    losses = jnp.where(ignore_mask, 0, losses).ravel()
-    worst = jax.lax.top_k(losses, round(config.bootstrap_ratio * losses.size))[0]
+    losses = jnp.where(ignore_mask, 0, losses).reshape(len(losses), -1)
+    worst = jax.lax.top_k(losses, round(config.bootstrap_ratio * losses.shape[1]))[0]
     return {"ce": worst.mean(), "total": config.panoptic_semantic_weight * worst.mean()}
 
 
@@ -165,7 +168,7 @@ def semantic_loss(
       mask_logits: [L, B, K, T, h, w], K >= 2 classes.
       semantic_map: int32 [B, T, H, W], 0..K-1; any value where ignored. H and W are 4 times h and w.
       ignore_mask: bool [B, T, H, W].
-      draws: random numbers of the sparse loss (`draw_points`: keys [L] or recorded [L, B, T, ..., 2]); None when dense.
+      draws: of the sparse loss (`draw_points`: keys [L, B] or recorded numbers [L, B, T, ..., 2]); None when dense.
       config: `panoptic_semantic` says which of the three forms.
 
     Returns:

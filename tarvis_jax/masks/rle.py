@@ -80,8 +80,8 @@ def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:
     """What annotation files hold for a mask, as a checked RLE of the image's size.
 
     Args:
-      segmentation: compressed counts (text); runs (list of ints); polygons (list of lists x0, y0, x1, y1, ...); or
-        {"size": [height, width], "counts": text or runs}.
+      segmentation: compressed counts (text); runs (list or array of ints); polygons (list of lists x0, y0, x1, y1,
+        ...); or {"size": [height, width], "counts": text or runs}.
       height, width: of the image, in pixels.
       where: file and place in it, for errors.
     Raises:
@@ -100,7 +100,13 @@ def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:
             raise ValueError(f"{where}: a polygon needs an even number of coordinates, at least 6")
         return _with_text(coco_mask.merge(coco_mask.frPyObjects(counts, height, width)))
     if isinstance(counts, list) and counts and all(isinstance(run, int) for run in counts):
-        runs = np.asarray(counts, np.int64)
+        if max(map(abs, counts)) > 2**31:
+            raise ValueError(
+                f"{where}: a run of the RLE is {max(counts, key=abs)}, the image has {height * width} pixels"
+            )
+        counts = np.asarray(counts, np.int64)
+    if isinstance(counts, np.ndarray):
+        runs = counts
         result = None
     elif isinstance(counts, (str, bytes)):
         runs = run_lengths(counts, where)
@@ -112,7 +118,10 @@ def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:
             f"{where}: the runs of the RLE add up to {int(runs.sum())} pixels, but the image has "
             f"{height} x {width} = {height * width}"
         )
-    return result or _with_text(coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width))
+    if result is None:
+        result = coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+        result = _with_text(result)
+    return result
 
 
 def _with_text(encoded: Rle) -> Rle:

@@ -40,12 +40,12 @@ class TarViS(nnx.Module):
         self.object_encoder = ObjectEncoder(config, rngs=rngs)
         self.decoder = QueryDecoder(config, rngs=rngs)
 
-    def features(self, images: jax.Array, rng: jax.Array | None = None) -> dict[int, jax.Array]:
+    def features(self, images: jax.Array, rng_keys: jax.Array | None = None) -> dict[int, jax.Array]:
         """Feature pyramid of clips.
 
         Args:
           images: uint8 or float [B, T, H, W, 3], RGB 0..255; H and W multiples of config.size_divisor.
-          rng: key for stochastic depth in training; None turns it off.
+          rng_keys: keys [B] for stochastic depth in training, one for each clip; None turns it off.
 
         Returns:
           {stride: [B, T, H/stride, W/stride, C]} for strides 32, 16, 8 and 4.
@@ -58,16 +58,18 @@ class TarViS(nnx.Module):
             raise ValueError(
                 f"images: expected shape [B, T, H, W, 3] with H and W multiples of {divisor}, found {images.shape}"
             )
-        return self.neck(self.backbone_features(images, rng))
+        return self.neck(self.backbone_features(images, rng_keys))
 
-    def backbone_features(self, images: jax.Array, rng: jax.Array | None = None) -> dict[int, jax.Array]:
+    def backbone_features(self, images: jax.Array, rng_keys: jax.Array | None = None) -> dict[int, jax.Array]:
         """What `features` gives to the temporal neck: {stride: [B, T, H/stride, W/stride, D]} for 4, 8, 16, 32."""
         B, T = images.shape[:2]
         frames = images.reshape(B * T, *images.shape[2:]).astype(jnp.float32)
         if self.unit_scale:
             frames = frames / 255.0
         frames = (frames - self.pixel_mean[...]) / self.pixel_std[...]
-        features = self.backbone(frames, rng_key=rng)
+        if rng_keys is not None:  # each frame has its own
+            rng_keys = jax.vmap(lambda key: jax.random.split(key, T))(rng_keys).reshape(B * T)
+        features = self.backbone(frames, rng_keys=rng_keys)
         return {stride: x.reshape(B, T, *x.shape[1:]) for stride, x in features.items()}
 
     def class_query_set(self, dataset: str, batch_size: int) -> QuerySet:

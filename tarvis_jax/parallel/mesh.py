@@ -4,6 +4,7 @@ One axis so far, "data": every device holds the whole state and a share of each 
 sum. Everything that names an axis is in this file.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -17,9 +18,15 @@ def initialize_distributed() -> None:
     """Joins the other processes of a multi-host run; call before anything touches a device.
 
     On cloud TPUs and under Slurm or Open MPI, JAX finds the coordinator by itself; elsewhere set
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. ValueError for a number that is none.
     """
-    jax.distributed.initialize()
+    numbers = {}  # JAX reads the address alone from the environment
+    for argument, variable in (("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID")):
+        text = os.environ.get(variable)
+        if text is not None and not text.isdecimal():
+            raise ValueError(f"{variable}: expected a whole number, found {text!r}")
+        numbers[argument] = None if text is None else int(text)
+    jax.distributed.initialize(**numbers)
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -62,13 +69,17 @@ def put_batch(batch: Mapping[str, np.ndarray], microbatches: int, mesh: Mesh) ->
     """Moves a batch to the devices, split into microbatches.
 
     Args:
-      batch: arrays [B, ...]; in a multi-host run, this process's share of the global batch.
+      batch: arrays [B, ...]; in a multi-host run, this process's share of the global batch, which lies there in the
+        order of the processes.
       microbatches: A; must divide B.
       mesh: the devices.
     Returns:
-      Arrays [A, B / A, ...] with `microbatch_sharding`.
+      Arrays [A, B / A, ...] with `microbatch_sharding`, and "place", int32: the number of each sample in the global
+      batch, which is the same however the batch is split.
     """
     sharding = microbatch_sharding(mesh)
+    size = len(next(iter(batch.values())))
+    place = np.arange(size, dtype=np.int32) + np.int32(size * jax.process_index())
 
     def put(array: np.ndarray) -> jax.Array:
         split = array.reshape(microbatches, array.shape[0] // microbatches, *array.shape[1:])
@@ -76,4 +87,4 @@ def put_batch(batch: Mapping[str, np.ndarray], microbatches: int, mesh: Mesh) ->
             return jax.device_put(split, sharding)
         return jax.make_array_from_process_local_data(sharding, split)
 
-    return {name: put(array) for name, array in batch.items()}
+    return {name: put(array) for name, array in (dict(batch) | {"place": place}).items()}

@@ -6,9 +6,10 @@ from tarvis_jax.run_config import Config
 from tarvis_jax.tasks.objective import Objective
 
 
-def objectives(config: Config) -> dict[str, Objective]:
-    """The objective of each dataset of a run, by name; datasets that are trained alike have the same."""
+def objectives(config: Config) -> dict[tuple[str, str], Objective]:
+    """The objective of each kind of batch of a run, by (dataset, task); what is trained alike has the same."""
     return {
-        dataset.name: importlib.import_module(f"{__name__}.{dataset.task}").objective(config, dataset.name)
+        (dataset.name, task): importlib.import_module(f"{__name__}.{task}").objective(config, dataset.name)
         for dataset in config.data.datasets
+        for task in dataset.task_shares
     }

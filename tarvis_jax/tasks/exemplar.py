@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 from tarvis_jax.losses.config import LossConfig
 from tarvis_jax.losses.exemplar import exemplar_loss
-from tarvis_jax.losses.points import PointDraws, draw_points
+from tarvis_jax.losses.points import PointDraws, draw_points, split_keys, uniform
 from tarvis_jax.model.tarvis import TarViS
 from tarvis_jax.run_config import Config
-from tarvis_jax.tasks.objective import Objective, mean_num_targets
+from tarvis_jax.tasks.objective import Objective
 
 
 def objective(config: Config, dataset: str) -> Objective:
@@ -23,43 +23,40 @@ def objective(config: Config, dataset: str) -> Objective:
 
 @functools.cache  # equal objectives are one object and share programs
 def _objective(loss_config: LossConfig, num_predictions: int, point_probability: float) -> Objective:
-    def loss_of_microbatch(model, batch, draw_key, model_key, num_targets):
-        draws = draw(draw_key, num_predictions, batch["valid_instances"].shape[1], point_probability)
-        return loss(model, batch, draws, loss_config, num_targets, model_key)
+    def loss_of_microbatch(model, batch, loss_keys, model_keys, statistics):
+        del statistics
+        draws = draw(loss_keys, num_predictions, batch["valid_instances"].shape[1], point_probability)
+        return loss(model, batch, draws, loss_config, model_keys)
 
-    return Objective(loss_of_microbatch, mean_num_targets)
+    return Objective(loss_of_microbatch, statistics=lambda batch: ())  # every clip is normalized by itself
 
 
 class Draws(NamedTuple):
     """Random numbers of one batch.
 
     Attributes:
-      num_points: int32 []: the last so many objects of every clip are given by a point, the others by their mask.
+      is_point: bool [B, N], which objects are given by a point; the others are given by their mask.
       points: of the mask losses.
     """
 
-    num_points: jax.Array
+    is_point: jax.Array
     points: PointDraws
 
 
-def draw(key: jax.Array, num_predictions: int, num_objects: int, point_probability: float) -> Draws:
+def draw(keys: jax.Array, num_predictions: int, num_objects: int, point_probability: float) -> Draws:
     """The draws of one batch.
 
+    Differs from the reference, which draws how many objects of a clip are points, and takes the last ones.
+
     Args:
-      key: random key.
+      keys: random keys [B] of the clips.
       num_predictions: L (decoder layers + 1).
       num_objects: N, object slots of the batch.
-      point_probability: with which each object is a point object.
+      point_probability: with which each object is a point object, whatever the others are.
     """
-    kind_key, points_key = jax.random.split(key)
-    num_points = jax.random.bernoulli(kind_key, point_probability, (num_objects,)).sum(dtype=jnp.int32)
-    return Draws(num_points, draw_points(points_key, num_predictions))
-
-
-def are_points(valid: jax.Array, num_points: jax.Array) -> jax.Array:
-    """bool [B, N]: the last `num_points` valid objects of each clip; valid is bool [B, N]."""
-    valid_after = jnp.cumsum(valid[:, ::-1], axis=1)[:, ::-1]  # valid objects from this one on
-    return valid & (valid_after <= num_points)
+    kind_keys, points_keys = split_keys(keys)
+    is_point = uniform(kind_keys, (keys.shape[0], num_objects)) < point_probability
+    return Draws(is_point, draw_points(points_keys, num_predictions))
 
 
 def loss(
@@ -67,8 +64,7 @@ def loss(
     batch: Mapping[str, jax.Array],
     draws: Draws,
     config: LossConfig,
-    num_targets: jax.Array | None = None,
-    rng: jax.Array | None = None,
+    rng_keys: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss of a batch: the masks of the given objects and of the background.
 
@@ -79,13 +75,12 @@ def loss(
       batch: images, masks, valid_instances, reference_frame, points_yx (see docs/architecture.md).
       draws: random numbers, see `draw`.
       config: weights and points.
-      num_targets: what sums over targets are divided by; None = the valid targets of this batch.
-      rng: random key of stochastic depth; None turns it off.
+      rng_keys: keys [B] of stochastic depth, one for each clip; None turns it off.
     Returns:
       (total [], terms: {"exemplar/<term>": [L]}).
     """
     masks, valid = batch["masks"], batch["valid_instances"]
-    pyramid = model.features(batch["images"], rng)
+    pyramid = model.features(batch["images"], rng_keys)
     clips = jnp.arange(valid.shape[0])
     frames = batch["reference_frame"]
     reference = {stride: features[clips, frames][:, None] for stride, features in pyramid.items()}  # [B, 1, h, w, C]
@@ -93,7 +88,7 @@ def loss(
         reference,
         masks=masks[clips, :, frames][:, :, None],  # [B, N, 1, H, W]
         points_yx=batch["points_yx"],
-        is_point=are_points(valid, draws.num_points),
+        is_point=draws.is_point,
         valid_objects=valid,
     )
     predictions = model.decode(pyramid, model.exemplar_query_set(objects), all_layers=True)
@@ -102,7 +97,5 @@ def loss(
     of_objects = logits[:, :, predictions.slice("vos")]
     num_layers, batch_size, _, *volume = of_objects.shape
     of_objects = of_objects.reshape(num_layers, batch_size, valid.shape[1], -1, *volume).max(3)
-    total, terms = exemplar_loss(
-        jnp.concatenate([background, of_objects], axis=2), masks, valid, draws.points, config, num_targets
-    )
+    total, terms = exemplar_loss(jnp.concatenate([background, of_objects], axis=2), masks, valid, draws.points, config)
     return total, {f"exemplar/{name}": values for name, values in terms.items()}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from tarvis_jax.losses.config import LossConfig
 from tarvis_jax.losses.instance import InstanceDraws, draw_instance, instance_loss
-from tarvis_jax.losses.points import PointDraws, draw_points
+from tarvis_jax.losses.points import PointDraws, draw_points, split_keys
 from tarvis_jax.losses.semantic import instance_semantic_loss
 from tarvis_jax.model.tarvis import TarViS
 from tarvis_jax.run_config import Config
@@ -27,10 +27,10 @@ class Draws(NamedTuple):
     semantic: PointDraws
 
 
-def draw(key: jax.Array, num_predictions: int) -> Draws:
-    """The draws of one batch with L = num_predictions (decoder layers + 1)."""
-    instance_key, semantic_key = jax.random.split(key)
-    return Draws(draw_instance(instance_key, num_predictions), draw_points(semantic_key, num_predictions))
+def draw(keys: jax.Array, num_predictions: int) -> Draws:
+    """The draws of one batch, from the keys [B] of its clips, with L = num_predictions (decoder layers + 1)."""
+    instance_keys, semantic_keys = split_keys(keys)
+    return Draws(draw_instance(instance_keys, num_predictions), draw_points(semantic_keys, num_predictions))
 
 
 def loss(
@@ -39,8 +39,8 @@ def loss(
     dataset: str,
     draws: Draws,
     config: LossConfig,
-    num_targets: jax.Array | None = None,
-    rng: jax.Array | None = None,
+    targets_per_clip: jax.Array | None = None,
+    rng_keys: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss of a batch: matched instances, and class maps painted from them.
 
@@ -50,13 +50,15 @@ def loss(
       dataset: whose classes the batch has.
       draws: random numbers, see `draw`.
       config: weights and points.
-      num_targets: what sums over targets are divided by; None = the valid targets of this batch.
-      rng: random key of stochastic depth; None turns it off.
+      targets_per_clip: mean number of targets over the clips of the whole step; None = that of this batch.
+      rng_keys: keys [B] of stochastic depth, one for each clip; None turns it off.
     Returns:
       (total [], terms: {"instance/<term>", "semantic/<term>": [L]}).
     """
     predictions = model.decode(
-        model.features(batch["images"], rng), model.class_query_set(dataset, batch["images"].shape[0]), all_layers=True
+        model.features(batch["images"], rng_keys),
+        model.class_query_set(dataset, batch["images"].shape[0]),
+        all_layers=True,
     )
     targets = batch["masks"], batch["classes"], batch["valid_instances"]
     instance, instance_terms = instance_loss(
@@ -65,7 +67,7 @@ def loss(
         *targets,
         draws.instance,
         config,
-        num_targets,
+        targets_per_clip,
     )
     background = predictions.mask_logits[:, :, predictions.slice("background")].max(2, keepdims=True)
     class_maps = jnp.concatenate([background, predictions.mask_logits[:, :, predictions.slice("semantic")]], axis=2)

@@ -10,7 +10,8 @@ import jax
 from tarvis_jax.losses.config import LossConfig
 
 Batch = Mapping[str, jax.Array]
-# (model, microbatch, key of the loss, key of the model, statistics of the whole batch) -> (loss [], terms {name: [L]})
+# (model, microbatch, keys of the loss [B], keys of the model [B], statistics of the whole batch) -> (loss [], terms
+# {name: [L]}). Each clip has keys of its own, and the loss is a mean over clips.
 TaskLoss = Callable[[Any, Batch, jax.Array, jax.Array, Any], tuple[jax.Array, dict[str, jax.Array]]]
 
 
@@ -31,16 +32,15 @@ class Objective:
 def class_objective(
     draw: Callable, loss: Callable, dataset: str, config: LossConfig, num_predictions: int
 ) -> Objective:
-    """The objective of a task with classes (VIS, VPS), made of its `draw(key, num_predictions)` and its `loss`."""
+    """The objective of a task with classes (VIS, VPS), made of its `draw(keys, num_predictions)` and its `loss`."""
 
-    def loss_of_microbatch(model, batch, draw_key, model_key, num_targets):
-        draws = draw(draw_key, num_predictions)
-        return loss(model, batch, dataset, draws, config, num_targets, model_key)
+    def loss_of_microbatch(model, batch, loss_keys, model_keys, targets_per_clip):
+        draws = draw(loss_keys, num_predictions)
+        return loss(model, batch, dataset, draws, config, targets_per_clip, model_keys)
 
-    return Objective(loss_of_microbatch, mean_num_targets)
+    return Objective(loss_of_microbatch, targets_per_clip)
 
 
-def mean_num_targets(batch: Batch) -> jax.Array:
-    """Valid targets of the whole batch over its number of microbatches, float32 [], for a batch [A, B / A, ...]."""
-    valid = batch["valid_instances"]
-    return valid.sum() / valid.shape[0]
+def targets_per_clip(batch: Batch) -> jax.Array:
+    """The mean number of valid targets over all clips, float32 [], for a batch [A, B / A, ...]."""
+    return batch["valid_instances"].sum(-1).mean()

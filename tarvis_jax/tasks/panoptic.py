@@ -16,9 +16,9 @@ def objective(config: Config, dataset: str) -> Objective:
     return class_objective(draw, loss, dataset, config.loss, config.model.decoder_layers + 1)
 
 
-def draw(key: jax.Array, num_predictions: int) -> PanopticDraws:
-    """The draws of one batch with L = num_predictions (decoder layers + 1)."""
-    return draw_panoptic(key, num_predictions)
+def draw(keys: jax.Array, num_predictions: int) -> PanopticDraws:
+    """The draws of one batch, from the keys [B] of its clips, with L = num_predictions (decoder layers + 1)."""
+    return draw_panoptic(keys, num_predictions)
 
 
 def loss(
@@ -27,8 +27,8 @@ def loss(
     dataset: str,
     draws: PanopticDraws,
     config: LossConfig,
-    num_targets: jax.Array | None = None,
-    rng: jax.Array | None = None,
+    targets_per_clip: jax.Array | None = None,
+    rng_keys: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss of a batch: matched instances, and the semantic map outside ignored regions.
 
@@ -38,13 +38,15 @@ def loss(
       dataset: whose classes the batch has.
       draws: random numbers, see `draw`.
       config: weights and points.
-      num_targets: what sums over targets are divided by; None = the valid targets of this batch.
-      rng: random key of stochastic depth; None turns it off.
+      targets_per_clip: mean number of targets over the clips of the whole step; None = that of this batch.
+      rng_keys: keys [B] of stochastic depth, one for each clip; None turns it off.
     Returns:
       (total [], terms: {"panoptic/<term>": [L]}).
     """
     predictions = model.decode(
-        model.features(batch["images"], rng), model.class_query_set(dataset, batch["images"].shape[0]), all_layers=True
+        model.features(batch["images"], rng_keys),
+        model.class_query_set(dataset, batch["images"].shape[0]),
+        all_layers=True,
     )
     total, terms = panoptic_loss(
         predictions.mask_logits[:, :, predictions.slice("instance")],
@@ -57,6 +59,6 @@ def loss(
         batch["ignore_mask"],
         draws,
         config,
-        num_targets,
+        targets_per_clip,
     )
     return total, {f"panoptic/{name}": values for name, values in terms.items()}

@@ -27,6 +27,7 @@ from tarvis_jax.train.state import TrainState, from_items, replace_weights, to_i
 from tarvis_jax.train.step import TrainStepper, make_stepper
 from tarvis_jax.train.transfer import to_devices
 from tarvis_jax.visualize.run_report import write_training_report
+from tarvis_jax.weights.backbone_files import find_initial_weights
 from tarvis_jax.weights.checkpoints import Checkpoints
 from tarvis_jax.weights.start import load_initial_weights
 
@@ -48,10 +49,12 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
     if config.train.distributed:
         initialize_distributed()
     is_main = jax.process_index() == 0
+    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints, create=True)
+    # Here, so that missing weights are known before anything is computed. A run that goes on needs none.
+    source = find_initial_weights(config) if checkpoints.latest_step is None else None
     stepper = make_stepper(config, make_mesh())
     microbatches = num_microbatches(config.data.batch_size, config.train.max_samples_per_device, stepper.mesh)
-    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints, create=True)
-    state = _begin(config, workdir, stepper, checkpoints)
+    state = _begin(config, workdir, stepper, checkpoints, source)
     data = prepare_data(config.data, config.synthetic, workdir, writes=is_main)
     start_step = int(state.step)
     videos = [] if data.recorded else read_videos(data)
@@ -78,26 +81,29 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
     return scores
 
 
-def _begin(config: Config, workdir: pathlib.Path, stepper: TrainStepper, checkpoints: Checkpoints) -> TrainState:
-    """The state to go on from: the newest checkpoint's, else the one the config starts from."""
+def _begin(
+    config: Config, workdir: pathlib.Path, stepper: TrainStepper, checkpoints: Checkpoints, source: str | None
+) -> TrainState:
+    """The state to go on from: the newest checkpoint's, else with the weights of `source` (None: random ones)."""
     if checkpoints.latest_step is not None:
         like = stepper.abstract_state()
         state = from_items(like, *checkpoints.restore(*to_items(like)))
         logging.info("resumed from step %d of %s", checkpoints.latest_step, workdir)
         return state
     state = stepper.initial_state()
-    if config.train.init_from:
-        params, frozen, report = load_initial_weights(
-            config.train.init_from,
-            config.model,
-            state.params,
-            state.frozen,
-            new=config.train.init_new,
-            leave_out=config.train.init_leave_out,
-        )
-        logging.info("weights to start from: %s", report)
-        state = replace_weights(state, params, frozen)
-    return state
+    if source is None:
+        logging.info("weights to start from: random, seed %d", config.train.seed)
+        return state
+    params, frozen, report = load_initial_weights(
+        source,
+        config.model,
+        state.params,
+        state.frozen,
+        new=config.train.init_new,
+        leave_out=config.train.init_leave_out,
+    )
+    logging.info("weights to start from: %s", report)
+    return replace_weights(state, params, frozen)
 
 
 def _batches(
@@ -124,16 +130,16 @@ def _run_steps(
     """All steps that are left. The device works on step i while the host fetches the batch of step i + 1."""
     settings = config.train
     pending: list[tuple[str, dict[str, jax.Array]]] = []
-    previous = None  # (dataset, batch, metrics) of the step before, for the guard
+    previous = None  # (kind, batch, metrics) of the step before, for the guard
     for step in range(int(state.step), settings.num_steps):
         with progress.waiting():
             info, host_batch = next(batches)
         batch = to_devices(host_batch, microbatches, stepper.mesh)
-        state, metrics = stepper(info.dataset, state, batch)
+        state, metrics = stepper(info.kind, state, batch)
         pending.append((info.dataset, metrics))
         if previous is not None:
             _check_finite(stepper, state, step - 1, *previous)
-        previous = (info.dataset, batch, metrics["is_finite"])
+        previous = (info.kind, batch, metrics["is_finite"])
 
         done = step + 1
         is_last = done == settings.num_steps
@@ -198,6 +204,10 @@ def _log_start(stepper: TrainStepper, config: Config, microbatches: int) -> None
         config.data.batch_size,
         microbatches,
     )
+    if not config.data.recorded:
+        total = sum(dataset.weight for dataset in config.data.datasets)
+        shares = [f"{dataset.name} {dataset.weight / total:.3g}" for dataset in config.data.datasets]
+        logging.info("share of the batches that each dataset has: %s", ", ".join(shares))
 
 
 def _is_due(step: int, every: int) -> bool:
@@ -205,13 +215,13 @@ def _is_due(step: int, every: int) -> bool:
 
 
 def _check_finite(
-    stepper: TrainStepper, state: TrainState, step: int, dataset: str, batch: Any, is_finite: jax.Array
+    stepper: TrainStepper, state: TrainState, step: int, kind: tuple[str, str], batch: Any, is_finite: jax.Array
 ) -> None:
     """Raises NotFiniteError if the step's flag says so; the state has not changed since that step began."""
     if not bool(is_finite):
-        tensor = stepper.first_bad_tensor(dataset, state, batch)
+        tensor = stepper.first_bad_tensor(kind, state, batch)
         raise NotFiniteError(
-            f"step {step + 1}, dataset {dataset}: {tensor} is not finite; training stopped, the last checkpoint is good"
+            f"step {step + 1}, dataset {kind[0]}: {tensor} is not finite; training stopped, the last checkpoint is good"
         )
 
 

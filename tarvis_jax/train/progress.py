@@ -116,8 +116,9 @@ def num_programs(config: Config) -> int:
     objectives = tasks.objectives(config)
     trained = [dataset for dataset in config.data.datasets if dataset.weight]
     gradients = {
-        (objectives[dataset.name], tuple(batch_shapes(config.data, dataset, bucket).items()))
+        (objectives[dataset.name, task], tuple(batch_shapes(config.data, dataset, bucket, task).items()))
         for dataset in trained
+        for task in dataset.task_shares
         for bucket in dataset.buckets
     }
     return len(gradients) + sum(not dataset.buckets for dataset in trained) + 1

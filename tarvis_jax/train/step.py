@@ -1,8 +1,8 @@
 """One optimizer step as two pure functions, compiled ahead of time: gradients of a batch, update of the state.
 
 The batch comes as A microbatches [A, B / A, ...]; gradients are summed over them with a scan, so the global batch size
-holds on any number of devices. Sums that the losses divide by (the number of masks, ...) are taken over the whole batch
-first: the result does not depend on how the batch was split.
+holds on any number of devices. The result does not depend on how the batch was split: losses are means over clips, what
+they must know of the whole batch (the number of targets) is computed first, and every clip has random keys of its own.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,11 +23,21 @@ from tarvis_jax.train.optimizer import learning_rate_at, make_optimizer
 from tarvis_jax.train.state import TrainState, abstract_state, initial_state
 from tarvis_jax.train.transfer import expand
 
-# What a random draw is for: the last number folded into the key.
+# What a random draw is for: folded into the key after the step, and before the clip.
 PURPOSE_MODEL = 0  # stochastic depth
 PURPOSE_LOSS = 1  # point sampling, which objects are points
 
 Metrics = dict[str, jax.Array]
+
+
+def random_key(seed: int, mesh: Mesh) -> jax.Array:
+    """The key from which every random draw of a run is made, on all devices of all processes."""
+
+    def make() -> jax.Array:
+        # Of all generators, this one alone gives a clip the same numbers whatever clips are beside it.
+        return jax.random.key(seed, impl="threefry2x32")
+
+    return jax.jit(make, out_shardings=replicated(mesh))()
 
 
 def make_update(
@@ -78,36 +88,36 @@ def make_gradients(
 ) -> Callable[[Arrays, Arrays, Batch, jax.Array, jax.Array], tuple[Arrays, jax.Array, dict[str, jax.Array]]]:
     """The pure function (params, frozen, batch [A, B / A, ...], key [], step []) -> (gradients, loss [], terms).
 
-    Gradients, loss and terms are those of the whole batch: means over its microbatches.
+    Gradients, loss and terms are those of the whole batch: means over its microbatches. The batch has a "place", see
+    `put_batch`, from which the random keys of each clip are made.
     """
 
     def gradients(
         params: Arrays, frozen: Arrays, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[Arrays, jax.Array, dict[str, jax.Array]]:
         key = jax.random.fold_in(key, step)
-        model_key = jax.random.fold_in(key, PURPOSE_MODEL)
-        loss_key = jax.random.fold_in(key, PURPOSE_LOSS)
+        keys = [jax.random.fold_in(key, purpose) for purpose in (PURPOSE_LOSS, PURPOSE_MODEL)]
         statistics = objective.statistics(batch)
         num_microbatches = next(iter(batch.values())).shape[0]
 
-        def loss_fn(params: Arrays, microbatch: Batch, index: jax.Array):
-            keys = [jax.random.fold_in(key, index) for key in (loss_key, model_key)]
-            return objective.loss(structure.build(params, frozen), expand(microbatch), *keys, statistics)
+        def loss_fn(params: Arrays, microbatch: Batch):
+            keys_of_clips = [jax.vmap(jax.random.fold_in, (None, 0))(key, microbatch["place"]) for key in keys]
+            return objective.loss(structure.build(params, frozen), expand(microbatch), *keys_of_clips, statistics)
 
-        def of_microbatch(microbatch: Batch, index: jax.Array):
-            (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, microbatch, index)
+        def of_microbatch(microbatch: Batch):
+            (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, microbatch)
             return grads, loss, terms
 
+        first = {name: array[0] for name, array in batch.items()}
         if num_microbatches == 1:
-            return of_microbatch({name: array[0] for name, array in batch.items()}, jnp.zeros((), jnp.int32))
+            return of_microbatch(first)
 
-        def add(total: Any, item: tuple[Batch, jax.Array]):
-            return jax.tree.map(jnp.add, total, of_microbatch(*item)), None
+        def add(total: Any, microbatch: Batch):
+            return jax.tree.map(jnp.add, total, of_microbatch(microbatch)), None
 
-        indices = jnp.arange(num_microbatches)
-        shapes = jax.eval_shape(of_microbatch, {name: array[0] for name, array in batch.items()}, indices[0])
+        shapes = jax.eval_shape(of_microbatch, first)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        total, _ = jax.lax.scan(add, zeros, (dict(batch), indices))
+        total, _ = jax.lax.scan(add, zeros, dict(batch))
         return jax.tree.map(lambda leaf: leaf / num_microbatches, total)
 
     return gradients
@@ -142,18 +152,18 @@ class TrainStepper:
         optimizer: optax.GradientTransformation,
         learning_rate: Callable[[jax.Array], jax.Array],
         ema_decay: float,
-        objectives: Mapping[str, Objective],
+        objectives: Mapping[tuple[str, str], Objective],
         seed: int,
         mesh: Mesh,
     ):
-        """`objectives` by dataset name, equal ones share programs; every random draw of the run starts from `seed`."""
+        """`objectives` by (dataset, task), equal ones share programs; all random draws of the run start from `seed`."""
         self.structure, self.mesh = structure, mesh
         self._optimizer, self._seed, self._keeps_ema = optimizer, seed, ema_decay > 0
         self._objectives = dict(objectives)
         self._gradients = {objective: make_gradients(structure, objective) for objective in objectives.values()}
         self._update = make_update(optimizer, learning_rate, ema_decay)
         self._whole, self._split = replicated(mesh), microbatch_sharding(mesh)
-        self._key = jax.device_put(jax.random.key(seed), self._whole)
+        self._key = random_key(seed, mesh)
         self.programs = Programs()
 
     def initial_state(self) -> TrainState:
@@ -164,12 +174,14 @@ class TrainStepper:
         """Shapes, dtypes and shardings of the state."""
         return abstract_state(self.structure, self._optimizer, self._keeps_ema, self.mesh)
 
-    def __call__(self, dataset: str, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """One step; `state` is donated (its arrays are dead afterwards). Returns without waiting for the device.
+    def __call__(self, kind: tuple[str, str], state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """One step on a batch of `kind`, (dataset, task); `state` is donated (its arrays are dead afterwards).
+
+        Returns without waiting for the device.
 
         Metrics: those of `make_update`, "loss", and the terms as `summarize` names them.
         """
-        objective = self._objectives[dataset]
+        objective = self._objectives[kind]
         whole, split = self._whole, self._split
 
         def gradients(*arguments: Any) -> tuple[Arrays, jax.Array, Metrics]:
@@ -180,7 +192,7 @@ class TrainStepper:
             (objective, shapes_of(dict(batch))),
             lambda: jax.jit(gradients, in_shardings=(whole, whole, split, whole, whole), out_shardings=whole),
             (state.params, state.frozen, dict(batch), self._key, state.step),
-            f"gradients of {dataset}, images {'x'.join(map(str, batch['images'].shape[:-1]))}",
+            f"gradients of {' '.join(kind)}, images {'x'.join(map(str, batch['images'].shape[:-1]))}",
         )
         state, more = self._run(
             "update",
@@ -198,14 +210,14 @@ class TrainStepper:
 
         return self.programs.get(key, lower, description)(*arguments)
 
-    def first_bad_tensor(self, dataset: str, state: TrainState, batch: Batch) -> str:
+    def first_bad_tensor(self, kind: tuple[str, str], state: TrainState, batch: Batch) -> str:
         """Names the first tensor that is not finite when `state` takes a step on `batch`.
 
         Looked for in this order: parameter, frozen variable, loss term, gradient. Compiles a program of its own.
         """
 
         def finite_flags(state: TrainState, batch: Batch, key: jax.Array) -> list[dict[str, jax.Array]]:
-            gradients = self._gradients[self._objectives[dataset]]
+            gradients = self._gradients[self._objectives[kind]]
             grads, loss, terms = gradients(state.params, state.frozen, batch, key, state.step)
             groups = (state.params, state.frozen, terms, {"of all terms": loss}, grads)
             return [{name: jnp.isfinite(value).all() for name, value in group.items()} for group in groups]

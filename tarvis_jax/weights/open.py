@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tarvis_jax.config import from_mapping
-from tarvis_jax.dataset_info import DatasetInfo, default_datasets
+from tarvis_jax.dataset_info import DatasetInfo
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.variables import abstract_model, compare, flatten
 from tarvis_jax.run_config import CHECKPOINTS_FOLDER, Config
@@ -181,8 +181,8 @@ def _open_reference(path: pathlib.Path) -> OpenedModel:
             f"{path}: expected one .pth file or its folder, a folder with {folder.WEIGHTS_FILE}, or the workdir of a "
             f"run; found {found}"
         )
-    config, variables, report = open_reference_checkpoint(files[0])
-    return OpenedModel(files[0], config, variables, default_datasets(config.semantic_classes), report)
+    config, variables, datasets, report = open_reference_checkpoint(files[0])
+    return OpenedModel(files[0], config, variables, datasets, report)
 
 
 def _check_fit(file: str | pathlib.Path, config: ModelConfig, found: Mapping) -> None:

@@ -71,12 +71,34 @@ def test_restored_weights_are_of_the_same_architecture(pretraining):
         with_weights(config_with(), pretraining)
 
 
+def test_the_same_architecture_with_other_back_ends(pretraining):
+    """What computes a model is no part of it: a machine, or a run, may choose another."""
+    same = config_with(**to_plain_fields(PRETRAINED))
+    for change in (
+        {"attention_backend": "xla"},
+        {"ms_deform_attn_backend": "xla_deterministic", "ms_deform_attn_deterministic": True},
+        {"remat": True, "attention_mib": 64, "compute_dtype": "float32", "drop_path": 0.1},
+    ):
+        config = dataclasses.replace(same, model=dataclasses.replace(same.model, **change))
+        assert config.model != PRETRAINED
+        restored = with_weights(config, pretraining)
+        assert (restored.model, restored.train.init_from) == (config.model, str(pretraining))
+        assert finetuning(config, pretraining).model == config.model
+
+
+def starting_from(init_from: str) -> Config:
+    return dataclasses.replace(config_with(), train=dataclasses.replace(config_with().train, init_from=init_from))
+
+
+@pytest.mark.parametrize("of_config", ["", "random", "{workspace}/pretrained_backbones/R-50.pkl"])
+def test_a_flag_replaces_where_shipped_configs_start(pretraining, of_config):
+    assert finetuning(starting_from(of_config), pretraining).train.init_from == str(pretraining)
+
+
 def test_weights_are_given_once(pretraining):
-    config = dataclasses.replace(
-        config_with(), train=dataclasses.replace(config_with().train, init_from="elsewhere.pth")
-    )
-    with pytest.raises(ValueError, match="given twice.*elsewhere.pth"):
-        finetuning(config, pretraining)
+    for other in ("elsewhere.pth", "{workspace}/elsewhere.pth"):
+        with pytest.raises(ValueError, match="given twice.*elsewhere.pth"):
+            finetuning(starting_from(other), pretraining)
 
 
 def test_a_session_goes_on_with_its_own_config(pretraining):

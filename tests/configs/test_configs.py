@@ -6,6 +6,7 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from configs import base
@@ -45,9 +46,10 @@ def test_step_traces(name, tmp_path):
     update = make_update(optimizer, lambda step: learning_rate_at(config.optimizer, step), config.optimizer.ema_decay)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = abstract_state(structure, optimizer, config.optimizer.ema_decay > 0, make_mesh(jax.devices()[:1]))
-    one_of_each_task = {dataset.task: dataset for dataset in config.data.datasets}
-    for dataset in one_of_each_task.values():
-        shapes = batch_shapes(config.data, dataset, dataset.buckets[0] if dataset.buckets else (512, 960))
+    one_of_each_task = {task: dataset for dataset in config.data.datasets for task in dataset.task_shares}
+    for task, dataset in one_of_each_task.items():
+        shapes = batch_shapes(config.data, dataset, dataset.buckets[0] if dataset.buckets else (512, 960), task)
+        shapes["place"] = (config.data.batch_size,), np.int32
         microbatches = config.data.batch_size
         batch = {
             key: jax.ShapeDtypeStruct((microbatches, shape[0] // microbatches, *shape[1:]), dtype)
@@ -55,7 +57,7 @@ def test_step_traces(name, tmp_path):
         }
         step = jax.ShapeDtypeStruct((), jnp.int32)
         grads, loss, _ = jax.eval_shape(
-            make_gradients(structure, all_objectives[dataset.name]), state.params, state.frozen, batch, key, step
+            make_gradients(structure, all_objectives[dataset.name, task]), state.params, state.frozen, batch, key, step
         )
         assert loss.shape == () and loss.dtype == jnp.float32
         assert {path: (g.shape, g.dtype) for path, g in grads.items()} == {
@@ -75,6 +77,15 @@ def test_published_numbers():
     large = resolve("finetune", "backbone=SwinLarge")
     assert (large.loss.panoptic_semantic_weight, large.loss.logit_norm_weight) == (1.0, 1e-3)
     assert dict(resolve("vps_only").model.semantic_classes) == {"KITTI_STEP": 19, "CITYSCAPES_VPS": 19, "VIPSEG": 124}
+
+
+@pytest.mark.parametrize("datasets", ["OVIS+OVIS", "OVIS,DAVIS", "", "ZOO"])
+def test_datasets_of_finetune(datasets):
+    assert [dataset.name for dataset in resolve("finetune", "datasets=OVIS+DAVIS").data.datasets] == ["OVIS", "DAVIS"]
+    with pytest.raises(ValueError, match="datasets: expected names of|config argument 'DAVIS'"):
+        resolve("finetune", f"datasets={datasets}")
+    with pytest.raises(ValueError, match="config argument 'datasets=.*'backbone'"):
+        resolve("vis_only", f"datasets={datasets}")
 
 
 def test_errors():

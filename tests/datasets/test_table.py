@@ -37,8 +37,39 @@ def test_every_row_builds(name):
     assert hasattr(reader, "ground_truth_videos") == ("eval_truth" in row.files)
 
 
-def test_seven_datasets_can_be_read():
-    assert READABLE == ["YOUTUBE_VIS", "OVIS", "KITTI_STEP", "CITYSCAPES_VPS", "VIPSEG", "DAVIS", "BURST"]
+IMAGES = [name for name, row in DATASETS.items() if row.training.get("image_clips")]
+VIDEOS = [name for name in READABLE if name not in IMAGES]
+
+
+def test_every_dataset_can_be_read():
+    assert IMAGES == ["ADE20K", "CITYSCAPES", "COCO", "MAPILLARY"]
+    assert VIDEOS == ["YOUTUBE_VIS", "OVIS", "KITTI_STEP", "CITYSCAPES_VPS", "VIPSEG", "DAVIS", "BURST"]
+    assert READABLE == IMAGES + VIDEOS == list(DATASETS)
+
+
+def test_shares_of_a_recipe_add_up():
+    for names in (IMAGES, VIDEOS):
+        assert sum(DATASETS[name].training["weight"] for name in names) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_image_datasets(name):
+    """Facts of the official category lists."""
+    config = dataset_config(name)
+    assert config.task_shares == {"instance": 0.3, "panoptic": 0.3, "exemplar": 0.4}
+    assert [config.num_slots(task) for task in config.task_shares][2] == 8
+    number_of = {
+        name: (config.category_ids or range(config.num_classes))[i] for i, name in enumerate(config.class_names)
+    }
+    things = {config.class_names[i] for i in config.thing_classes}
+    expected = {
+        "ADE20K": ({"wall": 0, "person": 12, "flag": 149}, {"bed", "flag"}, {"wall", "river"}, 100),
+        "CITYSCAPES": ({"road": 7, "bicycle": 33}, {"rider", "caravan"}, {"pole", "sky"}, 10),
+        "COCO": ({"person": 1, "toothbrush": 90, "banner": 92, "rug-merged": 200}, {"toothbrush"}, {"banner"}, 80),
+        "MAPILLARY": ({"Bird": 1, "Ego Vehicle": 65}, {"Lane Marking - Crosswalk"}, {"Lane Marking - General"}, 37),
+    }[name]
+    assert expected[0].items() <= number_of.items()
+    assert expected[1] <= things and not expected[2] & things and len(things) == expected[3]
 
 
 def test_class_names():
@@ -60,7 +91,7 @@ def test_class_queries_start_from_classes_of_the_same_name(name):
 
 def test_class_counts():
     assert class_counts(["YOUTUBE_VIS", "DAVIS", "COCO"]) == (("COCO", 133), ("YOUTUBE_VIS", 40))
-    assert ModelConfig().semantic_classes == class_counts(READABLE)
+    assert ModelConfig().semantic_classes == class_counts(VIDEOS)
     with pytest.raises(ValueError, match="dataset: expected one of ADE20K, .*, found 'ZOO'"):
         class_counts(["ZOO"])
 

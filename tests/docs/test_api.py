@@ -45,7 +45,6 @@ def test_api_page(tmp_path):
     sizes = {
         "min_dims=(256,)": "min_dims=(48,)",
         "max_dim=448": "max_dim=96",
-        "((256, 448), (448, 256))": "((64, 96),)",
         "batch_size = 4": "batch_size = 1",
     }
     small_video = {'dataset="YOUTUBE_VIS")': 'dataset="YOUTUBE_VIS", min_dim=None)'}

@@ -17,6 +17,7 @@ from tarvis_jax.datasets import DATASETS
 from tarvis_jax.evaluation.scores import evaluate
 from tarvis_jax.inference.predictor import ClassClip
 from tarvis_jax.model.structure import ModelStructure
+from tarvis_jax.parallel.mesh import make_mesh, put_batch
 from tarvis_jax.run_config import Config
 from tarvis_jax.tasks import objectives
 from tarvis_jax.train.step import make_gradients
@@ -59,7 +60,7 @@ def zoo(tmp_path, monkeypatch):
     monkeypatch.setitem(DATASETS, "ZOO", None)  # restored afterwards, whatever the page puts there
     monkeypatch.setattr(readers, "__path__", [*readers.__path__, str(tmp_path / "input_pipeline" / "readers")])
     write_zoo(tmp_path)
-    names = run_page("docs/data.md", tmp_path, {"(256, 448), (448, 256)": "(64, 128),"})
+    names = run_page("docs/data.md", tmp_path, {'"min_dims": (256,)': '"min_dims": (64,)'})
     importlib.invalidate_caches()
     config = from_mapping(Config, names["config"])
     assert sorted(dict(config.model.semantic_classes)) == ["YOUTUBE_VIS", "ZOO"]
@@ -81,10 +82,10 @@ def test_a_dataset_is_one_row_and_one_reader(zoo, monkeypatch):
     ((info, batch),) = itertools.islice(train_batches(zoo.data, videos=[videos]), 1)
     assert info.dataset == "ZOO" and set(np.unique(batch["classes"])) <= {0, 1, 2} and batch["bit_planes"].any()
     structure = ModelStructure(zoo.model)
-    microbatches = {name: jax.ShapeDtypeStruct((1, *value.shape), value.dtype) for name, value in batch.items()}
+    batch = put_batch(batch, 1, make_mesh(jax.devices()[:1]))
     key, step = jax.eval_shape(lambda: (jax.random.key(0), np.int32(0)))
-    gradients = make_gradients(structure, objectives(zoo)["ZOO"])
-    _, loss, _ = jax.eval_shape(gradients, structure.params, structure.frozen, microbatches, key, step)
+    gradients = make_gradients(structure, objectives(zoo)["ZOO", "instance"])
+    _, loss, _ = jax.eval_shape(gradients, structure.params, structure.frozen, batch, key, step)
     assert loss.shape == ()
 
     model = Model(zoo.model, tiny.variables(zoo.model), zoo.dataset_infos())

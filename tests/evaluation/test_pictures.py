@@ -24,7 +24,7 @@ def videos(tmp_path_factory):
         tmp_path_factory.mktemp("pictures") / "data", num_train=1, num_val=1, num_frames=4, datasets=names
     )
     return {
-        name: readers.evaluation_videos(
+        name: readers.ground_truth_videos(
             dataset_config(name, num_classes=SPECS[name].num_classes, thing_classes=SPECS[name].thing_classes),
             "val",
             str(root),

@@ -31,7 +31,7 @@ def records(tmp_path_factory):
     )
     paths = {"BURST": {"eval_annotations": "dataset_annotations/inference/burst/all_classes_{split}.json"}}
     return {
-        name: readers.evaluation_videos(
+        name: readers.ground_truth_videos(
             dataset_config(name, num_classes=spec.num_classes, thing_classes=spec.thing_classes, **paths.get(name, {})),
             "val",
             str(root),

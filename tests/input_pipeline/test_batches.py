@@ -157,11 +157,12 @@ def test_mixture_follows_weights_and_epochs(make_config, make_dataset, workspace
         batch_size=3,
     )
     videos = [datasets.training_videos(dataset, config.workspace) for dataset in config.datasets]
-    plans = [mixture.Mixture(config, videos).plan(step) for step in range(1200)]
+    first = mixture.Mixture(config, videos)
+    plans = [first.plan(step) for step in range(1200)]
     share = np.mean([plan.pool.dataset == 0 for plan in plans])
-    assert abs(share - 0.75) < 0.04
+    assert abs(share - 0.75) < 0.005
     counts = collections.Counter(plan.pool.num_objects for plan in plans if plan.pool.dataset == 1)
-    assert set(counts) == {1, 2} and abs(counts[1] / sum(counts.values()) - 0.5) < 0.1
+    assert set(counts) == {1, 2} and abs(counts[1] / sum(counts.values()) - 0.5) < 0.02
     for plan in plans[:40]:
         if plan.pool.dataset == 0:  # a batch of 3 is an epoch of the 3 videos
             assert sorted(plan.items[:, 0].tolist()) == [0, 1, 2]

@@ -1,10 +1,13 @@
 import json
 
+import cv2
 import numpy as np
 import pytest
 
 from input_pipeline import readers as datasets
+from input_pipeline import workspace as workspace_files
 from input_pipeline.config import dataset_config
+from input_pipeline.readers import burst
 from tests.input_pipeline import official_files
 from tests.input_pipeline.official_files import FRAMES, HEIGHT, WIDTH
 
@@ -39,7 +42,7 @@ def test_kitti_step_class_maps(workspace, make_dataset):
     config = make_dataset("KITTI_STEP")
     for video in (
         datasets.training_videos(config, str(workspace))[0],
-        *datasets.evaluation_videos(config, "val", str(workspace)),
+        *datasets.ground_truth_videos(config, "val", str(workspace)),
     ):
         for t in range(FRAMES):
             np.testing.assert_array_equal(video.semantic_map(t), official_files.class_map(t))
@@ -298,3 +301,100 @@ def test_official_fixtures_of_the_metrics(shared_dir):
         for t, found in enumerate(video.points):
             for instance, (y, x) in found.items():
                 assert video.instance_mask(t, instance)[int(y), int(x)]
+
+
+def test_both_spellings_of_the_released_tree(own_workspace, make_dataset):
+    """The earlier readme says dataset_annotation, kitti_step_train.json and cityscapes_vps_train.json."""
+    folder = own_workspace / "dataset_annotations" / "training"
+    (folder / "kitti_step.json").rename(folder / "kitti_step_train.json")
+    assert len(datasets.training_videos(make_dataset("KITTI_STEP"), str(own_workspace))) == 2
+    (own_workspace / "dataset_annotations").rename(own_workspace / "dataset_annotation")
+    for name in NAMES:
+        assert datasets.training_videos(make_dataset(name), str(own_workspace))
+        assert datasets.evaluation_videos(make_dataset(name), "val", str(own_workspace))
+    (own_workspace / "dataset_annotation").rename(own_workspace / "elsewhere")
+    with pytest.raises(
+        ValueError, match=r"at .*/dataset_annotations/training/kitti_step.json, .* \(nor .*_train.json\)"
+    ):
+        datasets.training_videos(make_dataset("KITTI_STEP"), str(own_workspace))
+
+
+def test_burst_takes_frames_between_annotated_ones():
+    frames = [f"{t:03d}" for t in range(65)]
+    chosen = burst.sampled_frames(frames, frozenset(frames[::30]), 30, 10)
+    assert chosen[:13] == [frames[t] for t in (0, 3, 5, 8, 11, 14, 16, 19, 22, 25, 27, 30, 33)]
+    assert burst.sampled_frames(frames[:7], frozenset(frames[:7:6]), 6, 10) == [frames[t] for t in (0, 1, 2, 4, 5, 6)]
+    assert burst.sampled_frames(frames[:3], frozenset(frames[:3]), 1, 10) == frames[:3]
+    assert burst.sampled_frames(frames[:9], frozenset(("000", "002", "007")), 2, 10) == [
+        frames[t] for t in (0, 2, 4, 6, 7, 8)
+    ]
+
+
+def test_interleaved_frames_of_burst_are_given_but_not_scored(own_workspace, make_dataset):
+    for kind in ("first_frame_annotations", "all_classes"):
+        path = own_workspace / "dataset_annotations" / "inference" / "burst" / f"{kind}_val.json"
+        content = json.loads(path.read_text())
+        for sequence in content["sequences"]:
+            sequence["fps"] = 3
+            sequence["annotated_image_paths"] = sequence["annotated_image_paths"][::3]
+            sequence["segmentations"] = sequence["segmentations"][::3]
+        path.write_text(json.dumps(content))
+    for read in (datasets.evaluation_videos, datasets.ground_truth_videos):
+        video = read(make_dataset("BURST"), "val", str(own_workspace))[0]
+        assert video.frame_names == ("00000", "00002", "00003", "00005") and video.annotated_frames == (0, 2)
+    video = datasets.ground_truth_videos(make_dataset("BURST", interleaved_frames=0), "val", str(own_workspace))[0]
+    assert video.num_frames == 2
+
+
+def test_kitti_step_takes_the_nine_validation_sequences(own_workspace, make_dataset):
+    folder = own_workspace / "dataset_images" / "inference" / "kitti_step_val"
+    names = ("0006", "0007", "0008", "0010", "0013", "0014", "0016", "0018", "0020")
+    for name in names:
+        official_files.write_frames(folder / name, suffix=".png")
+    videos = datasets.evaluation_videos(make_dataset("KITTI_STEP"), "val", str(own_workspace))
+    assert [video.id for video in videos] == ["0002", *names[:-1]]
+
+
+def test_vipseg_test_split_has_its_own_folder(own_workspace, make_dataset):
+    official_files.write_frames(own_workspace / "dataset_images" / "inference" / "vipseg_test" / "9_x")
+    video = {"video_id": "9_x", "images": [{"file_name": f"{t:05d}.png"} for t in range(FRAMES)]}
+    path = own_workspace / "dataset_annotations" / "inference" / "vipseg" / "test.json"
+    official_files.write_json(path, {"videos": [video]})
+    (found,) = datasets.evaluation_videos(make_dataset("VIPSEG"), "test", str(own_workspace))
+    assert found.frame_paths[0].parent.parent.name == "vipseg_test"
+
+
+def test_vipseg_ignores_what_its_lists_do_not_name(own_workspace, make_dataset):
+    """A thing's class without number (61, person), stuff that is not listed, and an instance that is not listed."""
+    folder = own_workspace / "dataset_annotations" / "training" / "vipseg"
+    content = json.loads((folder / "video_info.json").read_text())
+    sequence = content["sequences"][0]
+    sequence["instance_ids"] = [6101]
+    sequence["stuff_classes"] = [0]
+    sequence["frame_instance_occupancy"] = [[6101]] * FRAMES
+    (folder / "video_info.json").write_text(json.dumps(content))
+    values = official_files.vipseg_map(3)
+    values[-4:, 10:] = 61
+    cv2.imwrite(str(folder / "panoptic_masks" / "1_a" / "00000003.png"), values)
+    video = datasets.training_videos(make_dataset("VIPSEG"), str(own_workspace))[0]
+    expected = np.select([values == 1, values == 6101], [0, 60], 255)
+    np.testing.assert_array_equal(video.semantic_map(3), expected)
+    np.testing.assert_array_equal(video.id_map(3), np.where(values == 6101, 6101, 0))
+
+
+def test_long_lists_of_runs_are_read_as_arrays(tmp_path):
+    """And everything else of the file stays as it is."""
+    path = tmp_path / "file.json"
+    content = {"runs": list(range(20)), "short": [1, 2], "mixed": [1] * 20 + [0.5], "negative": [-1] * 20}
+    content |= {"names": ["a"] * 20, "long": [2**40] * 20, "longer": [2**70] * 20}
+    path.write_text(json.dumps(content))
+    found = workspace_files.load_json(path, with_runs=True)
+    assert found["runs"].dtype == np.int32 and found["runs"].tolist() == content.pop("runs")
+    assert {key: found[key] for key in content} == content
+
+
+def test_wrong_year_of_youtube_vis_is_told(own_workspace, make_dataset, caplog):
+    names = ("class1", "class2", "other")
+    with caplog.at_level("WARNING"):
+        datasets.training_videos(make_dataset("YOUTUBE_VIS", class_names=names), str(own_workspace))
+    assert "class 3 is 'class3' in the file and 'other' in the config" in caplog.text

@@ -213,7 +213,7 @@ def test_the_readers_read_it(workspace, name, overrides):
     config = dataset_config(name, **overrides)
     for videos in (
         datasets.training_videos(config, str(workspace)),
-        datasets.evaluation_videos(config, "val", str(workspace)),
+        datasets.ground_truth_videos(config, "val", str(workspace)),
     ):
         assert len(videos) == 2
         for video in videos:

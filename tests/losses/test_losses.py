@@ -52,9 +52,13 @@ def sample():
 
 
 @jax.jit
-def _instance(s, num_targets):
+def _instance(s, targets_per_clip):
     draws = InstanceDraws(s["matching"], PointDraws(s["candidates"], s["random"]))
-    return instance_loss(s["mask"], s["class"], s["masks"], s["classes"], s["valid"], draws, CONFIG, num_targets)
+    return instance_loss(s["mask"], s["class"], s["masks"], s["classes"], s["valid"], draws, CONFIG, targets_per_clip)
+
+
+def _keys(seed, num_clips):
+    return jax.random.split(jax.random.key(seed, impl="rbg"), num_clips)  # rbg compiles faster
 
 
 def _clip(sample, i):
@@ -64,7 +68,7 @@ def _clip(sample, i):
 
 
 def test_microbatches_average_to_the_whole_batch(sample):
-    whole, whole_terms = _instance(sample, 4.0)
+    whole, whole_terms = _instance(sample, 4.0 / 2)
     parts = [_instance(_clip(sample, i), 4.0 / 2) for i in range(B)]
     assert float(whole) == pytest.approx(np.mean([float(loss) for loss, _ in parts]), rel=1e-6)
     for name, value in whole_terms.items():
@@ -147,7 +151,7 @@ def test_label_on_a_border(interpolate, label):
 def test_map_that_is_all_ignored_costs_nothing():
     logits = np.random.default_rng(3).normal(size=(1, 1, K, T, H, W)).astype(np.float32)
     semantic_map, ignored = np.full((1, T, 4 * H, 4 * W), 255, np.int32), np.ones((1, T, 4 * H, 4 * W), bool)
-    draws = draw_points(jax.random.key(0, impl="rbg"), 1)
+    draws = draw_points(_keys(0, 1), 1)
 
     def loss(logits):
         return semantic_loss(logits, semantic_map, ignored, draws, CONFIG)[0]
@@ -164,15 +168,15 @@ def test_draws_from_keys(sample):
     ignored = np.zeros(semantic_map.shape, bool)
 
     @jax.jit
-    def both(key):
+    def both(keys):
         targets = sample["masks"], sample["classes"], sample["valid"]
         things = sample["mask"], sample["class"], sample["mask"][:, :, :K]
-        panoptic = panoptic_loss(*things, *targets, semantic_map, ignored, draw_panoptic(key, L), CONFIG)
-        points = draw_points(key, L)
+        panoptic = panoptic_loss(*things, *targets, semantic_map, ignored, draw_panoptic(keys, L), CONFIG)
+        points = draw_points(keys, L)
         exemplar = exemplar_loss(sample["mask"][:, :, : 1 + N], targets[0], targets[2], points, CONFIG)
         return panoptic, exemplar
 
-    first, again, other = (both(jax.random.key(seed, impl="rbg")) for seed in (0, 0, 1))  # rbg compiles faster
+    first, again, other = (both(_keys(seed, B)) for seed in (0, 0, 1))
     for (total, terms), (same, _), (different, _) in zip(first, again, other, strict=True):
         assert all(value.shape == (L,) and np.isfinite(value).all() for value in terms.values())
         assert float(total) == float(same) != float(different)
@@ -180,7 +184,7 @@ def test_draws_from_keys(sample):
 
 
 def test_wrong_input_is_named(sample):
-    draws = draw_instance(jax.random.key(0), L)
+    draws = draw_instance(_keys(0, B), L)
     targets = sample["masks"], sample["classes"], sample["valid"]
     with pytest.raises(ValueError, match="at most 2 targets.*found 3"):
         instance_loss(sample["mask"][:, :, :2], sample["class"][:, :, :2], *targets, draws, CONFIG)

@@ -82,11 +82,16 @@ def test_the_most_uncertain_candidates_are_chosen():
 
 
 def test_draws_are_keys_or_numbers():
-    draws = draw_points(jax.random.key(0), num_layers=3)
-    assert draws.candidates.shape == draws.random.shape == (3,)
-    numbers = [uniform(key, (2, 50)) for key in (*draws.candidates, *draws.random)]
-    assert len({float(x[0, 0]) for x in numbers}) == 6
+    keys = jax.random.split(jax.random.key(0), 2)
+    draws = draw_points(keys, num_layers=3)
+    assert draws.candidates.shape == draws.random.shape == (3, 2)
+    numbers = [uniform(draw, (2, 50)) for draw in (*draws.candidates, *draws.random)]
+    assert len({float(x[i, 0]) for x in numbers for i in range(2)}) == 12
+    alone = draw_points(keys[1:], num_layers=3)  # a clip's numbers do not depend on the clips beside it
+    np.testing.assert_array_equal(uniform(alone.random[2], (1, 50)), numbers[-1][1:])
     assert all(0 <= float(x.min()) and float(x.max()) < 1 for x in numbers)
     np.testing.assert_array_equal(uniform(numbers[0], (2, 50)), numbers[0])
     with pytest.raises(ValueError, match=r"expected shape \(2, 7\), found \(2, 50\)"):
         uniform(numbers[0], (2, 7))
+    with pytest.raises(ValueError, match=r"one for each clip, found \(2,\)"):
+        uniform(keys, (3, 7))

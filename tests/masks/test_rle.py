@@ -46,6 +46,7 @@ def test_polygons():
         (official_files.compressed(official_files.rectangle(1, 1, 9, 9)), "7 x 5 = 35"),
         ([30, 6], "add up to 36 pixels"),
         ([40, -5], "add up to 35 pixels"),
+        ([10**30, 35 - 10**30], "a run of the RLE is 10+, the image has 35 pixels"),
         ("", "corrupt RLE"),
         ("~~~", "corrupt RLE"),
         ({"size": [7, 5]}, "without key 'counts'"),

@@ -1,18 +1,25 @@
-"""Losses against the reference's recorded predictions, targets, draws, values and gradients (golden/losses/*.npz)."""
+"""Losses against the reference's recorded predictions, targets, draws, values and gradients (golden/losses/*.npz).
 
+The recordings have two clips on one device, where the reference takes means of classes over both; ours are means over
+the clips, as the reference's are with one clip on each device. `pooled_...` puts ours together as the recordings do.
+"""
+
+import contextlib
 import pathlib
 from collections.abc import Iterator
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tarvis_jax.losses import panoptic as panoptic_module
 from tarvis_jax.losses.config import LossConfig
 from tarvis_jax.losses.exemplar import exemplar_loss
 from tarvis_jax.losses.instance import InstanceDraws, instance_loss
 from tarvis_jax.losses.panoptic import PanopticDraws, panoptic_loss
 from tarvis_jax.losses.points import PointDraws
-from tarvis_jax.losses.semantic import instance_semantic_loss
+from tarvis_jax.losses.semantic import instance_semantic_loss, semantic_loss
 from tests.parity.common import AS_USERS_COMPILE, GRADIENT_TOLERANCE, LOSS_TOLERANCE, Row, compare, load_npz
 
 
@@ -67,6 +74,56 @@ def take_points(draws: Iterator[np.ndarray], num_layers: int, batch_shape: tuple
     return PointDraws(*stacked)
 
 
+def pooled_instance_loss(mask_logits, class_logits, masks, classes, valid, draws, config, targets_per_clip=None):
+    """`instance_loss` with the mean of the class term over the queries of all clips, not over the clips."""
+    targets_per_clip = valid.sum() / len(valid)
+
+    def of_clip(predictions, targets):
+        layers = jax.tree.map(lambda x: x[:, None], predictions)
+        return instance_loss(*layers[:2], *(x[None] for x in targets), layers[2], config, targets_per_clip)[1]
+
+    terms = jax.vmap(of_clip, (1, 0))((mask_logits, class_logits, draws), (masks, classes, valid))  # [B, L] each
+    num_queries, num_targets = class_logits.shape[2], valid.sum(1)
+    weights = num_targets + config.background_class_weight * (num_queries - num_targets)
+    pooled = {name: values.mean(0) for name, values in terms.items()}
+    pooled["class_ce"] = (terms["class_ce"] * (weights / weights.sum())[:, None]).sum(0)
+    pooled["total"] += config.class_weight * (pooled["class_ce"] - terms["class_ce"].mean(0))
+    return pooled["total"].sum(), pooled
+
+
+def as_one_clip(x, frame_axis: int):
+    """[B, T, ...] or [L, B, ..., T, ...] with T at `frame_axis` -> the same with 1 for B and B * T for T."""
+    batch_axis = 0 if frame_axis <= 1 else 1
+    x = jnp.moveaxis(x, batch_axis, frame_axis - 1)  # beside the frames
+    merged = x.reshape(*x.shape[: frame_axis - 1], -1, *x.shape[frame_axis + 1 :])
+    return jnp.expand_dims(merged, batch_axis)
+
+
+def pooled_semantic_loss(mask_logits, semantic_map, ignore_mask, draws, config):
+    """`semantic_loss` with means over the points of all clips: they are the frames of one clip."""
+    targets = as_one_clip(semantic_map, 1), as_one_clip(ignore_mask, 1)
+    draws = jax.tree.map(lambda x: as_one_clip(x, 2), draws)
+    return semantic_loss(as_one_clip(mask_logits, 3), *targets, draws, config)
+
+
+def pooled_instance_semantic_loss(mask_logits, masks, classes, valid, draws, config):
+    """`instance_semantic_loss` with all clips as one, whose instances are each in the frames of their own clip."""
+    batch, _, frames = masks.shape[:3]
+    is_own = jnp.repeat(jnp.eye(batch, dtype=bool), frames, axis=1)[:, None, :, None, None]  # [B, 1, B T, 1, 1]
+    apart = jnp.tile(masks, (1, 1, batch, 1, 1)) & is_own
+    targets = (x.reshape(1, -1, *x.shape[2:]) for x in (apart, classes, valid))
+    draws = jax.tree.map(lambda x: as_one_clip(x, 2), draws)
+    return instance_semantic_loss(as_one_clip(mask_logits, 3), *targets, draws, config)
+
+
+@contextlib.contextmanager
+def clips_pooled() -> Iterator[None]:
+    """What is traced inside the block computes `panoptic_loss` with both parts pooled."""
+    parts = {"instance_loss": pooled_instance_loss, "semantic_loss": pooled_semantic_loss}
+    with mock.patch.multiple(panoptic_module, **parts):
+        yield
+
+
 _NAMES = {  # ours -> the reference's
     "instance_seg": {"total": "total", "mask_ce": "mask_ce", "mask_dice": "mask_dice", "class_ce": "cls"},
     "semantic_seg": {"total": "total", "ce": "ce", "logit_norm": "reg"},
@@ -92,6 +149,7 @@ def loss_of_case(name: str, golden: dict[str, np.ndarray], num_targets: int):
         num_points_semantic=int(golden.get("num_points_semantic", 1)),
         panoptic_semantic=name.removeprefix("panoptic_seg_") if task == "panoptic_seg" else "sparse",
         suppress_absent_classes=regularized,
+        interpolate_class_ids=True,
         logit_norm_weight=1e-3 if regularized else 0.0,
     )
     draws = recorded_draws(golden)
@@ -102,7 +160,7 @@ def loss_of_case(name: str, golden: dict[str, np.ndarray], num_targets: int):
     if task == "instance_seg":
 
         def loss(p):
-            return instance_loss(p["mask"], p["class"], masks, classes, valid, instance_draws, config)
+            return pooled_instance_loss(p["mask"], p["class"], masks, classes, valid, instance_draws, config)
 
     elif task == "panoptic_seg":
         predictions["semantic"] = golden["pred_semantic_logits"]
@@ -113,13 +171,15 @@ def loss_of_case(name: str, golden: dict[str, np.ndarray], num_targets: int):
 
         def loss(p):
             things = p["mask"], p["class"]
-            return panoptic_loss(*things, p["semantic"], masks, classes, valid, semantic_map, ignore, all_draws, config)
+            targets = masks, classes, valid, semantic_map, ignore
+            with clips_pooled():
+                return panoptic_loss(*things, p["semantic"], *targets, all_draws, config)
 
     elif task == "semantic_seg":
         point_draws = take_points(draws, num_layers, (batch, frames))
 
         def loss(p):
-            return instance_semantic_loss(p["mask"], masks, classes, valid, point_draws, config)
+            return pooled_instance_semantic_loss(p["mask"], masks, classes, valid, point_draws, config)
 
     else:
         recorded = take_points(draws, num_layers, (batch, 1 + int(valid[0].sum()), frames))

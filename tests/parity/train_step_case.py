@@ -25,7 +25,7 @@ from tarvis_jax.tasks import exemplar, instance, panoptic
 from tarvis_jax.train.optimizer import make_optimizer, parameter_groups
 from tarvis_jax.weights.pytorch.rules import model_rules
 from tests.parity.common import AS_USERS_COMPILE, Row, compare, is_own, load_npz, model_config, seeded_variables
-from tests.parity.losses_case import padded_targets, recorded_draws, take_instance, take_points
+from tests.parity.losses_case import clips_pooled, padded_targets, recorded_draws, take_instance, take_points
 
 TOTAL_TOLERANCE = 1e-4
 TERM_TOLERANCE = 1e-4
@@ -162,7 +162,7 @@ def _loss_config(task: str, golden: Mapping[str, np.ndarray]) -> LossConfig:
     """Points per mask as recorded: random points are a quarter of them."""
     draws = list(recorded_draws(golden, "step0_rand_"))
     count = next(draw.shape[1] for draw in draws[1:] if draw.shape[0] > 1 and draw.ndim == 3) // 3
-    return LossConfig(num_points=count, num_points_semantic=draws[-2].shape[1] // 3)
+    return LossConfig(num_points=count, num_points_semantic=draws[-2].shape[1] // 3, interpolate_class_ids=True)
 
 
 def _batch(task: str, golden: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -186,8 +186,10 @@ def step_draws(task: str, golden: Mapping[str, np.ndarray], prefix: str) -> Any:
     batch, frames = golden["images"].shape[:2]
     num_layers = len(next(value for key, value in golden.items() if key.startswith("loss/")))
     if task == "vos":
-        num_points = jnp.int32((next(draws) < POINT_PROBABILITY).sum())
-        result = exemplar.Draws(num_points, take_points(draws, num_layers, (batch, 1 + valid.shape[1], frames)))
+        num_objects = valid.shape[1]  # the same in all clips, of which the last ones are points
+        is_point = np.arange(num_objects) >= num_objects - (next(draws) < POINT_PROBABILITY).sum()
+        points = take_points(draws, num_layers, (batch, 1 + num_objects, frames))
+        result = exemplar.Draws(jnp.broadcast_to(is_point, valid.shape), points)
     else:
         of_instances = take_instance(draws, num_layers, valid, frames)
         of_classes = take_points(draws, num_layers, (batch, frames))
@@ -213,7 +215,8 @@ def make_step(
     def step(params, opt_state, frozen, batch, draws):
         def loss(params):
             model = structure.build(params, frozen)
-            return module.loss(model, batch, *(() if module is exemplar else (dataset,)), draws, config)
+            with clips_pooled():
+                return module.loss(model, batch, *(() if module is exemplar else (dataset,)), draws, config)
 
         (total, terms), gradients = jax.value_and_grad(loss, has_aux=True)(params)
         updates, opt_state = optimizer.update(gradients, opt_state, params)

@@ -3,23 +3,14 @@
 import jax
 import numpy as np
 
-from tarvis_jax.tasks.exemplar import are_points, draw
+from tarvis_jax.tasks.exemplar import draw
 
 
-def test_the_last_valid_objects_are_points():
-    valid = np.array([[True, True, True, False], [True, False, False, False], [True, False, True, True]])
-    for num_points in range(5):
-        found = np.asarray(are_points(valid, num_points))
-        for row, is_point in zip(valid, found, strict=True):
-            expected = np.zeros(4, bool)
-            slots = np.flatnonzero(row)
-            expected[slots[len(slots) - min(num_points, len(slots)) :]] = True
-            np.testing.assert_array_equal(is_point, expected)
-
-
-def test_number_of_points_is_binomial():
-    keys = jax.random.split(jax.random.key(0), 4000)
-    counts = np.asarray(jax.vmap(lambda key: draw(key, 2, 4, 0.3).num_points)(keys))
-    found = np.bincount(counts, minlength=5) / len(counts)
+def test_each_object_is_a_point_by_its_own_draw():
+    """Neither its place nor the other objects matter."""
+    is_point = np.asarray(draw(jax.random.split(jax.random.key(0), 4000), 2, 4, 0.3).is_point)
+    assert is_point.shape == (4000, 4)
+    np.testing.assert_allclose(is_point.mean(0), 0.3, atol=0.03)  # four standard errors
     # Binomial(4, 0.3); the standard error of each share is below 0.008.
-    np.testing.assert_allclose(found, [0.2401, 0.4116, 0.2646, 0.0756, 0.0081], atol=0.025)
+    counts = np.bincount(is_point.sum(1), minlength=5) / len(is_point)
+    np.testing.assert_allclose(counts, [0.2401, 0.4116, 0.2646, 0.0756, 0.0081], atol=0.025)

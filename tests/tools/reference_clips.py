@@ -41,9 +41,9 @@ def main() -> None:
         dataset = build_concat_dataset([name], [1.0], 50 * options.samples)
         order = np.random.default_rng(_SEED).permutation(len(dataset))[: options.samples]
         rows += [row(name, dataset, int(index)) for index in order]
+        with open(options.out, "w", encoding="utf-8") as file:
+            json.dump(rows, file)
         print(name, len(rows), flush=True)
-    with open(options.out, "w", encoding="utf-8") as file:
-        json.dump(rows, file)
 
 
 def row(name: str, dataset, index: int) -> dict:

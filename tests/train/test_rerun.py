@@ -39,6 +39,18 @@ def run(tmp_path_factory):
     return config, workdir
 
 
+def test_a_rerun_needs_no_weights_to_start_from(run):
+    """What fails is what comes after them."""
+    config, workdir = run
+    changed = dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, init_from="{workspace}/pretrained_backbones/R-50.pkl"),
+        data=dataclasses.replace(config.data, recorded="no_such_file.npz"),
+    )
+    with pytest.raises(ValueError, match="no_such_file.npz"):
+        train(changed, workdir)
+
+
 @pytest.mark.parametrize(
     ("section", "changes", "message"),
     [

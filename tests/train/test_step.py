@@ -14,6 +14,7 @@ from tarvis_jax.train.state import new_state
 from tarvis_jax.train.step import TrainStepper
 
 LEARNING_RATE = 0.1
+KIND = ("A", "instance")
 
 
 class FakeStructure:
@@ -23,24 +24,24 @@ class FakeStructure:
         return types.SimpleNamespace(w=params["w"], bias=params["bias"], scale=frozen["scale"])
 
 
-def squares(model, batch, draw_key, model_key, num_targets):
+def squares(model, batch, loss_keys, model_keys, num_targets):
     """Mean square of a linear map, over the number of targets of the whole batch."""
-    del draw_key, model_key
+    del loss_keys, model_keys
     errors = model.scale * (batch["images"] @ model.w + model.bias) - batch["labels"]
     loss = (errors**2).sum() / num_targets
     return loss, {"square": jnp.stack([2 * loss, loss])}
 
 
-def noise(model, batch, draw_key, model_key, num_targets):
-    """A loss whose gradient is the random draw itself."""
-    del batch, num_targets
-    draws = jnp.stack([jax.random.normal(draw_key), jax.random.normal(model_key)])
-    return (model.w * draws).sum() + 0.0 * model.bias, {}
+def noise(model, batch, loss_keys, model_keys, num_targets):
+    """A loss whose gradient is the random draws themselves: each clip's, times a number that only this clip has."""
+    del num_targets
+    draws = jnp.stack([jax.vmap(jax.random.normal)(keys) for keys in (loss_keys, model_keys)])  # [2, B]
+    return (model.w * (draws * batch["labels"]).mean(1)).sum() + 0.0 * model.bias, {}
 
 
-def kinked(model, batch, draw_key, model_key, num_targets):
+def kinked(model, batch, loss_keys, model_keys, num_targets):
     """Finite loss with an infinite slope at bias = 0."""
-    loss, terms = squares(model, batch, draw_key, model_key, num_targets)
+    loss, terms = squares(model, batch, loss_keys, model_keys, num_targets)
     return loss + jnp.sqrt(jnp.abs(model.bias)), terms
 
 
@@ -51,7 +52,7 @@ def make_stepper(loss, ema_decay=0.0, seed=0):
         optimizer,
         learning_rate=lambda step: LEARNING_RATE,
         ema_decay=ema_decay,
-        objectives={"A": Objective(loss, lambda batch: batch["labels"].size / batch["labels"].shape[0])},
+        objectives={KIND: Objective(loss, lambda batch: batch["labels"].size / batch["labels"].shape[0])},
         seed=seed,
         mesh=make_mesh(jax.devices()[:1]),
     )
@@ -74,7 +75,7 @@ def make_batch(microbatches=1):
 def test_update_equals_numpy_however_the_batch_is_split(microbatches):
     stepper, optimizer = make_stepper(squares)
     batch, arrays = make_batch(microbatches)
-    state, metrics = stepper("A", make_state(optimizer), batch)
+    state, metrics = stepper(KIND, make_state(optimizer), batch)
     errors = arrays["images"] @ [1.0, -2.0] + 0.5 - arrays["labels"]
     gradient = 2 * arrays["images"].T @ errors / 8
     np.testing.assert_allclose(metrics["loss"], (errors**2).mean(), rtol=1e-5)
@@ -90,20 +91,20 @@ def test_average_of_parameters_ramps_up():
     state = make_state(optimizer, keep_ema=True)
     expected = np.asarray(state.params["w"])
     for step in range(3):
-        state, _ = stepper("A", state, batch)
+        state, _ = stepper(KIND, state, batch)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * np.asarray(state.params["w"])
     np.testing.assert_allclose(state.ema["w"], expected, rtol=1e-6)
 
 
-def test_random_draws_depend_on_seed_step_and_purpose_only():
+def test_random_draws_depend_on_seed_step_purpose_and_clip_only():
     def gradients(seed, microbatches=1):
         stepper, optimizer = make_stepper(noise, seed=seed)
         batch, _ = make_batch(microbatches)
         state, found = make_state(optimizer, w=(0.0, 0.0)), []
         for _ in range(2):
             before = np.asarray(state.params["w"])
-            state, _ = stepper("A", state, batch)
+            state, _ = stepper(KIND, state, batch)
             found.append((before - np.asarray(state.params["w"])) / LEARNING_RATE)
         return np.stack(found)
 
@@ -111,6 +112,8 @@ def test_random_draws_depend_on_seed_step_and_purpose_only():
     np.testing.assert_array_equal(first, gradients(0))
     values = np.concatenate([first.ravel(), gradients(1).ravel()])
     assert len(np.unique(values.round(4))) == values.size  # no two of (seed, step, purpose) share a draw
+    for microbatches in (2, 8):
+        np.testing.assert_allclose(gradients(0, microbatches), first, rtol=1e-5)
 
 
 def test_one_program_per_dataset_and_shape():
@@ -118,9 +121,9 @@ def test_one_program_per_dataset_and_shape():
     batch, _ = make_batch()
     state = make_state(optimizer)
     for _ in range(3):
-        state, _ = stepper("A", state, batch)
+        state, _ = stepper(KIND, state, batch)
     assert stepper.programs.num_compilations == 2  # gradients and update
-    state, _ = stepper("A", state, {name: array[:, :4] for name, array in batch.items()})
+    state, _ = stepper(KIND, state, {name: array[:, :4] for name, array in batch.items()})
     assert stepper.programs.num_compilations == 3
 
 
@@ -140,9 +143,9 @@ def test_guard_keeps_the_state_and_names_the_tensor(loss, state_values, images, 
     state = make_state(optimizer, **state_values)
     before = jax.device_get(state)
     good, _ = make_batch()
-    after, metrics = stepper("A", state, batch)
+    after, metrics = stepper(KIND, state, batch)
     assert not bool(metrics["is_finite"]) and not bool(after.is_healthy)
-    after, _ = stepper("A", after, good)  # a later, good batch changes nothing either
+    after, _ = stepper(KIND, after, good)  # a later, good batch changes nothing either
     np.testing.assert_array_equal(after.params["w"], before.params["w"])
     assert int(after.step) == 0
-    assert stepper.first_bad_tensor("A", after, batch) == message
+    assert stepper.first_bad_tensor(KIND, after, batch) == message

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from configs import base
+from tarvis_jax.config import from_mapping
 from tarvis_jax.dataset_info import DatasetInfo, default_datasets
 from tarvis_jax.datasets import DatasetSpec
 from tarvis_jax.model.structure import ModelStructure
+from tarvis_jax.run_config import Config
 from tarvis_jax.weights import folder as pretrained
+from tarvis_jax.weights.backbone_files import BACKBONE_FILES, find_initial_weights
 from tarvis_jax.weights.open import open_model
 from tarvis_jax.weights.start import SEMANTIC_TABLE, load_initial_weights
 from tests import tiny
@@ -111,7 +115,7 @@ def test_weights_of_a_folder_must_fit_its_config(model, tmp_path):
         open_model(tmp_path)
 
 
-def test_a_backbone_of_another_project(registered, tmp_path):
+def test_a_backbone_of_another_project(registered, tmp_path, monkeypatch):
     values = mini.variables("ResNetMini")
     state_dict = mini.torchvision_names(mini.reference_names("ResNetMini", values))
     torch.save({k: torch.from_numpy(np.array(v)) for k, v in state_dict.items()}, tmp_path / "resnet50.pth")
@@ -121,6 +125,20 @@ def test_a_backbone_of_another_project(registered, tmp_path):
     for name, value in {**params, **frozen}.items():
         np.testing.assert_array_equal(value, values.get(name, 0.125), err_msg=name)
     assert {entry.name for entry in report.new} == ({*params, *frozen} - values.keys())
+
+    # By the name in a config, from the workspace.
+    (tmp_path / "pretrained_backbones").mkdir()
+    (tmp_path / "resnet50.pth").rename(tmp_path / "pretrained_backbones" / "resnetmini-1.pth")
+    monkeypatch.setitem(BACKBONE_FILES, "ResNetMini", ("mini.pkl", "resnetmini-*.pth"))
+    values = base.get_config()
+    base.start_from_backbone(values, "ResNetMini")
+    values.data.workspace = str(tmp_path)
+    source = find_initial_weights(from_mapping(Config, values))
+    again = load_initial_weights(source, _CONFIG, *state)
+    assert again[2].source == str(tmp_path / "pretrained_backbones" / "resnetmini-1.pth")
+    for name, value in params.items():
+        np.testing.assert_array_equal(again[0][name], value, err_msg=name)
+
     state_dict["layer1.0.conv1.weight"][0, 0] = np.nan
     torch.save({k: torch.from_numpy(np.array(v)) for k, v in state_dict.items()}, tmp_path / "resnet50.pth")
     with pytest.raises(ValueError, match="resnet50.pth: tensor layer1.0.conv1.weight: expected finite values, found 1"):

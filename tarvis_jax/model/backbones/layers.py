@@ -103,35 +103,36 @@ def drop_path_rates(rate: float, depths: tuple[int, ...]) -> list[list[float]]:
     return [rates[sum(depths[:i]) : sum(depths[: i + 1])] for i in range(len(depths))]
 
 
-def drop_path(branch: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+def drop_path(branch: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
     """Stochastic depth: zeroes the residual branch of whole frames at random and scales up the others.
 
     Args:
       branch: [F, H, W, C], what a block adds to its input.
       rate: probability of dropping a frame, in [0, 1).
-      key: random key; None leaves the branch as it is (evaluation).
+      keys: random keys [F], one for each frame, so that its fate does not depend on the frames beside it; None leaves
+        the branch as it is (evaluation).
     """
-    if key is None or rate == 0.0:
+    if keys is None or rate == 0.0:
         return branch
-    keep = jax.random.bernoulli(key, 1.0 - rate, (branch.shape[0], 1, 1, 1))
-    return branch * (keep / (1.0 - rate)).astype(branch.dtype)
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate))(keys)
+    return branch * (keep / (1.0 - rate)).astype(branch.dtype)[:, None, None, None]
 
 
 def run_blocks(
-    blocks: nnx.List, x: jax.Array, *, remat: bool, rng_key: jax.Array | None, first_index: int
+    blocks: nnx.List, x: jax.Array, *, remat: bool, rng_keys: jax.Array | None, first_index: int
 ) -> jax.Array:
     """Applies the residual blocks of one stage in order.
 
     Args:
-      blocks: modules with `__call__(x, key)`.
+      blocks: modules with `__call__(x, keys)`.
       x: [F, H, W, C].
       remat: keep only the blocks' inputs for the backward pass and recompute the rest.
-      rng_key: key for stochastic depth, or None.
-      first_index: index of the stage's first block in the whole backbone; makes each block's key its own.
+      rng_keys: keys [F] for stochastic depth, or None.
+      first_index: index of the stage's first block in the whole backbone; makes each block's keys its own.
     """
     for i, block in enumerate(blocks):
-        key = None if rng_key is None else jax.random.fold_in(rng_key, first_index + i)
-        x = jax.checkpoint(block)(x, key) if remat else block(x, key)
+        keys = None if rng_keys is None else jax.vmap(jax.random.fold_in, (0, None))(rng_keys, first_index + i)
+        x = jax.checkpoint(block)(x, keys) if remat else block(x, keys)
     return x
 
 

@@ -96,8 +96,8 @@ class Bottleneck(nnx.Module):
         is_same_shape = inputs == outputs and stride == 1
         self.shortcut = None if is_same_shape else ConvNorm(inputs, outputs, 1, stride, config, **kwargs)
 
-    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """[F, H, W, I] -> [F, H / stride, W / stride, O]; no stochastic depth: `key` is unused."""
+    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        """[F, H, W, I] -> [F, H / stride, W / stride, O]; no stochastic depth: `keys` are unused."""
         y = jax.nn.relu(self.conv1(x))
         y = jax.nn.relu(self.conv2(y))
         y = self.conv3(y)
@@ -113,8 +113,8 @@ class BasicBlock(nnx.Module):
         is_same_shape = inputs == outputs and stride == 1
         self.shortcut = None if is_same_shape else ConvNorm(inputs, outputs, 1, stride, config, **kwargs)
 
-    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """[F, H, W, I] -> [F, H / stride, W / stride, O]; no stochastic depth: `key` is unused."""
+    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        """[F, H, W, I] -> [F, H / stride, W / stride, O]; no stochastic depth: `keys` are unused."""
         y = self.conv2(jax.nn.relu(self.conv1(x)))
         return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x)))
 
@@ -148,10 +148,10 @@ class ResNet(nnx.Module):
                 inputs = outputs
             self.stages.append(blocks)
 
-    def __call__(self, frames: jax.Array, *, rng_key: jax.Array | None = None) -> dict[int, jax.Array]:
+    def __call__(self, frames: jax.Array, *, rng_keys: jax.Array | None = None) -> dict[int, jax.Array]:
         """Normalized frames [F, H, W, 3] -> {stride: [F, H / stride, W / stride, C]} for 4, 8, 16, 32.
 
-        `rng_key` is accepted for the common interface and changes nothing.
+        `rng_keys` are accepted for the common interface and change nothing.
         """
         x = frames.astype(self.compute_dtype)
         for conv in self.stem:
@@ -160,7 +160,7 @@ class ResNet(nnx.Module):
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         features = {}
         for stride, blocks in zip((4, 8, 16, 32), self.stages, strict=True):
-            x = layers.run_blocks(blocks, x, remat=self.remat, rng_key=None, first_index=0)
+            x = layers.run_blocks(blocks, x, remat=self.remat, rng_keys=None, first_index=0)
             features[stride] = x
         return features
 

@@ -136,12 +136,12 @@ class SwinBlock(nnx.Module):
         self.linear2 = layers.linear(4 * channels, channels, **kwargs)
         self.drop_path = drop_path
 
-    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """[F, H, W, C] -> [F, H, W, C]; a key turns stochastic depth on."""
-        keys = (None, None) if key is None else jax.random.split(key)
-        x = x + layers.drop_path(self.attention(self.norm1(x)), self.drop_path, keys[0])
+    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        """[F, H, W, C] -> [F, H, W, C]; keys [F] turn stochastic depth on."""
+        attention_keys, mlp_keys = (None, None) if keys is None else jax.vmap(jax.random.split, out_axes=1)(keys)
+        x = x + layers.drop_path(self.attention(self.norm1(x)), self.drop_path, attention_keys)
         mlp = self.linear2(jax.nn.gelu(self.linear1(self.norm2(x)), approximate=False))
-        return x + layers.drop_path(mlp, self.drop_path, keys[1])
+        return x + layers.drop_path(mlp, self.drop_path, mlp_keys)
 
 
 class PatchMerging(nnx.Module):
@@ -186,10 +186,10 @@ class Swin(nnx.Module):
             if i < 3:
                 self.merges.append(PatchMerging(channels[i], **kwargs))
 
-    def __call__(self, frames: jax.Array, *, rng_key: jax.Array | None = None) -> dict[int, jax.Array]:
+    def __call__(self, frames: jax.Array, *, rng_keys: jax.Array | None = None) -> dict[int, jax.Array]:
         """Normalized frames [F, H, W, 3] -> {stride: [F, H / stride, W / stride, C]} for 4, 8, 16, 32.
 
-        H and W are padded with zeros to a multiple of 4. A key turns stochastic depth on.
+        H and W are padded with zeros to a multiple of 4. Keys [F] of the frames turn stochastic depth on.
         """
         H, W = frames.shape[1:3]
         x = jnp.pad(frames.astype(self.compute_dtype), ((0, 0), (0, -H % 4), (0, -W % 4), (0, 0)))
@@ -199,7 +199,7 @@ class Swin(nnx.Module):
             if i > 0:
                 x = self.merges[i - 1](x)
             first_index = sum(self.config.depths[:i])
-            x = layers.run_blocks(blocks, x, remat=self.remat, rng_key=rng_key, first_index=first_index)
+            x = layers.run_blocks(blocks, x, remat=self.remat, rng_keys=rng_keys, first_index=first_index)
             features[stride] = self.output_norms[i](x)
         return features
 

@@ -1,14 +1,20 @@
 """Checkpoints of the PyTorch reference: read, converted strictly, and written back."""
 
+import dataclasses
 import pathlib
 import re
-from collections.abc import Mapping
+import types
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import yaml
 
+from tarvis_jax.config import from_mapping
+from tarvis_jax.dataset_info import DatasetInfo, default_datasets
 from tarvis_jax.datasets import DATASETS, class_counts
+from tarvis_jax.fields import shown
+from tarvis_jax.inference.config import InferenceConfig, default_inference
 from tarvis_jax.model.backbones import BACKBONES, ConvNextConfig, ResNetConfig, SwinConfig
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.variables import abstract_model, flatten
@@ -17,6 +23,12 @@ from tarvis_jax.weights.pytorch.files import StoredTensor, read_torch_file
 from tarvis_jax.weights.pytorch.mapping import convert_weights, export_weights, plan_weights
 from tarvis_jax.weights.pytorch.rules import model_rules
 from tarvis_jax.weights.report import Report
+
+# Datasets whose section of the reference's config.yaml has a part INFERENCE: it refuses keys that its defaults lack.
+_VIDEO_DATASETS = ("YOUTUBE_VIS", "OVIS", "KITTI_STEP", "CITYSCAPES_VPS", "VIPSEG", "BURST", "DAVIS")
+# Keys of DATASETS.X.INFERENCE in the reference's config.yaml, and the fields of InferenceConfig that hold the same.
+_CLIP_KEYS = {"CLIP_LENGTH": "clip_length", "FRAME_OVERLAP": "overlap"}
+_TRACK_KEYS = {"MAX_TRACKS_PER_CLIP": "max_tracks", "TRACK_SCORE_THRESHOLD": "score_threshold"}  # VIS and VPS
 
 
 def read_torch_checkpoint(path: str | pathlib.Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
@@ -136,6 +148,66 @@ def model_config_from_reference(config: Mapping[str, Any], state_dict: Mapping[s
     )
 
 
+def inference_from_reference(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, InferenceConfig]:
+    """How the videos of datasets are cut, resized and stitched according to a config.yaml of the reference.
+
+    Of DATASETS.X.INFERENCE, these keys decide that: CLIP_LENGTH, FRAME_OVERLAP, IMAGE_RESIZE (MODE, MIN_DIMS,
+    MAX_DIM), MAX_TRACKS_PER_CLIP and TRACK_SCORE_THRESHOLD. The rest says which files are read (SPLIT, SPARSE_FRAMES)
+    or where tensors lie (POSTPROCESS_ON_CPU) and is left out. What a file does not say is as in the table of datasets.
+
+    Args:
+      config: the parsed file.
+      names: of datasets in the table; those that the file says nothing of are not in the result.
+
+    Raises:
+      ValueError: a value is out of its range, or a mode of resizing is not one of ours; names the key.
+    """
+    sections = _section(config, "DATASETS", "config.yaml")
+    found = {}
+    for name in names:
+        where = f"config.yaml: DATASETS.{name}"
+        section = _section(_section(sections, name, where), "INFERENCE", f"{where}.INFERENCE")
+        if not section:
+            continue
+        try:
+            found[name] = _inference_config(section, default_inference(name))
+        except ValueError as error:
+            raise ValueError(f"{where}.INFERENCE: {error}") from None
+    return found
+
+
+def _inference_config(section: Mapping[str, Any], default: InferenceConfig) -> InferenceConfig:
+    """`default` with what a section DATASETS.X.INFERENCE says."""
+    names = _CLIP_KEYS | _TRACK_KEYS
+    settings = {ours: section[theirs] for theirs, ours in names.items() if theirs in section}
+    resize = _section(section, "IMAGE_RESIZE", "IMAGE_RESIZE")
+    if "MAX_DIM" in resize:
+        settings["max_dim"] = resize["MAX_DIM"]
+    mode = resize.get("MODE", "none" if default.min_dim is None else "min_dim")
+    if mode == "none":
+        settings["min_dim"] = None
+    elif mode == "min_dim":
+        smaller = resize.get("MIN_DIMS", default.min_dim)
+        smaller = smaller[0] if isinstance(smaller, list) and len(smaller) == 1 else smaller
+        if smaller is None or isinstance(smaller, list):  # of several, the reference draws one for every clip
+            raise ValueError(f"IMAGE_RESIZE.MIN_DIMS: expected one number, found {shown(smaller)}")
+        settings["min_dim"] = smaller
+    else:
+        raise ValueError(
+            f"IMAGE_RESIZE.MODE: expected 'min_dim' or 'none', found {shown(mode)}, which is not supported: change it "
+            "in the file, to 'min_dim' with MIN_DIMS and MAX_DIM"
+        )
+    return from_mapping(InferenceConfig, dataclasses.asdict(default) | settings, "settings")
+
+
+def _section(mapping: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    """A section of a YAML file; empty if it is absent."""
+    section = mapping.get(key, {})
+    if not isinstance(section, Mapping):
+        raise ValueError(f"{where}: expected a section of settings, found {shown(section)}")
+    return section
+
+
 def check_backbone(asked_for: str, state_dict: Mapping[str, Any]) -> None:
     """ValueError if the weights are those of another backbone than `asked_for`."""
     found = identify_backbone(state_dict)
@@ -145,7 +217,9 @@ def check_backbone(asked_for: str, state_dict: Mapping[str, Any]) -> None:
         )
 
 
-def open_reference_checkpoint(path: str | pathlib.Path) -> tuple[ModelConfig, dict[str, Deferred], Report]:
+def open_reference_checkpoint(
+    path: str | pathlib.Path,
+) -> tuple[ModelConfig, dict[str, Deferred], dict[str, DatasetInfo], Report]:
     """Checks a checkpoint of the reference and gives its variables to be read one at a time.
 
     Strict: every tensor is used exactly once and every variable is filled exactly once.
@@ -154,7 +228,8 @@ def open_reference_checkpoint(path: str | pathlib.Path) -> tuple[ModelConfig, di
       path: the `.pth` file, with its config.yaml beside it.
 
     Returns:
-      The architecture; {path: array that `np.asarray` reads}; the report.
+      The architecture; {path: array that `np.asarray` reads}; by name the datasets that the model can be asked for,
+      with the settings of inference that config.yaml gives them; the report.
 
     Raises:
       ValueError: all tensors that do not fit, in one message.
@@ -165,14 +240,18 @@ def open_reference_checkpoint(path: str | pathlib.Path) -> tuple[ModelConfig, di
         variables, report = plan_weights(
             state_dict, flatten(abstract_model(model_config)), model_rules(model_config), source=str(path)
         )
+        datasets = default_datasets(model_config.semantic_classes)
+        inference = inference_from_reference(config, datasets)
+        for name, settings in inference.items():
+            datasets[name] = dataclasses.replace(datasets[name], inference=settings)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return model_config, variables, report
+    return model_config, variables, datasets, report
 
 
 def load_reference_checkpoint(path: str | pathlib.Path) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     """`open_reference_checkpoint` with the values read; `variables.fill` makes the model."""
-    model_config, variables, _ = open_reference_checkpoint(path)
+    model_config, variables, _, _ = open_reference_checkpoint(path)
     return model_config, {name: np.asarray(value) for name, value in variables.items()}
 
 
@@ -187,8 +266,14 @@ def to_reference_state_dict(variables: Mapping[str, Any], config: ModelConfig) -
     return {name: np.asarray(value) for name, value in export_weights(variables, model_rules(config)).items()}
 
 
-def reference_config(config: ModelConfig) -> dict[str, Any]:
+def reference_config(
+    config: ModelConfig, datasets: Mapping[str, DatasetInfo] = types.MappingProxyType({})
+) -> dict[str, Any]:
     """What the reference's config.yaml says of this architecture: the keys that decide it (its others have defaults).
+
+    Args:
+      config: the architecture.
+      datasets: by name; the reference's video datasets among them bring their settings of inference.
 
     Raises:
       ValueError: the architecture is not one of the reference's.
@@ -206,6 +291,9 @@ def reference_config(config: ModelConfig) -> dict[str, Any]:
             f"the reference has no such model: expected its defaults for {different} and its datasets with their own "
             f"numbers of classes, found others for {unknown}"
         )
+    inference = {
+        name: {"INFERENCE": _inference_section(info)} for name, info in datasets.items() if name in _VIDEO_DATASETS
+    }
     return {
         "MODEL": {
             "BACKBONE": config.backbone,
@@ -215,4 +303,14 @@ def reference_config(config: ModelConfig) -> dict[str, Any]:
             "NUM_VOS_QUERIES_PER_OBJECT": config.num_queries_per_object,
         },
         "TRAINING": {"DATASET_LIST": [name for name, _ in config.semantic_classes]},
+        **({"DATASETS": inference} if inference else {}),
     }
+
+
+def _inference_section(info: DatasetInfo) -> dict[str, Any]:
+    """The inverse of `_inference_config`."""
+    names = _CLIP_KEYS | (_TRACK_KEYS if info.spec.num_classes else {})
+    smaller = info.inference.min_dim
+    resize = {"MODE": "none"} if smaller is None else {"MODE": "min_dim", "MIN_DIMS": smaller}
+    settings = {theirs: getattr(info.inference, ours) for theirs, ours in names.items()}
+    return settings | {"IMAGE_RESIZE": {**resize, "MAX_DIM": info.inference.max_dim}}

@@ -174,7 +174,7 @@ def test_recomputation_gives_the_same_gradients():
         graph, state = nnx.split(_make(config, remat=remat, drop_path=0.0))
 
         def loss(state):
-            features = nnx.merge(graph, state)(frames, rng_key=jax.random.key(0))
+            features = nnx.merge(graph, state)(frames, rng_keys=jax.random.split(jax.random.key(0), 1))
             return sum(jnp.mean(f**2) for f in features.values())
 
         return jax.jit(jax.grad(loss))(state)
@@ -188,7 +188,7 @@ def test_recomputation_gives_the_same_gradients():
 def test_stochastic_depth_needs_a_key_and_follows_it(config):
     frames = jax.random.normal(jax.random.key(1), (8, 32, 32, 3))
     graph, state = nnx.split(_make(config, drop_path=0.5))
-    run = jax.jit(lambda key: nnx.merge(graph, state)(frames, rng_key=key)[32])
+    run = jax.jit(lambda key: nnx.merge(graph, state)(frames, rng_keys=jax.random.split(key, 8))[32])
     without = run(None)
     first = run(jax.random.key(0))
     np.testing.assert_array_equal(first, run(jax.random.key(0)))
@@ -197,10 +197,13 @@ def test_stochastic_depth_needs_a_key_and_follows_it(config):
 
 
 def test_drop_path_drops_whole_frames_and_keeps_the_mean():
-    dropped = np.asarray(layers.drop_path(jnp.ones((4000, 2, 2, 1)), 0.25, jax.random.key(0)))
+    keys = jax.random.split(jax.random.key(0), 4000)
+    dropped = np.asarray(layers.drop_path(jnp.ones((4000, 2, 2, 1)), 0.25, keys))
     assert set(np.unique(dropped)) == {0.0, np.float32(1 / 0.75)}
     assert (dropped == dropped[:, :1, :1]).all()
     assert abs(dropped.mean() - 1) < 0.03  # four standard deviations
+    # The fate of a frame does not depend on the frames beside it.
+    np.testing.assert_array_equal(layers.drop_path(jnp.ones((5, 2, 2, 1)), 0.25, keys[7:12]), dropped[7:12])
 
 
 def test_drop_path_rates_rise_linearly():

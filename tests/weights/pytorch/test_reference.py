@@ -1,5 +1,6 @@
 """Conversion of the reference's checkpoints: strict, both ways, with errors that say what is wrong."""
 
+import dataclasses
 import importlib.util
 import json
 import pickle
@@ -9,6 +10,9 @@ import pytest
 import torch
 import yaml
 
+from tarvis_jax.dataset_info import default_datasets
+from tarvis_jax.datasets import DATASETS
+from tarvis_jax.inference.config import InferenceConfig, default_inference
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.variables import fill, flatten
 from tarvis_jax.weights.pytorch import reference as checkpoint
@@ -194,6 +198,61 @@ def test_pretraining_config_has_the_image_datasets():
     config = _REFERENCE_CONFIG | {"TRAINING": {"DATASET_LIST": ["COCO", "ADE20K", "CITYSCAPES", "MAPILLARY"]}}
     classes = checkpoint.model_config_from_reference(config, {}).semantic_classes
     assert classes == (("ADE20K", 150), ("CITYSCAPES", 34), ("COCO", 133), ("MAPILLARY", 65))
+
+
+def inference_of(dataset, **settings):
+    config = {"DATASETS": {dataset: {"INFERENCE": settings, "TYPE": "vos"}}}
+    return checkpoint.inference_from_reference(config, DATASETS)[dataset]
+
+
+def test_settings_of_inference():
+    resize = {"MODE": "min_dim", "MIN_DIMS": [360], "MAX_DIM": 1000, "TARGET_PIXEL_AREA": 300_000}
+    assert inference_of(
+        "OVIS",
+        CLIP_LENGTH=8,
+        FRAME_OVERLAP=2,
+        IMAGE_RESIZE=resize,
+        MAX_TRACKS_PER_CLIP=20,
+        TRACK_SCORE_THRESHOLD=0,
+        SPLIT="val",
+    ) == InferenceConfig(8, 2, min_dim=360, max_dim=1000, max_tracks=20, score_threshold=0.0, max_predictions=20)
+    assert inference_of("BURST", IMAGE_RESIZE={"MODE": "none", "MIN_DIMS": 240}).min_dim is None
+    assert inference_of("KITTI_STEP", IMAGE_RESIZE={"MIN_DIMS": 240}) == default_inference("KITTI_STEP")  # "none" there
+    assert inference_of("DAVIS", CLIP_LENGTH=4, FRAME_OVERLAP=0) == InferenceConfig(4, 0)
+    assert checkpoint.inference_from_reference({"DATASETS": {"OVIS": {"TYPE": "instance_seg"}}}, DATASETS) == {}
+
+
+def test_settings_of_inference_come_back():
+    """Those of one dataset with classes and of one without; the reference knows no others of DAVIS."""
+    given = {
+        "KITTI_STEP": InferenceConfig(5, 1, min_dim=300, max_dim=999, max_tracks=7, score_threshold=0.25),
+        "DAVIS": InferenceConfig(4, 2, min_dim=None, max_dim=999),
+    }
+    datasets = default_datasets((("COCO", 133), ("KITTI_STEP", 19)))
+    for name, settings in given.items():
+        datasets[name] = dataclasses.replace(datasets[name], inference=settings)
+    written = checkpoint.reference_config(ModelConfig(), datasets)
+    assert sorted(written["DATASETS"]) == ["BURST", "DAVIS", "KITTI_STEP"]
+    assert sorted(written["DATASETS"]["DAVIS"]["INFERENCE"]) == ["CLIP_LENGTH", "FRAME_OVERLAP", "IMAGE_RESIZE"]
+    found = checkpoint.inference_from_reference(yaml.safe_load(yaml.safe_dump(written)), datasets)
+    assert found == {name: info.inference for name, info in datasets.items() if name != "COCO"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"CLIP_LENGTH": 6, "FRAME_OVERLAP": 6}, "overlap: expected 0..5 .*found 6"),
+        ({"CLIP_LENGTH": "long"}, "clip_length: expected int, found 'long'"),
+        ({"TRACK_SCORE_THRESHOLD": 2.0}, "score_threshold: expected .*found 2.0"),
+        ({"IMAGE_RESIZE": {"MODE": "pixel_area", "TARGET_PIXEL_AREA": 300_000}}, "MODE: expected .*'pixel_area'"),
+        ({"IMAGE_RESIZE": {"MODE": "min_dim", "MIN_DIMS": [448, 512]}}, "MIN_DIMS: expected one number, found .448"),
+        ({"IMAGE_RESIZE": {"MODE": "min_dim", "MIN_DIMS": None}}, "MIN_DIMS: expected one number, found None"),
+        ({"IMAGE_RESIZE": 512}, "IMAGE_RESIZE: expected a section of settings, found 512"),
+    ],
+)
+def test_bad_settings_of_inference(settings, message):
+    with pytest.raises(ValueError, match=f"config.yaml: DATASETS.OVIS.INFERENCE.*{message}"):
+        inference_of("OVIS", **settings)
 
 
 def test_rules_read_both_ways():

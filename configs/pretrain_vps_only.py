@@ -1,0 +1,20 @@
+"""Pretraining on panoptic segmentation alone (the paper's ablation of joint training).
+
+    python main.py --config=configs/pretrain_vps_only.py --workdir=runs/pretrain_vps_only
+
+But for the task and the weights of the semantic losses, it is configs/pretrain.py, and needs the same. Fine-tuning goes
+on from the result: `--config=configs/vps_only.py --finetune_from=runs/pretrain_vps_only`.
+"""
+
+import ml_collections
+
+from configs import pretrain
+from tarvis_jax.datasets import PANOPTIC
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """`arg`: "backbone=<name>"."""
+    config = pretrain.ablation(arg, PANOPTIC)
+    config.loss.panoptic_semantic_weight = 0.25
+    config.loss.logit_norm_weight = 1e-3
+    return config

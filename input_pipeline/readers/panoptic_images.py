@@ -1,0 +1,207 @@
+"""Images with panoptic maps: one JSON in the form of COCO's panoptic annotations, and one PNG for each image.
+
+`{"images": [{"id", "file_name", "height", "width"}], "annotations": [{"image_id", "file_name", "segments_info":
+[{"id", "category_id"}]}]}`; an annotation's `file_name` is that of its PNG, in which a pixel is the id R + 256 G +
+65536 B of its segment. The PNGs lie beside the JSON: in a folder of its name (COCO, ADE20K, Cityscapes), in `pan_maps`
+(the released workspace), or in the JSON's own folder (Mapillary Vistas). Crowds are instances like others.
+"""
+
+import os
+import pathlib
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+import numpy as np
+
+from input_pipeline import images, workspace
+from input_pipeline.config import DatasetConfig
+from input_pipeline.records import VideoRecord
+
+PathOf = Callable[[pathlib.Path, str, str], pathlib.Path]
+
+
+def training_videos(
+    config: DatasetConfig, root: str, *, path_of: PathOf = workspace.join, void: Collection[int] = ()
+) -> Sequence[VideoRecord]:
+    """The images that show a thing, each as a video of one frame; `path_of` and `void` as of `read`."""
+    folder = workspace.resolve(config.train_images, root, dataset=config.name, key="train_images", kind="folder")
+    file = workspace.resolve(config.train_annotations, root, dataset=config.name, key="train_annotations", kind="file")
+    return read(file, folder, config, path_of=path_of, void=void, needs_things=True)
+
+
+def evaluation_videos(
+    config: DatasetConfig, split: str, root: str, *, path_of: PathOf = workspace.join, void: Collection[int] = ()
+) -> Sequence[VideoRecord]:
+    """All images of a split."""
+    paths = {key: getattr(config, key).replace("{split}", split) for key in ("eval_images", "eval_annotations")}
+    folder = workspace.resolve(paths["eval_images"], root, dataset=config.name, key="eval_images", kind="folder")
+    file = workspace.resolve(paths["eval_annotations"], root, dataset=config.name, key="eval_annotations", kind="file")
+    return read(file, folder, config, path_of=path_of, void=void)
+
+
+def read(
+    file: pathlib.Path,
+    folder: pathlib.Path,
+    config: DatasetConfig,
+    *,
+    path_of: PathOf = workspace.join,
+    void: Collection[int] = (),
+    needs_things: bool = False,
+) -> "PanopticImages":
+    """Records of all images in `file`; nothing is decoded.
+
+    Args:
+      file: the JSON.
+      folder: of the images.
+      config: of the dataset; `category_ids` are the numbers of its classes in `file`.
+      path_of: (folder, file_name, place for errors) -> path of an image.
+      void: numbers of categories whose segments count as void.
+      needs_things: leaves out the images that show no thing.
+    """
+    content = workspace.load_json(file)
+    numbers = config.category_ids or range(config.num_classes)
+    labels = {number: label for label, number in enumerate(numbers)}
+    _check_categories(content, labels, config, file)
+    things = np.isin(np.arange(256), config.thing_classes)
+    maps = _maps_folder(file)
+    annotations = {}
+    for i, annotation in enumerate(workspace.get(content, "annotations", list, str(file))):
+        where = f"{file}, annotations[{i}]"
+        image_id = workspace.get(annotation, "image_id", (int, str), where)
+        if image_id in annotations:
+            raise ValueError(f"{where}: image_id {image_id!r} occurs twice")
+        path = workspace.join(maps, workspace.get(annotation, "file_name", str, where), where)
+        segments = workspace.get(annotation, "segments_info", list, where)
+        annotations[image_id] = (str(path), *_segments(segments, labels, void, where))
+    seen, rows, ids, classes = set(), [], [], []
+    for i, image in enumerate(workspace.get(content, "images", list, str(file))):
+        where = f"{file}, images[{i}]"
+        image_id = workspace.get(image, "id", (int, str), where)
+        if image_id in seen:
+            raise ValueError(f"{where}: id {image_id!r} occurs twice")
+        seen.add(image_id)
+        height, width = (workspace.get(image, key, int, where) for key in ("height", "width"))
+        path = path_of(folder, workspace.get(image, "file_name", str, where), where)
+        map_path, new_ids, new_classes = annotations.pop(image_id, ("", (), ()))
+        if needs_things and not things[list(new_classes)].any():
+            continue
+        rows.append((image_id, str(path), height, width, map_path, len(ids)))
+        ids += new_ids
+        classes += new_classes
+    if annotations:
+        raise ValueError(f"{file}: annotations of images that are not in 'images': {sorted(map(str, annotations))[:3]}")
+    check_listed((row[1] for row in rows), f"{file}, images")
+    check_listed((row[4] for row in rows if row[4]), f"{file}, annotations")
+    return PanopticImages(config.name, str(file), rows, np.array(ids, np.int32), np.array(classes, np.uint8), things)
+
+
+class PanopticImages(Sequence[VideoRecord]):
+    """Records of images, each made when it is asked for: a hundred thousand of them would fill a gigabyte."""
+
+    def __init__(
+        self,
+        dataset: str,
+        source: str,
+        rows: list[tuple[int | str, str, int, int, str, int]],
+        ids: np.ndarray,
+        classes: np.ndarray,
+        things: np.ndarray,
+    ):
+        """Args:
+        rows: id, path, height, width, path of the map ("": none) and number of the first segment of each image.
+        ids, classes, things: of all segments, image after image; see `images.SegmentMap`.
+        """
+        self._dataset, self._source, self._rows = dataset, source, rows
+        self._ids, self._classes, self._things = ids, classes, things
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        image_id, path, height, width, map_path, first = self._rows[index]
+        following = index % len(self) + 1
+        last = self._rows[following][5] if following < len(self) else len(self._ids)
+        ids, classes = self._ids[first:last], self._classes[first:last]
+        is_thing = self._things[classes]
+        instances = dict(zip(ids[is_thing].tolist(), (classes[is_thing] + 1).tolist(), strict=True))
+        return VideoRecord(
+            dataset=self._dataset,
+            id=image_id,
+            source=self._source,
+            frame_paths=(pathlib.Path(path),),
+            height=height,
+            width=width,
+            instances=instances,
+            segmentations=(dict.fromkeys(instances),),
+            annotated_frames=(0,) if map_path else (),
+            panoptic_maps=(pathlib.Path(map_path),) if map_path else None,
+            read_panoptic=images.SegmentMap(ids, classes, self._things),
+        )
+
+
+def check_listed(paths: Iterable[pathlib.Path | str], where: str) -> None:
+    """One ValueError for the files that do not exist; it lists folders instead of asking for each file."""
+    known: dict[str, set[str]] = {}
+    missing, count = [], 0
+    for path in paths:
+        count += 1
+        folder, name = os.path.split(path)
+        if folder not in known:
+            known[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if name not in known[folder]:
+            missing.append(path)
+    if missing:
+        shown = ", ".join(str(path) for path in missing[:3])
+        raise ValueError(f"{where}: {len(missing)} of {count} files do not exist: {shown}")
+
+
+def _maps_folder(file: pathlib.Path) -> pathlib.Path:
+    candidates = (file.with_suffix(""), file.parent / "pan_maps")
+    return next((folder for folder in candidates if folder.is_dir()), file.parent)
+
+
+def _check_categories(content: dict, labels: dict[int, int], config: DatasetConfig, file: pathlib.Path) -> None:
+    """A ValueError where the file says of a class that it is a thing and the config says stuff, or the reverse.
+
+    Files of other numberings, such as Cityscapes' train ids, would otherwise be read as the wrong classes.
+    """
+    for i, category in enumerate(content.get("categories", ())):
+        where = f"{file}, categories[{i}]"
+        number = workspace.get(category, "id", int, where)
+        if number not in labels or "isthing" not in category:
+            continue
+        label = labels[number]
+        if bool(category["isthing"]) != (label in config.thing_classes):
+            name = config.class_names[label] if config.class_names else "no name"
+            raise ValueError(
+                f"{where}: id {number} has isthing {category['isthing']}, but class {label} ({name}) of {config.name} "
+                f"is {'stuff' if category['isthing'] else 'a thing'}: the file numbers its classes in another way"
+            )
+
+
+def _segments(
+    segments: list, labels: dict[int, int], void: Collection[int], where: str
+) -> tuple[Sequence[int], Sequence[int]]:
+    """(ids, classes 0..K-1) of the segments of one image."""
+    ids, classes = [], []
+    for j, segment in enumerate(segments):
+        try:
+            number, category = segment["id"], segment["category_id"]
+            if category in void:
+                continue
+            label = labels.get(category)
+        except (KeyError, TypeError):
+            place = f"{where}.segments_info[{j}]"
+            raise ValueError(f"{place}: expected id and category_id, found {segment!r:.80}") from None
+        if label is None:
+            raise ValueError(f"{where}.segments_info[{j}]: category_id {category!r:.20} is not one of {list(labels)}")
+        if type(number) is not int or not 0 < number <= images.MAX_SEGMENT_ID:
+            raise ValueError(
+                f"{where}.segments_info[{j}]: id should be in 1..{images.MAX_SEGMENT_ID}, found {number!r:.20}"
+            )
+        ids.append(number)
+        classes.append(label)
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"{where}: two segments have one id, found {sorted(i for i in set(ids) if ids.count(i) > 1)}")
+    return ids, classes

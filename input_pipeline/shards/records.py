@@ -1,0 +1,76 @@
+"""Frames as records: what one holds, and reading one by its place in a shard."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+# Fields of a record, all of them bytes; empty where a frame has none.
+IMAGE = "image"  # the image file, as it was
+MAP = "map"  # a PNG of classes and instances (`videos.py`)
+TARGETS = "targets"  # JSON: masks of instances and classes
+_KEPT_RECORDS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class FileInRecord:
+    """A file that lies inside a record; it stands where a `pathlib.Path` is only read.
+
+    Attributes:
+      shard: path of the file of records.
+      num_records: that the shard must have.
+      position: of the record in the shard.
+      field: of the record.
+      name: of the original file, with its suffix.
+    """
+
+    shard: str
+    num_records: int
+    position: int
+    field: str
+    name: str
+
+    def read_bytes(self) -> bytes:
+        """The bytes; an OSError if the shard cannot be read."""
+        return _record(self.shard, self.num_records, self.position, os.getpid())[self.field]
+
+    @property
+    def stem(self) -> str:
+        return pathlib.PurePath(self.name).stem
+
+    def __str__(self) -> str:
+        return f"{self.shard}, record {self.position} ({self.name})"
+
+
+@functools.cache
+def features() -> Any:
+    """The description of a record for tensorflow-datasets."""
+    import tensorflow_datasets as tfds
+
+    return tfds.features.FeaturesDict(
+        {name: tfds.features.Tensor(shape=(), dtype=np.object_) for name in (IMAGE, MAP, TARGETS)}
+    )
+
+
+# A process that was forked must not use the reader of its parent: the process is part of the key.
+@functools.lru_cache(maxsize=256)
+def _reader(shard: str, num_records: int, process: int) -> Any:
+    from array_record.python import array_record_module
+
+    reader = array_record_module.ArrayRecordReader(shard)
+    # The reader says nothing of a file that is absent or cut off: it has no records then.
+    if reader.num_records() != num_records:
+        raise OSError(f"expected {num_records} records, found {reader.num_records()}")
+    return reader
+
+
+@functools.lru_cache(maxsize=_KEPT_RECORDS)  # image, map and masks of a frame are asked for one after the other
+def _record(shard: str, num_records: int, position: int, process: int) -> dict[str, bytes]:
+    try:
+        raw = _reader(shard, num_records, process).read([position])[0]
+    except RuntimeError as error:  # what the reader raises for damaged blocks
+        raise OSError(str(error)) from error
+    return features().deserialize_example_np(raw)
