@@ -64,6 +64,7 @@ class Reference:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
         )
         self.description = self._read()
+        self.targets: list[float] = []  # mean number, by round
 
     def _read(self) -> dict:
         line = self._process.stdout.readline()
@@ -75,7 +76,9 @@ class Reference:
         """(wall, processor) seconds of `count` clips."""
         self._process.stdin.write(f"{name} {count}\n")
         self._process.stdin.flush()
-        return tuple(self._read()["seconds"])
+        answer = self._read()
+        self.targets.append(answer["targets"])
+        return tuple(answer["seconds"])
 
     def close(self) -> None:
         self._process.stdin.close()
@@ -93,15 +96,17 @@ class Ours:
         self._plans = mixture.Mixture(config, videos)
         self._loader = samples.SampleLoader(config, videos)
         self._step = itertools.count()
+        self.targets: list[float] = []  # mean number, by round
 
     def clip(self) -> dict[str, np.ndarray]:
         return self._loader.load(self._plans.plan(next(self._step)), 0)
 
     def run(self, count: int) -> tuple[float, float]:
         """(wall, processor) seconds of `count` clips."""
-        wall, processor = time.perf_counter(), time.process_time()
+        wall, processor, found = time.perf_counter(), time.process_time(), 0
         for _ in range(count):
-            self.clip()
+            found += int(self.clip()["valid_instances"].sum())
+        self.targets.append(found / count)
         return time.perf_counter() - wall, time.process_time() - processor
 
 
@@ -112,10 +117,10 @@ def clips(args: argparse.Namespace, config: DataConfig) -> Iterator[dict]:
     if reference:
         yield {"reference": reference.description}
     for name in names:
-        runs: dict[str, Callable[[], tuple[float, float]]] = {
-            "ours": functools.partial(Ours(config, name).run, args.clips)
-        }
+        ours = Ours(config, name)
+        runs: dict[str, Callable[[], tuple[float, float]]] = {"ours": functools.partial(ours.run, args.clips)}
         if reference:
+            reference.targets.clear()
             runs["reference"] = functools.partial(reference.run, name, args.clips)
         for run in runs.values():
             run()
@@ -127,6 +132,7 @@ def clips(args: argparse.Namespace, config: DataConfig) -> Iterator[dict]:
             row[f"{who}_clips_per_s"] = round(args.clips / found["median_processor_s"], 1)
         if reference:
             row["ratio"] = round(row["reference_ms"] / row["ours_ms"], 2)
+            row["targets"] = [round(statistics.mean(who.targets), 1) for who in (ours, reference)]
         yield row
     if reference:
         reference.close()

@@ -2,7 +2,8 @@
 
 `input_pipeline.py` starts it with the interpreter that has what the original's loaders import (torch, imgaug, einops,
 pycocotools, OpenCV and detectron2's `data.transforms`). Protocol: one line of JSON when the datasets are built; then,
-for every line "dataset count" read from stdin, a line with the wall and the processor seconds of so many clips.
+for every line "dataset count" read from stdin, a line with the wall and the processor seconds of so many clips, and
+the mean number of their targets.
 """
 
 import argparse
@@ -38,10 +39,10 @@ places = dict.fromkeys(datasets, 0)
 print(json.dumps({"torch": torch.__version__, "opencv": cv2.__version__}), file=out, flush=True)
 for line in sys.stdin:
     name, count = line.split()
-    wall, processor = time.perf_counter(), time.process_time()
+    wall, processor, targets = time.perf_counter(), time.process_time(), 0
     for _ in range(int(count)):
         # In an order in which the numbers of objects mix, as the sampler does.
-        datasets[name][places[name] * 7919 % SAMPLES]
+        targets += len(datasets[name][places[name] * 7919 % SAMPLES]["instance_masks"])
         places[name] += 1
     seconds = time.perf_counter() - wall, time.process_time() - processor
-    print(json.dumps({"seconds": seconds}), file=out, flush=True)
+    print(json.dumps({"seconds": seconds, "targets": targets / int(count)}), file=out, flush=True)

@@ -32,13 +32,17 @@ def paint(pixels: np.ndarray, rle: Rle, value: int) -> int:
       pixels: the whole image column by column, [W * H].
     """
     ends = np.cumsum(run_lengths(rle["counts"], "mask"))
-    starts, stops = ends[:-1:2], ends[1::2]
+    stops = ends[1::2]
+    starts = ends[::2][: len(stops)]
+    lengths = stops - starts
     if len(stops) > _MANY_RUNS:
         pixels[coco_mask.decode(rle).T.reshape(-1) != 0] = value
-    else:
-        for start, stop in zip(starts.tolist(), stops.tolist(), strict=False):
-            pixels[start:stop] = value
-    return int((stops - starts[: len(stops)]).sum())
+    elif len(stops):
+        # Slices of a memoryview are assigned in half the time of an array's.
+        view, values = memoryview(pixels), memoryview(np.full(lengths.max(), value, pixels.dtype))
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            view[start:stop] = values[: stop - start]
+    return int(lengths.sum())
 
 
 def area(rle: Rle) -> int:
