@@ -72,7 +72,10 @@ class DatasetConfig:
     category_ids: Annotated[tuple[Annotated[int, Range(0, 2**31 - 1)], ...], Length(0, 65_535)] = ()
     weight: Annotated[float, Range(0, 1e6)] = 1.0
     root: _Path = ""
-    task_weights: tuple[tuple[Annotated[str, OneOf(dataset_table.TASKS)], Annotated[float, Range(0, 1e6)]], ...] = ()
+    task_weights: Annotated[
+        tuple[tuple[Annotated[str, OneOf(dataset_table.TASKS)], Annotated[float, Range(0, 1e6)]], ...],
+        Length(0, len(dataset_table.TASKS)),
+    ] = ()
     train_images: _Path = ""
     train_annotations: _Path = ""
     eval_images: _Path = ""

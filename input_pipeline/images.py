@@ -109,6 +109,14 @@ def read_vipseg_map(
     return classes[values], numbers[values]
 
 
+def read_color_ids(path: pathlib.Path, height: int, width: int) -> np.ndarray:
+    """A PNG of ids as int32 [H, W] in 0..MAX_SEGMENT_ID: R + 256 G + 65536 B."""
+    image = decode(path, cv2.IMREAD_COLOR)
+    if image.shape[:2] != (height, width):
+        raise ValueError(f"{path}: expected size {[height, width]}, found {list(image.shape[:2])}")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGBA).view("<i4")[..., 0] & 0xFFFFFF
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class SegmentMap:
     """Reads the panoptic PNG of an image whose segments are listed elsewhere: id = R + 256 G + 65536 B, 0 is void.
@@ -125,10 +133,7 @@ class SegmentMap:
 
     def __call__(self, path: pathlib.Path, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Classes uint8 [H, W] (255 void) and instances int32 [H, W] (the segment's id, 0 = none)."""
-        image = decode(path, cv2.IMREAD_COLOR)
-        if image.shape[:2] != (height, width):
-            raise ValueError(f"{path}: expected size {[height, width]}, found {list(image.shape[:2])}")
-        values = cv2.cvtColor(image, cv2.COLOR_BGR2RGBA).view("<i4")[..., 0] & 0xFFFFFF
+        values = read_color_ids(path, height, width)
         # Zeros that are never looked at cost no memory; 0 is VOID + 1 in eight bits.
         table = np.zeros(MAX_SEGMENT_ID + 1, np.uint8)
         table[self.ids] = self.classes + np.uint8(1)
