@@ -11,7 +11,7 @@ import dataclasses
 import json
 import pathlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from absl import logging
@@ -44,7 +44,9 @@ class BadRecord:
 class LeftOut:
     """What was left out of a run, each once. Safe to use from several threads."""
 
-    def __init__(self):
+    def __init__(self, *, logs: bool = True):
+        """`logs`: whether what is added is logged, the first few in full."""
+        self._logs = logs
         self._lock = threading.Lock()
         self._records: dict[BadRecord, None] = {}
         self._new: list[BadRecord] = []
@@ -61,14 +63,17 @@ class LeftOut:
             self._new.append(record)
             self._write(record)
             count = len(self._records)
+        if not self._logs:
+            return
         what = "left out" if record.step is None else f"step {record.step}, sample {record.sample} was drawn again"
         if count <= _SHOWN:
             logging.warning("bad data, %s: %s", what, record.error)
         elif _is_round(count):
             logging.warning("bad data: %d videos and samples were left out so far; the last: %s", count, record.error)
 
-    def keep_in(self, file: pathlib.Path) -> None:
-        """Writes what is and will be left out to a file, after what an earlier part of the run wrote there."""
+    def keep_in(self, workdir: pathlib.Path, process: int) -> None:
+        """Writes what is and will be left out to this process's file, after what an earlier part of the run wrote."""
+        file = workdir / f"bad_records-{process}.jsonl"
         earlier = read_file(file)
         with self._lock:
             current, self._records = self._records, dict.fromkeys(earlier)
@@ -89,6 +94,14 @@ class LeftOut:
         with self._lock:
             return count(self._records)
 
+    def scalars(self) -> dict[str, float]:
+        """Metrics of a run: how many videos and samples of all datasets."""
+        counts = self.counts().values()
+        return {
+            "data/videos_left_out": float(sum(videos for videos, _ in counts)),
+            "data/samples_drawn_again": float(sum(samples for _, samples in counts)),
+        }
+
     def first_error(self, dataset: str) -> str:
         """The first error of a dataset, "" if it has none."""
         with self._lock:
@@ -107,6 +120,20 @@ def read_file(file: pathlib.Path) -> list[BadRecord]:
     # A process that was killed may have left a part of a line.
     lines = [line for line in file.read_text(encoding="ascii").splitlines(keepends=True) if line.endswith("\n")]
     return list(dict.fromkeys(BadRecord(**json.loads(line)) for line in lines))
+
+
+def summary(workdir: pathlib.Path) -> dict[str, str]:
+    """What all processes and all parts of a run left out: names and texts for the report."""
+    files = sorted(workdir.glob("bad_records-*.jsonl"))
+    records = list(dict.fromkeys(record for file in files for record in read_file(file)))
+    if not records:
+        return {"all datasets": "nothing was left out"}
+    told = {}
+    for dataset, (videos, samples) in count(records).items():
+        told[dataset] = f"{videos} videos or images were left out, {samples} samples were drawn again"
+        errors = [record.error for record in records if record.dataset == dataset]
+        told |= {f"{dataset}, {number}": error for number, error in enumerate(errors[:_SHOWN], start=1)}
+    return told
 
 
 def count(records: Iterable[BadRecord]) -> dict[str, tuple[int, int]]:
@@ -163,11 +190,3 @@ def _is_round(count: int) -> bool:
     """10, 20, 50, 100, 200, ..."""
     digits = str(count)
     return digits[0] in "125" and not digits[1:].strip("0")
-
-
-def table(counts: Mapping[str, tuple[int, int]]) -> dict[str, str]:
-    """Dataset -> what was left out of it, in words."""
-    return {
-        dataset: f"{videos} videos or images were left out, {samples} samples were drawn again"
-        for dataset, (videos, samples) in counts.items()
-    }

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from input_pipeline import mixture, readers, samples, targets, workers
+from input_pipeline.bad_records import SKIP, LeftOut
 from input_pipeline.config import DataConfig, DatasetConfig
 from input_pipeline.records import VideoRecord
 from input_pipeline.shards import videos as shards
@@ -74,15 +75,19 @@ def batch_shapes(
     return {key: (shapes[key], _KEYS[key]) for key in batch_keys(task) if key in shapes}
 
 
-def read_videos(config: DataConfig) -> list[list[VideoRecord]]:
+def read_videos(config: DataConfig, left_out: LeftOut | None = None) -> list[list[VideoRecord]]:
     """The records of each dataset of the mixture, in the config's order; none of a dataset without weight.
 
+    Args:
+      config: the mixture.
+      left_out: where bad videos are noted if `config.on_bad_record` says so; None: they are logged.
     Raises:
       ValueError: workspace or annotations are missing or wrong.
     """
+    left_out = left_out or LeftOut()
     if not config.shards:
         readers.require_training_files([each for each in config.datasets if each.weight], config.workspace)
-    return [_training_videos(dataset, config) if dataset.weight else [] for dataset in config.datasets]
+    return [_training_videos(dataset, config, left_out) if dataset.weight else [] for dataset in config.datasets]
 
 
 def train_batches(
@@ -92,6 +97,7 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     videos: list[list[VideoRecord]] | None = None,
+    left_out: LeftOut | None = None,
 ) -> Iterator[tuple[BatchInfo, Batch]]:
     """Endless batches from `start_step` on; host `process_index` gets its B / process_count samples of each.
 
@@ -102,6 +108,7 @@ def train_batches(
       start_step: the first step.
       process_index, process_count: of this host.
       videos: the records of each dataset, in the config's order; read from files if None.
+      left_out: where bad records are noted if `config.on_bad_record` says so; None: they are logged.
     Yields:
       `BatchInfo` and a dict of numpy arrays: `images` uint8 [B, T, H, W, 3] RGB, padded with 128; the masks of N
       targets as `id_map` uint8 [B, T, H, W] (slot + 1, 0 where none) or, where targets overlap, as `bit_planes` uint8
@@ -120,25 +127,32 @@ def train_batches(
         )
     if start_step < 0:
         raise ValueError(f"start_step should be >= 0, found {start_step}")
+    left_out = left_out or LeftOut()
     if videos is None:
-        videos = read_videos(config)
+        videos = read_videos(config, left_out)
     plans = mixture.Mixture(config, videos)
     size = config.batch_size // process_count
-    return _iterate(config, plans, videos, start_step, range(process_index * size, (process_index + 1) * size))
+    rows = range(process_index * size, (process_index + 1) * size)
+    return _iterate(config, plans, videos, start_step, rows, left_out)
 
 
-def _training_videos(dataset: DatasetConfig, config: DataConfig) -> list[VideoRecord]:
+def _training_videos(dataset: DatasetConfig, config: DataConfig, left_out: LeftOut) -> list[VideoRecord]:
     if config.shards:
         return shards.training_videos(dataset, config.shards)
-    return readers.training_videos(dataset, config.workspace)
+    return readers.training_videos(dataset, config.workspace, left_out if config.on_bad_record == SKIP else None)
 
 
 def _iterate(
-    config: DataConfig, plans: mixture.Mixture, videos: list[list[VideoRecord]], start_step: int, rows: range
+    config: DataConfig,
+    plans: mixture.Mixture,
+    videos: list[list[VideoRecord]],
+    start_step: int,
+    rows: range,
+    left_out: LeftOut,
 ) -> Iterator[tuple[BatchInfo, Batch]]:
     errors: dict[int, Exception] = {}
     with contextlib.ExitStack() as stack:
-        load_samples, at_once = _sample_source(config, plans, videos, len(rows), stack)
+        load_samples, at_once = _sample_source(config, plans, videos, len(rows), stack, left_out)
         del videos  # worker processes have them
 
         def load(step: np.ndarray) -> list[np.ndarray]:
@@ -171,13 +185,14 @@ def _sample_source(
     videos: list[list[VideoRecord]],
     batch_size: int,
     stack: contextlib.ExitStack,
+    left_out: LeftOut,
 ) -> tuple[Callable[[mixture.BatchPlan, range], list[Batch]], int]:
     """(loads samples of a batch, how many batches to load at once); `stack` ends what was started for it."""
     if config.num_parallel <= 1:
-        loader = samples.SampleLoader(config, videos)
+        loader = samples.SampleLoader(config, videos, left_out)
         return lambda plan, rows: [loader.load(plan, row) for row in rows], 1
     threads = stack.enter_context(ThreadPoolExecutor(config.num_parallel))  # each waits for one worker
-    pool = workers.WorkerPool(config, plans.pools, videos)
+    pool = workers.WorkerPool(config, plans.pools, videos, left_out)
     stack.callback(pool.close)  # first of all: threads that wait are set free
 
     def load_samples(plan: mixture.BatchPlan, rows: range) -> list[Batch]:

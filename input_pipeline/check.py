@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from input_pipeline import images, layouts, readers, workspace
+from input_pipeline.bad_records import SKIP, LeftOut, keep_good, leaving_out
 from input_pipeline.config import DataConfig, DatasetConfig
 from input_pipeline.records import VideoRecord
 from tarvis_jax import command_line
@@ -26,6 +27,7 @@ from tarvis_jax.masks.palette import palette
 
 # The splits that the datasets' evaluations use.
 SPLITS = {"VIPSEG": ("val", "test"), "DAVIS": ("val", "testdev"), "BURST": ("val", "test")}
+_SHOWN = 5  # bad records of a dataset
 _DEFAULT_SPLITS = ("val",)
 
 
@@ -49,7 +51,8 @@ def main(arguments: list[str]) -> None:
     unusable = []
     for dataset in data.datasets:
         print(dataset.name)
-        videos = _report(dataset, "training", root, options.full)
+        left_out = LeftOut(logs=False) if data.on_bad_record == SKIP else None
+        videos = _report(dataset, "training", root, options.full, left_out)
         if not videos:
             unusable.append(dataset.name)
         elif options.previews:
@@ -63,8 +66,10 @@ def main(arguments: list[str]) -> None:
         )
 
 
-def _report(dataset: DatasetConfig, split: str, root: str, full: bool) -> list[VideoRecord]:
-    """Prints what a split has; its videos, [] if it cannot be used."""
+def _report(
+    dataset: DatasetConfig, split: str, root: str, full: bool, left_out: LeftOut | None = None
+) -> list[VideoRecord]:
+    """Prints what a split has and what training leaves out of it; its videos, [] if it cannot be used."""
     keys, name = (layouts.TRAINING, "") if split == "training" else (layouts.EVALUATION, split)
     missing = layouts.absent(dataset, keys, name, root)
     if missing:
@@ -72,15 +77,19 @@ def _report(dataset: DatasetConfig, split: str, root: str, full: bool) -> list[V
     notes = []
     try:
         if split == "training":
-            videos = readers.training_videos(dataset, root)
+            videos = readers.training_videos(dataset, root, left_out)
         else:
             videos, notes = _evaluation(dataset, split, root)
-        read_headers(videos)
-        if full:
-            read_everything(videos, dataset)
+        with leaving_out(left_out, dataset.name):
+            read_headers(videos)
+            if full:
+                read_everything(videos, dataset)
     except ValueError as error:
         return _print(split, "unusable", [str(error)])
     text, _, source = readers.summary(videos).partition(", from ")
+    bad = left_out.take_new() if left_out else []
+    notes += [f"bad, and left out of the training: {record.error}" for record in bad[:_SHOWN]]
+    notes += [f"and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
     _print(split, text, [f"from {source}", *notes])
     return videos
 
@@ -106,8 +115,12 @@ def _print(split: str, text: str, details: list[str]) -> list:
 
 
 def read_headers(videos: list[VideoRecord]) -> None:
-    """Raises ValueError if the first frame of a video is no image or has another size than the annotations say."""
-    for video in videos:
+    """Raises ValueError if the first frame of a video is no image or has another size than the annotations say.
+
+    Inside `leaving_out`, all such videos are noted.
+    """
+
+    def check(video: VideoRecord) -> None:
         found = images.image_size(video.frame_paths[0])
         if found != (video.height, video.width):
             raise ValueError(
@@ -115,15 +128,20 @@ def read_headers(videos: list[VideoRecord]) -> None:
                 f"{(video.height, video.width)}"
             )
 
+    keep_good(videos, check)
+
 
 def read_everything(videos: list[VideoRecord], dataset: DatasetConfig) -> None:
-    """Reads all frames and masks; raises ValueError for the first that cannot be read."""
-    for video in videos:
-        for frame in range(video.num_frames):
-            video.load_frame(frame)
-            video.frame_masks(frame, video.visible_ids(frame))
-            if dataset.task == "panoptic" and (video.semantics or video.panoptic_maps):
-                video.semantic_map(frame)
+    """Reads all frames and masks; raises ValueError for the first that cannot be read (see `read_headers`)."""
+
+    def read(place: tuple[VideoRecord, int]) -> None:
+        video, frame = place
+        video.load_frame(frame)
+        video.frame_masks(frame, video.visible_ids(frame))
+        if dataset.task == "panoptic" and (video.semantics or video.panoptic_maps):
+            video.semantic_map(frame)
+
+    keep_good(((video, frame) for video in videos for frame in range(video.num_frames)), read)
 
 
 def write_preview(videos: list[VideoRecord], dataset: DatasetConfig, folder: pathlib.Path) -> pathlib.Path:

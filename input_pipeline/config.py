@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Annotated
 
+from input_pipeline.bad_records import ERROR, SKIP
 from tarvis_jax import datasets as dataset_table
 from tarvis_jax.fields import Length, OneOf, Range, Text, check_fields, raise_problems, shown
 
@@ -170,6 +171,8 @@ class DataConfig:
       cache_records: keep decoded frames in memory.
       cache_megabytes: bound of that memory, of all processes together.
       max_attempts: how often a sample without any visible target is drawn again before it is an error.
+      on_bad_record: "error": the first video or frame that is malformed or unreadable ends the run; "skip": bad videos
+        are left out when annotations are read, samples with a bad frame are drawn again, and the run counts both.
       shards: a folder of prepared shards (`input_pipeline/shards`), on a disk or in a bucket; training reads its frames
         from there instead of from the datasets' own files. "": none.
       recorded: a file of batches (`main.py --mode=record`, `input_pipeline/recorded.py`); training takes its batches
@@ -190,6 +193,7 @@ class DataConfig:
     cache_records: bool = False
     cache_megabytes: Annotated[int, Range(0, 10**9)] = 1024
     max_attempts: _Count = 10
+    on_bad_record: Annotated[str, OneOf((ERROR, SKIP))] = ERROR
 
     def __post_init__(self):
         check_fields(self)

@@ -1,14 +1,16 @@
 """One training sample: a row of a batch plan -> a clip with targets at static shapes."""
 
 import collections
+import contextlib
 import dataclasses
 import pathlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from input_pipeline import augment, clips, image_clips, mixture, points, targets
+from input_pipeline.bad_records import ERROR, BadRecord, LeftOut
 from input_pipeline.config import DataConfig, DatasetConfig
 from input_pipeline.id_layers import IdLayers
 from input_pipeline.records import VideoRecord
@@ -55,10 +57,18 @@ class DrawnClip:
 class SampleLoader:
     """Loads the samples of a mixture's batches."""
 
-    def __init__(self, config: DataConfig, videos: list[Sequence[VideoRecord]]):
-        """`videos`: the records of each dataset of the config, in its order."""
+    def __init__(self, config: DataConfig, videos: list[Sequence[VideoRecord]], left_out: LeftOut | None = None):
+        """The loader of a mixture.
+
+        Args:
+          config: of the mixture.
+          videos: the records of each dataset of the config, in its order.
+          left_out: where samples that were drawn again because a file is bad are noted, if `config.on_bad_record` says
+            so; None: they are logged.
+        """
         self.config = config
         self.videos = videos
+        self.left_out = left_out or LeftOut()
         self._cache = FrameCache(config.cache_megabytes if config.cache_records else 0)
 
     def load(self, plan: mixture.BatchPlan, index: int) -> dict[str, np.ndarray]:
@@ -82,28 +92,41 @@ class SampleLoader:
         """The clip of sample `index` (0..B-1) of a batch, before padding.
 
         Random draws come from (seed, step, index) alone. A sample in which augmentation left no target (or lost one, in
-        exemplar tasks) is replaced by another of the same pool, as in the reference.
+        exemplar tasks) is replaced by another of the same pool, as in the reference; with `on_bad_record` "skip", so is
+        one with a frame that cannot be read.
 
         Raises:
-          ValueError: a file cannot be read, or `max_attempts` samples in a row had no target.
+          ValueError: a file cannot be read, or `max_attempts` samples in a row had no target or a bad frame.
         """
         dataset = self.config.datasets[plan.pool.dataset]
         rng = np.random.default_rng([self.config.seed, mixture.SAMPLE, plan.step, index])
-        video, row = None, plan.items[index]
+        row, problem = plan.items[index], ""
         for _ in range(self.config.max_attempts):
-            if dataset.image_clips:
+            try:
+                drawn = self._draw_once(plan, dataset, row, rng)
+                if drawn is not None:
+                    return drawn
                 video = self.videos[plan.pool.dataset][row[0]]
-                drawn = self._views(plan, dataset, video, rng)
-            else:
-                video, choice = self._choose(plan, dataset, row, rng)
-                drawn = self._attempt(plan, dataset, video, choice, rng)
-            if drawn is not None:
-                return drawn
+                problem = f"{video.where}: no target was left after augmentation"
+            except ValueError as error:
+                if self.config.on_bad_record == ERROR:
+                    raise
+                self.left_out.add(BadRecord(dataset.name, str(error), plan.step, index))
+                problem = f"{error}: no sample could be read"
             row = plan.pool.items[rng.integers(len(plan.pool.items))]
         raise ValueError(
-            f"{video.where}: no target was left after augmentation, in this and the {self.config.max_attempts - 1} "
-            f"samples tried before it (step {plan.step}, sample {index})"
+            f"{problem}, in this and the {self.config.max_attempts - 1} samples tried before it "
+            f"(step {plan.step}, sample {index})"
         )
+
+    def _draw_once(
+        self, plan: mixture.BatchPlan, dataset: DatasetConfig, row: np.ndarray, rng: np.random.Generator
+    ) -> DrawnClip | None:
+        """A clip of an item of the pool; None if augmentation left no target."""
+        if dataset.image_clips:
+            return self._views(plan, dataset, self.videos[plan.pool.dataset][row[0]], rng)
+        video, choice = self._choose(plan, dataset, row, rng)
+        return self._attempt(plan, dataset, video, choice, rng)
 
     def _choose(
         self, plan: mixture.BatchPlan, dataset: DatasetConfig, row: np.ndarray, rng: np.random.Generator
@@ -187,7 +210,9 @@ class SampleLoader:
     ) -> DrawnClip | None:
         """A clip of an image; `choice.instances` are the numbers that its instances have there."""
         length = self.config.clip_length
-        views = image_clips.make_clip(video, self._frame(video, 0), dataset, plan.pool.task, length, rng)
+        image = self._frame(video, 0)
+        with _naming(video, 0):
+            views = image_clips.make_clip(video, image, dataset, plan.pool.task, length, rng)
         if views is None:
             return None
         choice = clips.ClipChoice((0,) * length, views.instances, views.reference)
@@ -195,7 +220,7 @@ class SampleLoader:
 
     def _load(self, video: VideoRecord, choice: clips.ClipChoice, with_semantics: bool) -> augment.Clip:
         frames, instances = choice.frames, choice.instances
-        pairs = [video.panoptic_map(t) for t in frames] if video.panoptic_maps is not None else []
+        pairs = [self._panoptic_map(video, t) for t in frames] if video.panoptic_maps is not None else []
         classes = [classes for classes, _ in pairs]
         if not pairs:
             masks = IdLayers.of_segments(video, frames, instances)
@@ -210,13 +235,24 @@ class SampleLoader:
         semantic = semantic.swapaxes(1, 2) if by_columns else semantic
         return augment.Clip(np.stack([self._frame(video, t) for t in frames]), masks, semantic)
 
+    def _panoptic_map(self, video: VideoRecord, frame: int) -> tuple[np.ndarray, np.ndarray]:
+        with _naming(video, frame):
+            return video.panoptic_map(frame)
+
     def _frame(self, video: VideoRecord, frame: int) -> np.ndarray:
-        try:
+        with _naming(video, frame):
             if not self.config.cache_records:
                 return video.load_frame(frame)
             return self._cache.get(video.frame_paths[frame], lambda: video.load_frame(frame))
-        except ValueError as error:
-            raise ValueError(f"dataset {video.dataset}, video {video.id!r}, frame {frame}: {error}") from error
+
+
+@contextlib.contextmanager
+def _naming(video: VideoRecord, frame: int) -> Iterator[None]:
+    """Errors inside name the frame that is read."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"dataset {video.dataset}, video {video.id!r}, frame {frame}: {error}") from error
 
 
 def _flip(clip: augment.Clip, dataset: DatasetConfig, rng: np.random.Generator) -> augment.Clip:

@@ -26,6 +26,7 @@ import cv2
 import numpy as np
 
 from input_pipeline import mixture, samples
+from input_pipeline.bad_records import LeftOut
 from input_pipeline.config import DataConfig
 from input_pipeline.records import VideoRecord
 
@@ -44,13 +45,20 @@ class WorkerError(RuntimeError):
 class WorkerPool:
     """Worker processes that load the samples of a mixture; safe to use from several threads."""
 
-    def __init__(self, config: DataConfig, pools: Sequence[mixture.Pool], videos: list[list[VideoRecord]]):
+    def __init__(
+        self,
+        config: DataConfig,
+        pools: Sequence[mixture.Pool],
+        videos: list[list[VideoRecord]],
+        left_out: LeftOut | None = None,
+    ):
         """Starts `config.num_parallel` workers.
 
         Args:
           config: of the mixture; the workers share out `cache_megabytes`.
           pools: of the mixture.
           videos: the records of each dataset of the config, in its order. They are not kept.
+          left_out: where samples that were drawn again because a file is bad are noted.
         """
         self._pools = {id(pool): number for number, pool in enumerate(pools)}
         self._pools_themselves = pools  # so that ids stay theirs
@@ -62,7 +70,7 @@ class WorkerPool:
         records, places = _pack(videos)
         with records:
             for _ in range(count):
-                self._workers.append(_Worker(records.fileno()))
+                self._workers.append(_Worker(records.fileno(), left_out or LeftOut()))
         for worker in self._workers:
             worker.connection.send((config, list(pools), places))
             self._idle.put(worker)
@@ -93,7 +101,8 @@ class WorkerPool:
 class _Worker:
     """One process: its pipe, and the memory that samples come back in."""
 
-    def __init__(self, records: int):
+    def __init__(self, records: int, left_out: LeftOut):
+        self._left_out = left_out
         self._file = _shared_file()
         self._memory = None
         self.connection, theirs = Pipe()
@@ -110,9 +119,11 @@ class _Worker:
     def load(self, plan: mixture.BatchPlan, index: int) -> dict[str, np.ndarray]:
         try:
             self.connection.send((plan, index))
-            is_good, reply = self.connection.recv()
+            is_good, reply, bad_records = self.connection.recv()
         except (EOFError, OSError):
             raise WorkerError(f"a process of the input pipeline {_end_of(self.process)}") from None
+        for record in bad_records:
+            self._left_out.add(record)
         if not is_good:
             is_users, message = reply
             raise ValueError(message) if is_users else WorkerError(f"in a process of the input pipeline: {message}")
@@ -150,7 +161,8 @@ def serve(pipe: int, memory: int, records: int) -> None:
     connection, file = Connection(pipe), os.fdopen(memory, "r+b")
     try:
         config, pools, places = connection.recv()
-        loader = samples.SampleLoader(config, [_PackedRecords(records, place) for place in places])
+        left_out = LeftOut(logs=False)  # the caller logs
+        loader = samples.SampleLoader(config, [_PackedRecords(records, place) for place in places], left_out)
         view = None
         while True:
             plan, index = connection.recv()
@@ -167,7 +179,7 @@ def serve(pipe: int, memory: int, records: int) -> None:
                 answer = False, (True, str(error))
             except Exception:
                 answer = False, (False, traceback.format_exc())
-            connection.send(answer)
+            connection.send((*answer, left_out.take_new()))
     except (EOFError, OSError):
         return  # the caller is gone
 

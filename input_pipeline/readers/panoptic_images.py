@@ -78,9 +78,7 @@ def read(
         listed[workspace.get(item[1], "id", (int, str), where)].append((where, item[1]))
 
     def read_image(item):
-        image_id, ((where, image), *others) = item
-        if others:
-            raise ValueError(f"{others[0][0]}: id {image_id!r:.80} occurs twice")
+        image_id, ((where, image),) = item
         height, width = workspace.get_size(image, where)
         path = path_of(folder, workspace.get(image, "file_name", str, where), where)
         map_path, ids, classes = "", (), ()
@@ -93,10 +91,13 @@ def read(
 
     bad_records.keep_good(enumerate(workspace.get(content, "annotations", list, str(file))), add_annotation)
     bad_records.keep_good(enumerate(workspace.get(content, "images", list, str(file))), add_image)
+    for image_id, rows in listed.items():
+        if len(rows) > 1:  # nothing says which of them an annotation belongs to, so that all of them are bad
+            bad_records.leave_out(ValueError(f"{rows[1][0]}: id {image_id!r:.80} occurs twice"))
     for image_id in sorted(set(entries) - set(listed), key=str):
         place = entries[image_id][0][0]
         bad_records.leave_out(ValueError(f"{place}: image_id {image_id!r:.80} is not in 'images'"))
-    found = bad_records.keep_good(listed.items(), read_image)
+    found = bad_records.keep_good((item for item in listed.items() if len(item[1]) == 1), read_image)
     if needs_things:
         found = [row for row in found if things[list(row[-1])].any()]
     found = keep_listed(found, lambda row: (row[1],), f"{file}, images")

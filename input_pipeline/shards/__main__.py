@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
     workspace = config.workspace or os.environ.get(WORKSPACE_VARIABLE, "")
     for dataset in config.datasets:
         if not flags.check:
-            prepare(dataset, workspace, flags.output)
+            prepare(dataset, workspace, flags.output, on_bad_record=config.on_bad_record)
         folder = files.folder_of(flags.output, dataset.name)
         index = files.read_index(folder, "train")
         files.check_shards(folder, index, contents=flags.check)

@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import writer as tfds_writer
 
 from input_pipeline import readers
+from input_pipeline.bad_records import ERROR, SKIP, BadRecord, LeftOut
 from input_pipeline.config import DatasetConfig, dataset_config
 from input_pipeline.records import VideoRecord
 from input_pipeline.shards import index as files
@@ -46,6 +47,7 @@ class TarvisFrames(tfds.core.ShardBasedBuilder):
         config: Any = None,
         dataset: DatasetConfig | None = None,
         workspace: str = "",
+        on_bad_record: str = ERROR,
         frames_per_shard: int = _FRAMES_PER_SHARD,
         file_format: Any = None,
         **kwargs: Any,
@@ -56,6 +58,7 @@ class TarvisFrames(tfds.core.ShardBasedBuilder):
           config: see tensorflow-datasets; may be left out where `dataset` is given.
           dataset: where its files are; None: as the table says of the dataset that `config` names.
           workspace: see `DataConfig`; "": the folder that TARVIS_WORKSPACE_DIR names.
+          on_bad_record: see `DataConfig`; "skip" leaves out the whole video of a frame that cannot be read.
           frames_per_shard: a shard is closed after the video with which it has at least so many.
           file_format: what tensorflow-datasets passes; frames are read at random, so no other format than array_record
             will do.
@@ -68,6 +71,7 @@ class TarvisFrames(tfds.core.ShardBasedBuilder):
         super().__init__(file_format="array_record", config=config, **kwargs)
         self._dataset = dataset or dataset_config(self.builder_config.name.upper())
         self._workspace = workspace or os.environ.get(WORKSPACE_VARIABLE, "")
+        self._on_bad_record = on_bad_record
         self._frames_per_shard = frames_per_shard
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -85,9 +89,11 @@ class TarvisFrames(tfds.core.ShardBasedBuilder):
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable]]:
         del dl_manager
-        self._shards = _split(readers.training_videos(self._dataset, self._workspace), self._frames_per_shard)
+        skips = self._on_bad_record == SKIP
+        videos = readers.training_videos(self._dataset, self._workspace, LeftOut() if skips else None)
+        self._shards = _split(videos, self._frames_per_shard)
         self._begin()
-        return {SPLIT: [_Frames(shard, number, self._staging()) for number, shard in enumerate(self._shards)]}
+        return {SPLIT: [_Frames(shard, number, self._staging(), skips) for number, shard in enumerate(self._shards)]}
 
     def _begin(self) -> None:
         """Empties the folder of complete shards unless they are of the same videos."""
@@ -97,7 +103,7 @@ class TarvisFrames(tfds.core.ShardBasedBuilder):
             if os.fspath(folder) != os.fspath(self.data_path):
                 folder.rmtree()
         plan = json.dumps(
-            [files.prepared_fields(self._dataset)]
+            [files.prepared_fields(self._dataset), self._on_bad_record]
             + [[[video.id, [path.name for path in video.frame_paths]] for video in shard] for shard in self._shards]
         )
         note = staging / "plan.json"
@@ -116,15 +122,21 @@ class TarvisFrames(tfds.core.ShardBasedBuilder):
         for name, length in zip(sorted(names), lengths, strict=True):
             path = files.path_of(self.data_path) / name
             shards.append(files.Shard(name, length, path.stat().length, (staging / _checksum_name(name)).read_text()))
-        entries = []
+        entries, left_out = [], LeftOut()
         with_boxes = self._dataset.task == "exemplar"
         for number, shard in enumerate(self._shards):
             position = 0
-            for video in shard:
-                entries.append(conversion.index_entry(video, number, position, with_boxes))
+            for v, video in enumerate(shard):
+                note = staging / _bad_video_name(number, v)
+                if note.exists():
+                    left_out.add(BadRecord(self._dataset.name, note.read_text()))
+                else:
+                    entries.append(conversion.index_entry(video, number, position, with_boxes))
                 position += video.num_frames
             if position != shards[number].records:
                 raise ValueError(f"{names[number]}: expected {position} records, wrote {shards[number].records}")
+        if not entries:
+            raise ValueError(f"{left_out.first_error(self._dataset.name)}: no video of {self._dataset.name} is left")
         index = files.Index(files.prepared_fields(self._dataset), tuple(shards), tuple(entries))
         files.write_index(self.data_path, SPLIT, index)
         staging.rmtree()
@@ -150,14 +162,26 @@ class _Frames:
     videos: list[VideoRecord]
     number: int
     staging: Any
+    skips: bool
 
     def __call__(self) -> Iterator[tuple[int, dict[str, bytes] | None]]:
         complete = bool(list(self.staging.glob(f"*-{self.number:05d}-of-*.sha256")))
         key = 0
-        for video in self.videos:
+        for v, video in enumerate(self.videos):
             for frame in range(video.num_frames):
-                yield key, None if complete else conversion.frame_record(video, frame)
+                yield key, None if complete else self._record(v, video, frame)
                 key += 1
+
+    def _record(self, number: int, video: VideoRecord, frame: int) -> dict[str, bytes]:
+        """The record of a frame. Where bad ones are left out, it is empty and a note says so: the index has no video
+        with such a frame."""
+        try:
+            return conversion.frame_record(video, frame)
+        except ValueError as error:
+            if not self.skips:
+                raise
+            (self.staging / _bad_video_name(self.number, number)).write_text(f"{video.where}, frame {frame}: {error}")
+            return conversion.EMPTY_RECORD
 
 
 @dataclasses.dataclass
@@ -180,6 +204,10 @@ class _ResumingWriter(tfds_writer.ExampleWriter):
             os.link(staged, path)  # takes no room
         except OSError:
             staged.copy(path)
+
+
+def _bad_video_name(shard: int, video: int) -> str:
+    return f"bad-{shard:05d}-{video:05d}.txt"
 
 
 def _checksum_name(shard: str) -> str:

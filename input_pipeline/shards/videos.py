@@ -23,6 +23,7 @@ from input_pipeline.shards.records import IMAGE, MAP, TARGETS, FileInRecord
 from tarvis_jax.masks import rle
 
 _MAX_ID = 2**24 - 1  # of an instance in a map
+EMPTY_RECORD = {IMAGE: b"", MAP: b"", TARGETS: b""}
 
 
 def frame_record(video: VideoRecord, frame: int) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from input_pipeline.bad_records import SKIP, LeftOut, summary
 from input_pipeline.batches import BatchInfo, read_videos, train_batches
 from input_pipeline.config import DataConfig
 from input_pipeline.mixture import with_buckets
@@ -57,11 +58,14 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
     state = _begin(config, workdir, stepper, checkpoints, source)
     data = prepare_data(config.data, config.synthetic, workdir, writes=is_main)
     start_step = int(state.step)
-    videos = [] if data.recorded else read_videos(data)
+    left_out = LeftOut()
+    videos = [] if data.recorded else read_videos(data, left_out)
     data = data if data.recorded else with_buckets(data, videos)
-    batches = _batches(data, videos, start_step)
+    batches = _batches(data, videos, start_step, left_out)
     if is_main:  # not before: a config that does not fit the folder's checkpoint or data leaves the run as it was
         save_json(workdir / CONFIG_FILE, config)
+    if data.on_bad_record == SKIP:
+        left_out.keep_in(workdir, jax.process_index())
     _log_start(stepper, config, microbatches)
     with MetricWriter(
         workdir,
@@ -72,12 +76,15 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
     ) as writer:
         evaluator = _Evaluator(config, data, workdir, writer)
         progress = Progress(dataclasses.replace(config, data=data), stepper.programs)
-        state = _run_steps(config, stepper, state, batches, microbatches, checkpoints, writer, evaluator, progress)
+        state = _run_steps(
+            config, stepper, state, batches, microbatches, checkpoints, writer, evaluator, progress, left_out
+        )
         checkpoints.close()
         scores = evaluator.finish(state) if is_main else {}
     if is_main:
         evaluation = workdir / "eval" / "final" if config.train.final_eval else None
-        write_training_report(workdir, to_plain(config), to_plain(Config()), read_metrics(workdir), evaluation)
+        told = summary(workdir) if data.on_bad_record == SKIP else {}
+        write_training_report(workdir, to_plain(config), to_plain(Config()), read_metrics(workdir), evaluation, told)
     return scores
 
 
@@ -107,13 +114,13 @@ def _begin(
 
 
 def _batches(
-    data: DataConfig, videos: list[list[VideoRecord]], start_step: int
+    data: DataConfig, videos: list[list[VideoRecord]], start_step: int, left_out: LeftOut
 ) -> Iterator[tuple[BatchInfo, dict[str, np.ndarray]]]:
     """This process's share of the batches from `start_step` on."""
     hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     if data.recorded:
         return read_recorded_batches(data.recorded, config=data, start_step=start_step, **hosts)
-    return train_batches(data, videos=videos, start_step=start_step, **hosts)
+    return train_batches(data, videos=videos, start_step=start_step, left_out=left_out, **hosts)
 
 
 def _run_steps(
@@ -126,6 +133,7 @@ def _run_steps(
     writer: MetricWriter,
     evaluator: "_Evaluator",
     progress: Progress,
+    left_out: LeftOut,
 ) -> TrainState:
     """All steps that are left. The device works on step i while the host fetches the batch of step i + 1."""
     settings = config.train
@@ -150,6 +158,8 @@ def _run_steps(
         if is_last or _is_due(done, settings.log_steps):
             scalars = _average(pending) | progress.rates(len(pending))
             pending.clear()
+            if config.data.on_bad_record == SKIP:
+                scalars |= left_out.scalars()
             writer.write(done, scalars)
             if jax.process_index() == 0:
                 progress.log(done, scalars)

@@ -58,6 +58,7 @@ class Report:
       facts: what, when, with which versions on which device, by name.
       datasets: scores.
       times: durations and rates by name, as text.
+      left_out: data that was left out because it is bad, by name.
       curves: PNG file content.
       pictures: overlays; at most MAX_PICTURES of at most MAX_PIXELS are embedded.
       settings: the whole config: nested dicts and lists of plain values.
@@ -68,6 +69,7 @@ class Report:
     facts: Mapping[str, str]
     datasets: Sequence[DatasetSection] = ()
     times: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
     curves: bytes | None = None
     pictures: Sequence[Picture] = ()
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -79,6 +81,7 @@ def write_report(path: str | pathlib.Path, report: Report) -> pathlib.Path:
     sections = (
         ("Scores on held-out videos, in percent", _scores(report.datasets)),
         ("Times", _pairs(report.times)),
+        ("Bad data that was left out", _pairs(report.left_out)),
         ("Curves", _curves(report.curves)),
         ("Videos", _pictures(report.pictures)),
         ("Settings", _settings(report.settings, report.defaults)),

@@ -27,6 +27,7 @@ def write_training_report(
     defaults: Mapping[str, Any],
     entries: Sequence[Mapping[str, Any]],
     evaluation: pathlib.Path | None,
+    left_out: Mapping[str, str],
 ) -> pathlib.Path:
     """Writes `workdir`/curves.png and `workdir`/report.html.
 
@@ -35,6 +36,7 @@ def write_training_report(
       config, defaults: all settings as nested dicts and lists.
       entries: lines of metrics.jsonl.
       evaluation: folder of the final evaluation; None where there was none.
+      left_out: what of the data was left out, by name; empty where a bad record ends the run.
     """
     curves = write_curves(workdir / "curves.png", entries)
     sections, evaluation_times, pictures = _evaluation(evaluation)
@@ -44,6 +46,7 @@ def write_training_report(
         facts={"what": f"training, {last_step} steps"} | _circumstances(),
         datasets=sections,
         times=_training_times(entries) | evaluation_times,
+        left_out=left_out,
         curves=curves.read_bytes() if curves else None,
         pictures=pictures + _demos(workdir / "demo", {picture.title.partition(":")[0] for picture in pictures}),
         settings=config,

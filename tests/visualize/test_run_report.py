@@ -46,13 +46,19 @@ def test_training(tmp_path):
     rates = {"steps_per_sec": 2.0, "data_wait_percent": 4.0, "train_seconds": 95.0, "compile_seconds": 20.0}
     entries = [{"step": step, "loss": 1.0 / step, **rates} for step in (1, 2)] + [{"step": 2, "eval/DAVIS/J": 0.7}]
     path = write_training_report(
-        tmp_path, {"train": {"seed": 7}}, {"train": {"seed": 0}}, entries, tmp_path / "eval/final"
+        tmp_path,
+        {"train": {"seed": 7}},
+        {"train": {"seed": 0}},
+        entries,
+        tmp_path / "eval/final",
+        {"DAVIS": "3 videos or images were left out"},
     )
     assert path == tmp_path / "report.html" and (tmp_path / "curves.png").is_file()
     page = Page(path.read_text())
     words = "".join(page.text)
     for expected in ("62.1", "road <wet>", "34.5", "cows", "77.7", "3 min 10 s", "40.0 s", "2.00 (median", "4.0 %"):
         assert expected in words, expected
+    assert "Bad data that was left out" in words and "3 videos or images were left out" in words
     assert "15.0 s for 3 videos (2.0 frames/s" in words and "train.seed" in words and "jax" in words
     _, comparison, demo = page.images()
     assert comparison.shape == (20, 30, 3)
@@ -60,7 +66,7 @@ def test_training(tmp_path):
 
 
 def test_run_without_evaluation_and_metrics(tmp_path):
-    path = write_training_report(tmp_path, {}, {}, [], None)
+    path = write_training_report(tmp_path, {}, {}, [], None, {})
     assert not Page(path.read_text()).images() and not (tmp_path / "curves.png").exists()
 
 
