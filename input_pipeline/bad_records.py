@@ -76,12 +76,12 @@ class LeftOut:
         file = workdir / f"bad_records-{process}.jsonl"
         earlier = read_file(file)
         with self._lock:
-            current, self._records = self._records, dict.fromkeys(earlier)
+            self._records = dict.fromkeys((*earlier, *self._records))
+            if self._records:
+                whole = file.with_suffix(".part")
+                whole.write_text("".join(map(_line, self._records)), encoding="ascii")
+                whole.replace(file)
             self._file = file
-            for record in current:
-                if record not in self._records:
-                    self._records[record] = None
-                    self._write(record)
 
     def take_new(self) -> list[BadRecord]:
         """What was added since the last call."""
@@ -110,7 +110,7 @@ class LeftOut:
     def _write(self, record: BadRecord) -> None:
         if self._file is not None:
             with open(self._file, "a", encoding="ascii") as file:
-                file.write(json.dumps(dataclasses.asdict(record)) + "\n")
+                file.write(_line(record))
 
 
 def read_file(file: pathlib.Path) -> list[BadRecord]:
@@ -120,6 +120,10 @@ def read_file(file: pathlib.Path) -> list[BadRecord]:
     # A process that was killed may have left a part of a line.
     lines = [line for line in file.read_text(encoding="ascii").splitlines(keepends=True) if line.endswith("\n")]
     return list(dict.fromkeys(BadRecord(**json.loads(line)) for line in lines))
+
+
+def _line(record: BadRecord) -> str:
+    return json.dumps(dataclasses.asdict(record)) + "\n"
 
 
 def summary(workdir: pathlib.Path) -> dict[str, str]:

@@ -119,16 +119,7 @@ def read_headers(videos: list[VideoRecord]) -> None:
 
     Inside `leaving_out`, all such videos are noted.
     """
-
-    def check(video: VideoRecord) -> None:
-        found = images.image_size(video.frame_paths[0])
-        if found != (video.height, video.width):
-            raise ValueError(
-                f"{video.frame_paths[0]}: has height and width {found}, the annotations of video {video.id!r} say "
-                f"{(video.height, video.width)}"
-            )
-
-    keep_good(videos, check)
+    keep_good(videos, readers.with_checked_size)
 
 
 def read_everything(videos: list[VideoRecord], dataset: DatasetConfig) -> None:

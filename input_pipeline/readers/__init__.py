@@ -22,7 +22,7 @@ from types import ModuleType
 import numpy as np
 from absl import logging
 
-from input_pipeline import bad_records, layouts
+from input_pipeline import bad_records, images, layouts
 from input_pipeline.config import DatasetConfig
 from input_pipeline.records import VideoRecord
 
@@ -45,11 +45,24 @@ def training_videos(
         with bad_records.leaving_out(left_out, config.name):
             found = layouts.locate(config, layouts.TRAINING, "", workspace)
             videos = _reader(found).training_videos(found, workspace)
+            if not config.image_clips:  # of videos; a hundred thousand images would take minutes
+                videos = bad_records.keep_good(videos, with_checked_size)
             return _checked(videos, found, found.train_annotations, TRAINING_SPLIT)
     except ValueError as error:
         first = left_out.first_error(config.name) if left_out else ""
         note = f" (bad data was left out before, such as: {first})" if first else ""
         raise _of_dataset(error, config.name, note) from error
+
+
+def with_checked_size(video: VideoRecord) -> VideoRecord:
+    """The video, if its first frame is an image of its size."""
+    found = images.image_size(video.frame_paths[0])
+    if found != (video.height, video.width):
+        raise ValueError(
+            f"{video.where}: the annotations say [height, width] = {[video.height, video.width]}, "
+            f"{video.frame_paths[0]} has [height, width] = {list(found)}"
+        )
+    return video
 
 
 def _of_dataset(error: ValueError, name: str, note: str = "") -> ValueError:

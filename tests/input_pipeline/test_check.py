@@ -55,7 +55,7 @@ def test_a_dataset_that_cannot_be_trained_on_is_an_error(own_workspace, config_f
     for frame in (own_workspace / "dataset_images/training/davis/0001").iterdir():
         cv2.imwrite(str(frame), cv2.imread(str(frame))[:, ::2])
     assert command_line.run(check.main, [f"--config={config_file}:DAVIS", f"--workspace={own_workspace}"]) == 2
-    assert "00000.jpg: has height and width (48, 32), the annotations of video '0001' say" in capsys.readouterr().out
+    assert "0001/00000.jpg has [height, width] = [48, 32]" in capsys.readouterr().out
 
 
 def test_full_reads_what_headers_do_not_show(own_workspace, config_file, capsys):

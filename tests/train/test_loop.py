@@ -6,6 +6,7 @@ import types
 import pytest
 
 from configs import finetune
+from input_pipeline.bad_records import read_file
 from tarvis_jax.config import from_mapping
 from tarvis_jax.run_config import Config
 from tarvis_jax.train import loop
@@ -48,3 +49,34 @@ def test_shares_of_some_of_the_datasets(log):
     config = from_mapping(Config, finetune.get_config("datasets=OVIS+DAVIS"))
     loop._log_start(stepper, config, 32)
     assert log[1] == "share of the batches that each dataset has: OVIS 0.818, DAVIS 0.182"
+
+
+def test_bad_data_is_counted_kept_and_reported(tmp_path, monkeypatch):
+    """Everything but the training itself, of a run whose data has a frame that is cut off."""
+    config = from_mapping(Config, tiny_config.get_config("4"))
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, on_bad_record="skip", num_parallel=1))
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, demo_davis=""))
+    prepare = loop.prepare_data
+
+    def prepare_and_damage(*args, **options):
+        data = prepare(*args, **options)
+        frame = next(path for path in sorted(tmp_path.glob("data/**/training/**/*.jpg")) if path.stem.endswith("2"))
+        frame.write_bytes(frame.read_bytes()[:-100])
+        return data
+
+    def run_steps(config, stepper, state, batches, microbatches, checkpoints, writer, evaluator, progress, left_out):
+        for _ in range(4):
+            next(batches)
+        writer.write(4, {"loss": 1.0} | left_out.scalars())
+        return state
+
+    monkeypatch.setattr(loop, "prepare_data", prepare_and_damage)
+    monkeypatch.setattr(loop, "_begin", lambda *_: types.SimpleNamespace(step=0))
+    monkeypatch.setattr(loop, "_run_steps", run_steps)
+    loop.train(config, tmp_path)
+    records = read_file(tmp_path / "bad_records-0.jsonl")
+    assert records and all("the JPEG is cut off" in record.error for record in records)
+    page = (tmp_path / "report.html").read_text()
+    assert "Bad data that was left out" in page
+    assert f"0 videos or images were left out, {len(records)} samples were drawn again" in page
+    assert "the JPEG is cut off" in page
