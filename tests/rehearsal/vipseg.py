@@ -1,7 +1,7 @@
 """VIPSEG: one 16-bit PNG per frame: 0 void, stuff class + 1, things 100 (class + 1) + number.
 
 Official files: `imgs`, `panomasks` (the same PNGs), lists of the splits; and, as its own scripts make them,
-`VIPSeg_720P` with `images`, `panomasksRGB` and one JSON of segments per split.
+`VIPSeg_720P` with `images`, `panomasks`, `panomasksRGB` and one JSON of segments per split.
 """
 
 import pathlib
@@ -99,6 +99,7 @@ def _write_video(images, official, name, names, scene, truth: bool = True) -> li
             maps.append(values)
             mask = official / "panomasks" / name / f"{stem}.png"
             files.write_picture(mask, values if values.max() > 255 else values.astype(np.uint8))
+            files.same_file(official / "VIPSeg_720P/panomasks" / name / f"{stem}.png", mask)
             files.write_ids(official / "VIPSeg_720P/panomasksRGB" / name / f"{stem}.png", values)
     return maps
 
