@@ -98,7 +98,7 @@ def _write_generic(path: pathlib.Path, sequences: list[dict[str, Any]]) -> None:
 
 def _write_sequence(images, kitti, split, names, scene, ids) -> None:
     """Frames for the workspace; KITTI's tracking folder and the panoptic maps of KITTI-STEP."""
-    numbers = np.array((0, *ids), np.int64)
+    numbers = np.array((0, *(i or 7 for i in ids)), np.int64)  # 0 is no instance in a PNG
     for t, name in enumerate(names):
         files.write_picture(images / name, scene.picture(t))
         files.same_file(kitti / "training/image_02" / name, images / name)
