@@ -95,7 +95,7 @@ def write_cityscapes(workspace: pathlib.Path, official: pathlib.Path) -> None:
         return kind * 1000 + n - 1 if n else kind
 
     content, maps = _describe(
-        scenes, "_gtFine_leftImg8bit.png", (person, car), names, number, str, "_gtFine_panoptic.png"
+        scenes, "_gtFine_leftImg8bit.png", range(24, 34), names, number, str, "_gtFine_panoptic.png"
     )
     for annotation in content["annotations"]:  # a group has the id of its class
         for segment in annotation["segments_info"]:

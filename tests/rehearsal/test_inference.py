@@ -10,7 +10,7 @@ from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.inference.session import Session
 from tarvis_jax.model.config import ModelConfig
 from tests import tiny
-from tests.rehearsal.test_training import NETWORK
+from tests.rehearsal.recipes import NETWORK
 
 
 @pytest.fixture(scope="module")

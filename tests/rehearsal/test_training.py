@@ -13,38 +13,19 @@ import pytest
 from input_pipeline.batches import train_batches
 from tarvis_jax.config import from_mapping
 from tarvis_jax.datasets import TASKS
-from tarvis_jax.parallel.mesh import make_mesh
+from tarvis_jax.parallel.mesh import make_mesh, put_batch
 from tarvis_jax.run_config import Config
 from tarvis_jax.train.step import make_stepper
-from tarvis_jax.train.transfer import to_devices
 from tests.rehearsal import recipes
 
-NETWORK = {  # one layer of each kind, as narrow as can be
-    "backbone": "ResNetTiny",
-    "compute_dtype": "float32",
-    "hidden_size": 8,
-    "num_heads": 1,
-    "neck_layers": 1,
-    "neck_points": 1,
-    "neck_ffn_size": 8,
-    "neck_groups": 2,
-    "decoder_layers": 1,
-    "decoder_ffn_size": 8,
-    "decoder_strides": (32,),
-    "object_encoder_layers": 1,
-    "object_encoder_ffn_size": 8,
-    "num_queries_per_object": 1,
-    "background_grid": (1, 1),
-}
-LOSS = {"num_points": 64, "num_points_semantic": 64}
 ONE_OF_EACH_TASK = {"instance": "YOUTUBE_VIS", "panoptic": "KITTI_STEP", "exemplar": "DAVIS"}
 
 
 def train_two_steps(recipe: str, datasets: list[str], workspace: str) -> set[str]:
     """Two steps of the recipe on each dataset and for each of its tasks; returns the tasks."""
     config = recipes.config_of(recipe, workspace)
-    config.model.update(NETWORK)
-    config.loss.update(LOSS)
+    config.model.update(recipes.NETWORK)
+    config.loss.update(recipes.LOSS)
     config.train.init_from = "random"
     config.optimizer.warmup_steps = 0
     stepper = make_stepper(from_mapping(Config, config), make_mesh())
@@ -53,7 +34,7 @@ def train_two_steps(recipe: str, datasets: list[str], workspace: str) -> set[str
         for task, batches in two_batches(recipe, name, workspace).items():
             before = jax.device_get(state.params)  # a step takes the state's place
             for batch in batches:
-                state, metrics = stepper(name, state, to_devices(batch, 1, stepper.mesh))
+                state, metrics = stepper((name, task), state, put_batch(batch, 1, stepper.mesh))
                 assert math.isfinite(float(metrics["loss"])) and bool(metrics["is_finite"]), (name, task)
             after = jax.device_get(state.params)
             assert any(not np.array_equal(before[key], after[key]) for key in before), (name, task)
