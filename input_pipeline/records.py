@@ -86,6 +86,15 @@ class VideoRecord:
         """File names without folder and suffix ("00005")."""
         return tuple(path.stem for path in self.frame_paths)
 
+    def annotated_only(self) -> "VideoRecord":
+        """The video as if it had the annotated frames alone: in the others, the absence of a mask tells nothing."""
+        per_frame = {
+            name: tuple(getattr(self, name)[t] for t in self.annotated_frames)
+            for name in ("frame_paths", "segmentations", "semantics", "panoptic_maps", "points", "boxes")
+            if getattr(self, name) is not None
+        }
+        return dataclasses.replace(self, annotated_frames=tuple(range(len(self.annotated_frames))), **per_frame)
+
     def load_frame(self, frame: int) -> np.ndarray:
         """uint8 RGB [H, W, 3]."""
         return images.read_frame(self.frame_paths[frame], self.height, self.width)
@@ -137,10 +146,10 @@ class VideoRecord:
             return self.panoptic_map(frame)[0]
         if self.semantics is None:
             raise ValueError(f"{self.where}: has no semantic annotation")
-        result = np.full((self.height, self.width), images.VOID, np.uint8)
+        result = np.full((self.width, self.height), images.VOID, np.uint8)  # by columns
         for label in sorted(self.semantics[frame]):
-            result[rle.decode(self.semantics[frame][label])] = label
-        return result
+            rle.paint(result.reshape(-1), self.semantics[frame][label], label)
+        return result.T
 
     def panoptic_map(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
         """Classes uint8 [H, W] (0..K-1, 255 = void) and instance ids int32 [H, W] (0 = none)."""
