@@ -1,4 +1,4 @@
-"""A shipped config with a tiny network, small clips of one dataset and a single step: for what is not about sizes.
+"""A shipped config with next to no network, small clips of one dataset and a single step: for what is about neither.
 
 python main.py --config=tests/rehearsal/small.py:finetune --workdir=runs/small
 """
@@ -21,10 +21,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.data.datasets = ({**dataset, **sizes, "buckets": ((64, 64),) if dataset["image_clips"] else ()},)
     config.data.batch_size = 1
     config.data.num_parallel = 1
-    config.model.update(NETWORK)
+    config.model.update({**NETWORK, "neck_layers": 0, "decoder_layers": 0, "object_encoder_layers": 0})
     config.loss.update(LOSS)
     config.optimizer.warmup_steps = 0
     config.train.num_steps = 1
+    config.train.init_from = "random"
     config.train.tensorboard = False
     for settings in config.inference.values():
         settings.min_dim = 64

@@ -11,6 +11,7 @@ import pytest
 from input_pipeline import readers
 from input_pipeline.batches import train_batches
 from input_pipeline.config import dataset_config
+from input_pipeline.targets import unpack_masks
 from tarvis_jax.config import from_mapping
 from tarvis_jax.run_config import Config
 from tests.rehearsal import recipes
@@ -183,7 +184,7 @@ def check_batch(batch, task, dataset, clip_length):
     images, valid, classes = batch["images"][0], batch["valid_instances"][0], batch["classes"][0]
     frames, height, width, _ = images.shape
     assert (frames, images.dtype) == (clip_length, np.uint8) and not (height % 32 or width % 32)
-    masks = batch["masks"][0]
+    masks = unpack_masks(batch, len(valid))[0]
     assert masks.shape == (len(valid), frames, height, width)
     assert valid.any() and (masks.any(axis=(1, 2, 3)) == valid).all()
     assert images.std() > 1
@@ -195,5 +196,5 @@ def check_batch(batch, task, dataset, clip_length):
     else:
         assert ((classes >= 1) & (classes <= dataset.num_classes)).tolist() == valid.tolist()
     if task == "panoptic":
-        found = np.unique(batch["semantic_map"][~batch["ignore_mask"]])
-        assert found.size and found.min() >= 0 and found.max() < dataset.num_classes
+        found = set(np.unique(batch["class_map"]).tolist())
+        assert len(found) > 1 and found <= {*range(dataset.num_classes), 255}

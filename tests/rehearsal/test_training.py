@@ -13,9 +13,10 @@ import pytest
 from input_pipeline.batches import train_batches
 from tarvis_jax.config import from_mapping
 from tarvis_jax.datasets import TASKS
-from tarvis_jax.parallel.mesh import make_mesh, put_batch
+from tarvis_jax.parallel.mesh import make_mesh
 from tarvis_jax.run_config import Config
 from tarvis_jax.train.step import make_stepper
+from tarvis_jax.train.transfer import to_devices
 from tests.rehearsal import recipes
 
 ONE_OF_EACH_TASK = {"instance": "YOUTUBE_VIS", "panoptic": "KITTI_STEP", "exemplar": "DAVIS"}
@@ -34,7 +35,7 @@ def train_two_steps(recipe: str, datasets: list[str], workspace: str) -> set[str
         for task, batches in two_batches(recipe, name, workspace).items():
             before = jax.device_get(state.params)  # a step takes the state's place
             for batch in batches:
-                state, metrics = stepper((name, task), state, put_batch(batch, 1, stepper.mesh))
+                state, metrics = stepper((name, task), state, to_devices(batch, 1, stepper.mesh))
                 assert math.isfinite(float(metrics["loss"])) and bool(metrics["is_finite"]), (name, task)
             after = jax.device_get(state.params)
             assert any(not np.array_equal(before[key], after[key]) for key in before), (name, task)
