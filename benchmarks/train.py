@@ -37,7 +37,7 @@ def random_batch(config: DataConfig, dataset: DatasetConfig, task: str) -> dict[
     height, width = clip_size(dataset)
     for n in range(min(4, dataset.num_slots(task))):
         top, left = n * height // 8, n * width // 8
-        batch["masks"][:, n, :, top : top + height // 4, left : left + width // 4] = True
+        batch["bit_planes"][:, n // 8, :, top : top + height // 4, left : left + width // 4] |= 1 << n % 8
         batch["valid_instances"][:, n] = True
         if task != "exemplar":
             batch["classes"][:, n] = 1 + n % dataset.num_classes

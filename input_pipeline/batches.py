@@ -1,15 +1,17 @@
-"""Training batches: the tf.data graph that loads, stacks and prefetches samples.
+"""Training batches: samples stacked, ordered and prefetched by a tf.data graph.
 
 `train_batches` yields the batch contract of docs/architecture.md. TensorFlow is imported inside the functions, so that
 everything else here works on machines without it.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from input_pipeline import mixture, readers, samples
+from input_pipeline import mixture, readers, samples, targets, workers
 from input_pipeline.config import DataConfig, DatasetConfig
 from input_pipeline.records import VideoRecord
 from input_pipeline.shards import videos as shards
@@ -17,13 +19,14 @@ from tarvis_jax.datasets import TASKS
 
 Batch = dict[str, np.ndarray]
 
+
 _KEYS = {
     "images": np.uint8,
-    "masks": np.bool_,
+    "id_map": np.uint8,
+    "bit_planes": np.uint8,
     "classes": np.int32,
     "valid_instances": np.bool_,
-    "semantic_map": np.int32,
-    "ignore_mask": np.bool_,
+    "class_map": np.uint8,
     "reference_frame": np.int32,
     "points_yx": np.float32,
 }
@@ -45,7 +48,7 @@ class BatchInfo:
 
 
 def batch_keys(task: str) -> tuple[str, ...]:
-    """Names of the arrays in a batch of a task."""
+    """Names of the arrays that a batch of a task can have: its masks are `id_map` or `bit_planes`."""
     extra = {key for keys in TASKS.values() for key in keys} - set(TASKS[task])
     return tuple(key for key in _KEYS if key not in extra)
 
@@ -53,7 +56,7 @@ def batch_keys(task: str) -> tuple[str, ...]:
 def batch_shapes(
     config: DataConfig, dataset: DatasetConfig, bucket: tuple[int, int], task: str | None = None
 ) -> dict[str, tuple[tuple[int, ...], type]]:
-    """(shape, dtype) of each array of a whole batch of a dataset in one of its buckets; for compiling ahead of time.
+    """(shape, dtype) of each array of a whole batch of a dataset in one of its buckets, as the compiled step takes it.
 
     `task` is one of those that the dataset is trained on; None: its own.
     """
@@ -61,15 +64,14 @@ def batch_shapes(
     b, t, n = config.batch_size, config.clip_length, dataset.num_slots(task)
     shapes = {
         "images": (b, t, *bucket, 3),
-        "masks": (b, n, t, *bucket),
+        "bit_planes": (b, targets.num_planes(n), t, *bucket),
         "classes": (b, n),
         "valid_instances": (b, n),
-        "semantic_map": (b, t, *bucket),
-        "ignore_mask": (b, t, *bucket),
+        "class_map": (b, t, *bucket),
         "reference_frame": (b,),
         "points_yx": (b, n, 2),
     }
-    return {key: (shapes[key], _KEYS[key]) for key in batch_keys(task)}
+    return {key: (shapes[key], _KEYS[key]) for key in batch_keys(task) if key in shapes}
 
 
 def read_videos(config: DataConfig) -> list[list[VideoRecord]]:
@@ -101,13 +103,15 @@ def train_batches(
       process_index, process_count: of this host.
       videos: the records of each dataset, in the config's order; read from files if None.
     Yields:
-      `BatchInfo` and a dict of numpy arrays: `images` uint8 [B, T, H, W, 3] RGB, padded with 128; `masks` bool
-      [B, N, T, H, W]; `classes` int32 [B, N] (1..K, 0 where invalid and in exemplar batches); `valid_instances` bool
-      [B, N]; panoptic: `semantic_map` int32 [B, T, H, W], `ignore_mask` bool [B, T, H, W] (true in the padding);
-      exemplar: `reference_frame` int32 [B], `points_yx` float32 [B, N, 2], normalized to the padded image, 0 where
-      invalid.
+      `BatchInfo` and a dict of numpy arrays: `images` uint8 [B, T, H, W, 3] RGB, padded with 128; the masks of N
+      targets as `id_map` uint8 [B, T, H, W] (slot + 1, 0 where none) or, where targets overlap, as `bit_planes` uint8
+      [B, ceil(N / 8), T, H, W] (see `targets.pack_masks`); `classes` int32 [B, N] (1..K, 0 where invalid and in
+      exemplar batches); `valid_instances` bool [B, N]; panoptic: `class_map` uint8 [B, T, H, W] (0..K-1, 255 where
+      ignored and in the padding); exemplar: `reference_frame` int32 [B], `points_yx` float32 [B, N, 2], normalized to
+      the padded image, 0 where invalid.
     Raises:
       ValueError: at once for settings, workspace and annotations; while iterating for unreadable frames.
+      WorkerError: while iterating, a worker process ended.
     """
     if config.batch_size % process_count or not 0 <= process_index < process_count:
         raise ValueError(
@@ -119,8 +123,8 @@ def train_batches(
     if videos is None:
         videos = read_videos(config)
     plans = mixture.Mixture(config, videos)
-    loader = samples.SampleLoader(config, videos)
-    return _iterate(config, plans, loader, start_step, process_index, config.batch_size // process_count)
+    size = config.batch_size // process_count
+    return _iterate(config, plans, videos, start_step, range(process_index * size, (process_index + 1) * size))
 
 
 def _training_videos(dataset: DatasetConfig, config: DataConfig) -> list[VideoRecord]:
@@ -129,36 +133,61 @@ def _training_videos(dataset: DatasetConfig, config: DataConfig) -> list[VideoRe
     return readers.training_videos(dataset, config.workspace)
 
 
-def _iterate(config, plans, loader, start_step, process_index, local_size) -> Iterator[tuple[BatchInfo, Batch]]:
+def _iterate(
+    config: DataConfig, plans: mixture.Mixture, videos: list[list[VideoRecord]], start_step: int, rows: range
+) -> Iterator[tuple[BatchInfo, Batch]]:
     errors: dict[int, Exception] = {}
+    with contextlib.ExitStack() as stack:
+        load_samples, at_once = _sample_source(config, plans, videos, len(rows), stack)
+        del videos  # worker processes have them
 
-    def load(number: np.ndarray):
-        # tf.data would wrap an exception in a long text of its own; it is kept aside and raised by the consumer.
-        try:
-            step, place = divmod(int(number), local_size)
-            sample = loader.load(plans.plan(step), process_index * local_size + place)
-        except Exception as error:
-            errors[int(number)] = error
-            raise
-        return [np.asarray(sample.get(key, np.zeros(0, dtype)), dtype) for key, dtype in _KEYS.items()]
+        def load(step: np.ndarray) -> list[np.ndarray]:
+            # tf.data would wrap an exception in a long text of its own; it is kept aside and raised by the consumer.
+            try:
+                batch = targets.stack_samples(load_samples(plans.plan(int(step)), rows))
+            except Exception as error:
+                errors[int(step)] = error
+                raise
+            return [np.asarray(batch.get(key, np.zeros(0, dtype)), dtype) for key, dtype in _KEYS.items()]
 
-    stream = iter(_graph(config, load, start_step, local_size))
-    step = start_step
-    while True:
-        try:
-            arrays = next(stream)
-        except Exception:
-            if errors:
-                raise errors[min(errors)] from None
-            raise
-        pool = plans.plan(step).pool
-        named = dict(zip(_KEYS, arrays, strict=True))
-        info = BatchInfo(config.datasets[pool.dataset].name, pool.task, step)
-        yield info, {key: named[key] for key in batch_keys(pool.task)}
-        step += 1
+        stream = iter(_graph(config, load, start_step, at_once))
+        step = start_step
+        while True:
+            try:
+                arrays = next(stream)
+            except Exception:
+                if errors:
+                    raise errors[min(errors)] from None
+                raise
+            pool = plans.plan(step).pool
+            info = BatchInfo(config.datasets[pool.dataset].name, pool.task, step)
+            yield info, {key: array for key, array in zip(_KEYS, arrays, strict=True) if array.size}
+            step += 1
 
 
-def _graph(config: DataConfig, load, start_step: int, local_size: int):
+def _sample_source(
+    config: DataConfig,
+    plans: mixture.Mixture,
+    videos: list[list[VideoRecord]],
+    batch_size: int,
+    stack: contextlib.ExitStack,
+) -> tuple[Callable[[mixture.BatchPlan, range], list[Batch]], int]:
+    """(loads samples of a batch, how many batches to load at once); `stack` ends what was started for it."""
+    if config.num_parallel <= 1:
+        loader = samples.SampleLoader(config, videos)
+        return lambda plan, rows: [loader.load(plan, row) for row in rows], 1
+    threads = stack.enter_context(ThreadPoolExecutor(config.num_parallel))  # each waits for one worker
+    pool = workers.WorkerPool(config, plans.pools, videos)
+    stack.callback(pool.close)  # first of all: threads that wait are set free
+
+    def load_samples(plan: mixture.BatchPlan, rows: range) -> list[Batch]:
+        return list(threads.map(lambda row: pool.load(plan, row), rows))
+
+    # One batch more than the workers can fill, so that none of them waits for the last sample of a batch.
+    return load_samples, 1 + -(-config.num_parallel // batch_size)
+
+
+def _graph(config: DataConfig, load, start_step: int, at_once: int):
     import cv2
 
     try:
@@ -172,15 +201,15 @@ def _graph(config: DataConfig, load, start_step: int, local_size: int):
     cv2.setNumThreads(1)  # samples already run in parallel
     tf.config.set_visible_devices([], "GPU")
     types = [tf.as_dtype(dtype) for dtype in _KEYS.values()]
-    graph = tf.data.Dataset.range(start_step * local_size, _FOREVER)
+    graph = tf.data.Dataset.range(start_step, _FOREVER)
     graph = graph.map(
-        lambda number: tf.numpy_function(load, [number], types, stateful=False),
-        num_parallel_calls=config.num_parallel,
+        lambda step: tf.numpy_function(load, [step], types, stateful=False),
+        num_parallel_calls=at_once,
         deterministic=True,
     )
-    graph = graph.batch(local_size, drop_remainder=True).prefetch(config.prefetch)
+    graph = graph.prefetch(config.prefetch)
     options = tf.data.Options()
-    options.threading.private_threadpool_size = config.num_parallel
+    options.threading.private_threadpool_size = at_once
     # Nothing is left to tune, and its thread would keep the process for up to a minute at the end.
     options.autotune.enabled = False
     return graph.with_options(options).as_numpy_iterator()

@@ -165,10 +165,10 @@ class DataConfig:
       chunk_steps: consecutive batches that are of one dataset (and of one number of objects).
       size_divisor: sides of the buckets that are found are multiples of this, in pixels; a multiple of the model's.
       seed: of every random choice.
-      num_parallel: samples that are prepared at the same time.
+      num_parallel: processes that make samples (one for each core is a good number); 0 or 1: none but the caller's own.
       prefetch: batches that are kept ready.
       cache_records: keep decoded frames in memory.
-      cache_megabytes: bound of that memory.
+      cache_megabytes: bound of that memory, of all processes together.
       max_attempts: how often a sample without any visible target is drawn again before it is an error.
       shards: a folder of prepared shards (`input_pipeline/shards`), on a disk or in a bucket; training reads its frames
         from there instead of from the datasets' own files. "": none.
@@ -185,7 +185,7 @@ class DataConfig:
     chunk_steps: _Count = 8
     size_divisor: _Pixels = 64
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
-    num_parallel: Annotated[int, Range(1, 10_000)] = 8
+    num_parallel: Annotated[int, Range(0, 1000)] = 8
     prefetch: Annotated[int, Range(1, 10_000)] = 2
     cache_records: bool = False
     cache_megabytes: Annotated[int, Range(0, 10**9)] = 1024

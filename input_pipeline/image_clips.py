@@ -14,6 +14,7 @@ from PIL import Image
 from input_pipeline import augment, images
 from input_pipeline.augment import Clip
 from input_pipeline.config import DatasetConfig
+from input_pipeline.id_layers import IdLayers
 from input_pipeline.records import VideoRecord
 from tarvis_jax.datasets import EXEMPLAR, PANOPTIC
 from tarvis_jax.frame_size import resized_size
@@ -24,7 +25,7 @@ class ImageTargets:
     """A clip of one image.
 
     Attributes:
-      clip: images, masks [N, T, h, w] of which none is empty, and class maps of panoptic clips; h and w are at most the
+      clip: images, masks of N targets of which none is empty, and class maps of panoptic clips; h and w are at most the
         bucket's (less for very wide or high images).
       classes: int32 [N], 1..K; 0 in exemplar clips.
       instances: ids of the N targets in the record.
@@ -100,7 +101,7 @@ def make_clip(
             areas = np.bincount(slots.ravel(), minlength=len(class_of_slot))[chosen]
             chosen = chosen[np.sort(np.argsort(-areas, kind="stable")[:most])]
     labels = np.zeros(len(chosen), np.int32) if task == EXEMPLAR else class_of_slot[chosen]
-    clip = Clip(frames, slots == chosen[:, None, None, None], semantic)
+    clip = Clip(frames, IdLayers.of_id_maps(slots, chosen.tolist()), semantic)
     return ImageTargets(clip, labels, tuple(ids[chosen - 1].tolist()), reference)
 
 

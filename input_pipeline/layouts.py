@@ -90,9 +90,10 @@ def absent(config: DatasetConfig, keys: tuple[str, ...], split: str, root: str) 
     texts = []
     for key in keys:
         path = getattr(found, key)
-        names = [path.replace("{split}", name) for name in _SPLITS.get(split, (split,))]
+        names = list(dict.fromkeys(path.replace("{split}", name) for name in _SPLITS.get(split, (split,))))
         if path and not any(workspace.find(name, root) for name in names):
-            texts.append(f"{key}: {workspace.join(workspace.workspace_root(root), names[0], key)}")
+            folder = workspace.workspace_root(root)
+            texts.append(f"{key}: " + " or ".join(str(workspace.join(folder, name, key)) for name in names))
     folder = official_folder(config, root)
     if texts and folder:
         texts.append(f"or an official download: {folder}")

@@ -34,14 +34,19 @@ def mask_to_point(masks: np.ndarray) -> np.ndarray:
 
 def _center(mask: np.ndarray) -> tuple[int, int]:
     """Row and column of the pixel."""
+    # Only the mask's box matters, and the pixels around it, where the image has any: they are the nearest outside.
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    top, left = max(0, rows[0] - 1), max(0, columns[0] - 1)
+    mask = mask[top : rows[-1] + 2, left : columns[-1] + 2]
     if mask.all():
         farthest = np.argwhere(mask)
     else:
         distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        # Squared distances are integers: rounding makes equal ones equal.
-        squared = np.rint(distance.astype(np.float64) ** 2)
-        farthest = np.argwhere(squared == squared.max())
-    if len(farthest) == 1:
-        return tuple(farthest[0])
-    mean = np.argwhere(mask).mean(0, dtype=np.float64)
-    return tuple(farthest[np.abs(farthest - mean).sum(1).argmin()])
+        # Squared distances are integers: of these pixels rounding chooses the ones that are equally far.
+        near = np.argwhere(distance > distance.max() - 0.01)
+        squared = np.rint(distance[tuple(near.T)].astype(np.float64) ** 2)
+        farthest = near[squared == squared.max()]
+    if len(farthest) > 1:
+        mean = [(mask.sum(1 - axis) @ np.arange(mask.shape[axis])) / mask.sum() for axis in (0, 1)]
+        farthest = farthest[np.abs(farthest - mean).sum(1).argmin()][None]
+    return top + int(farthest[0, 0]), left + int(farthest[0, 1])

@@ -14,21 +14,15 @@ _INFO = "info"
 
 
 def record_batches(path: pathlib.Path | str, batches: Iterable[tuple[BatchInfo, Batch]], count: int) -> None:
-    """Writes the first `count` of `batches` to `path` (.npz); bools as bits, class maps as bytes.
+    """Writes the first `count` of `batches` to `path` (.npz), as they are.
 
     Raises:
       ValueError: `batches` ends before.
     """
     arrays, infos = {}, []
     for i, (info, batch) in enumerate(itertools.islice(batches, count)):
-        infos.append({"dataset": info.dataset, "task": info.task, "step": info.step, "shapes": {}})
-        for key, value in batch.items():
-            infos[-1]["shapes"][key] = value.shape
-            if value.dtype == np.bool_:
-                value = np.packbits(value)
-            elif key == "semantic_map":
-                value = value.astype(np.uint8)
-            arrays[f"{i}/{key}"] = value
+        infos.append({"dataset": info.dataset, "task": info.task, "step": info.step, "keys": list(batch)})
+        arrays |= {f"{i}/{key}": value for key, value in batch.items()}
     if len(infos) < count:
         raise ValueError(f"{path}: asked to record {count} batches, but there were only {len(infos)}")
     arrays[_INFO] = np.frombuffer(json.dumps(infos).encode(), np.uint8)
@@ -62,31 +56,35 @@ def read_recorded_batches(
         with np.load(path) as file:
             stored = {key: file[key] for key in file.files}
         infos = json.loads(stored[_INFO].tobytes())
+        records = [(info, {key: stored[f"{i}/{key}"] for key in info["keys"]}) for i, info in enumerate(infos)]
     except Exception as error:
         raise ValueError(
             f"{path}: expected a file written by record_batches ({type(error).__name__}: {error})"
         ) from error
     if config is not None:
-        _check_fits(path, infos, config)
-    size = infos[0]["shapes"]["images"][0]
+        _check_fits(path, records, config)
+    size = len(records[0][1]["images"])
     if size % process_count:
         raise ValueError(f"{path}: its batch size {size} should be divisible by process_count {process_count}")
-    return _replay(stored, infos, start_step, process_index, size // process_count, repeat)
+    return _replay(records, start_step, process_index, size // process_count, repeat)
 
 
-def _check_fits(path: pathlib.Path, infos: list[dict], config: DataConfig) -> None:
+def _check_fits(path: pathlib.Path, records: list[tuple[dict, Batch]], config: DataConfig) -> None:
     """ValueError for the first batch that a run with this config would not have made."""
     datasets = {dataset.name: dataset for dataset in config.datasets}
-    for i, info in enumerate(infos):
+    for i, (info, batch) in enumerate(records):
         dataset = datasets.get(info["dataset"])
         if dataset is None or info["task"] not in dataset.task_shares:
             raise ValueError(
                 f"{path}: batch {i} is of {info['dataset']} ({info['task']}); data.datasets has "
                 f"{sorted((d.name, task) for d in config.datasets for task in d.task_shares)}"
             )
-        bucket = tuple(info["shapes"]["images"][2:4])
+        bucket = batch["images"].shape[2:4]
         expected = {key: shape for key, (shape, _) in batch_shapes(config, dataset, bucket, info["task"]).items()}
-        found = {key: tuple(shape) for key, shape in info["shapes"].items()}
+        if "id_map" in batch:
+            expected["id_map"] = batch["images"].shape[:-1]
+            del expected["bit_planes"]
+        found = {key: value.shape for key, value in batch.items()}
         fits = bucket in dataset.buckets if dataset.buckets else not any(side % config.size_divisor for side in bucket)
         if not fits or found != expected:
             allowed = f"one of {dataset.buckets}" if dataset.buckets else f"multiples of {config.size_divisor}"
@@ -96,16 +94,8 @@ def _check_fits(path: pathlib.Path, infos: list[dict], config: DataConfig) -> No
             )
 
 
-def _replay(stored, infos, start_step, process_index, local_size, repeat) -> Iterator[tuple[BatchInfo, Batch]]:
+def _replay(records, start_step, process_index, local_size, repeat) -> Iterator[tuple[BatchInfo, Batch]]:
     rows = slice(process_index * local_size, (process_index + 1) * local_size)
-    for step in itertools.count(start_step) if repeat else range(start_step, len(infos)):
-        record = infos[step % len(infos)]
-        batch = {}
-        for key, shape in record["shapes"].items():
-            value = stored[f"{step % len(infos)}/{key}"]
-            if key in ("masks", "valid_instances", "ignore_mask"):
-                value = np.unpackbits(value, count=int(np.prod(shape))).reshape(shape).astype(bool)
-            elif key == "semantic_map":
-                value = value.astype(np.int32)
-            batch[key] = value[rows]
-        yield BatchInfo(record["dataset"], record["task"], step), batch
+    for step in itertools.count(start_step) if repeat else range(start_step, len(records)):
+        info, batch = records[step % len(records)]
+        yield BatchInfo(info["dataset"], info["task"], step), {key: value[rows] for key, value in batch.items()}

@@ -146,10 +146,10 @@ class VideoRecord:
             return self.panoptic_map(frame)[0]
         if self.semantics is None:
             raise ValueError(f"{self.where}: has no semantic annotation")
-        result = np.full((self.height, self.width), images.VOID, np.uint8)
+        result = np.full((self.width, self.height), images.VOID, np.uint8)  # by columns
         for label in sorted(self.semantics[frame]):
-            result[rle.decode(self.semantics[frame][label])] = label
-        return result
+            rle.paint(result.reshape(-1), self.semantics[frame][label], label)
+        return result.T
 
     def panoptic_map(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
         """Classes uint8 [H, W] (0..K-1, 255 = void) and instance ids int32 [H, W] (0 = none)."""

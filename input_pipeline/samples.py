@@ -10,6 +10,7 @@ import numpy as np
 
 from input_pipeline import augment, clips, image_clips, mixture, points, targets
 from input_pipeline.config import DataConfig, DatasetConfig
+from input_pipeline.id_layers import IdLayers
 from input_pipeline.records import VideoRecord
 from tarvis_jax.frame_size import resized_size
 
@@ -72,7 +73,9 @@ class SampleLoader:
             count = int(sample["valid_instances"].sum())
             sample["reference_frame"] = np.int32(drawn.choice.reference)
             sample["points_yx"] = np.zeros((num_slots, 2), np.float32)
-            sample["points_yx"][:count] = points.mask_to_point(sample["masks"][:count, drawn.choice.reference])
+            masks = np.zeros((count, *plan.bucket), bool)  # of the padded clip: its border is not that of a mask
+            masks[:, : drawn.clip.size[0], : drawn.clip.size[1]] = drawn.clip.masks.of_frame(drawn.choice.reference)
+            sample["points_yx"][:count] = points.mask_to_point(masks)
         return sample
 
     def draw(self, plan: mixture.BatchPlan, index: int) -> DrawnClip:
@@ -145,17 +148,16 @@ class SampleLoader:
             clip = _flip(clip, dataset, rng)
             if plan.pool.cropped:
                 window = augment.crop_size(clip.size, dataset.crop)
-                corner = augment.preserving_crop(clip.masks[:, choice.reference], window, rng)
+                reference = slice(choice.reference, choice.reference + 1)
+                corner = augment.preserving_crop(clip.masks.union(reference)[None], window, rng)
                 if corner is None:  # a box that became one pixel larger than the window by rounding
                     return None
                 clip, cropped = augment.crop(clip, *corner, *window), True
-            if not clip.masks[:, choice.reference].any((1, 2)).all():
-                return None
         else:
             clip = _flip(clip, dataset, rng)
             if plan.pool.cropped:
                 window = augment.crop_size(clip.size, dataset.crop)
-                corner, is_enough = augment.containing_crop(clip.masks, window, rng)
+                corner, is_enough = augment.containing_crop(clip.masks.union()[None, None], window, rng)
                 # Without a window that keeps enough of its objects a clip stays whole, as in the reference, if its
                 # bucket holds it. Crops of another aspect than the frame have buckets that do not: then the best
                 # window has to do.
@@ -164,8 +166,9 @@ class SampleLoader:
                     clip, cropped = augment.crop(clip, *corner, *window), True
             size = resized_size(clip.size, plan.min_dim, dataset.max_dim)
             clip = augment.resize(clip, augment.fitted_size(size, plan.bucket))
-        visible = clip.masks.any((1, 2, 3))
-        if not visible.any():
+        areas = clip.masks.areas()
+        visible = np.flatnonzero(areas.any(1))
+        if not visible.size or dataset.task == "exemplar" and not areas[:, choice.reference].all():
             return None
         # Colors come last, on the fewest pixels; they commute with everything but the interpolation.
         images = augment.jitter_colors(
@@ -175,7 +178,7 @@ class SampleLoader:
             contrast=dataset.contrast,
             brightness=dataset.brightness,
         )
-        clip = augment.Clip(images, clip.masks[visible], clip.semantic)
+        clip = augment.Clip(images, clip.masks.select(visible), clip.semantic)
         classes = np.asarray([video.instances[i] for i in choice.instances], np.int32)[visible]
         return DrawnClip(video, choice, clip, classes, cropped)
 
@@ -191,9 +194,21 @@ class SampleLoader:
         return DrawnClip(video, choice, views.clip, views.classes, cropped=True)
 
     def _load(self, video: VideoRecord, choice: clips.ClipChoice, with_semantics: bool) -> augment.Clip:
-        masks = np.stack([video.frame_masks(t, choice.instances) for t in choice.frames], axis=1)
-        semantic = np.stack([video.semantic_map(t) for t in choice.frames]) if with_semantics else None
-        return augment.Clip(np.stack([self._frame(video, t) for t in choice.frames]), masks, semantic)
+        frames, instances = choice.frames, choice.instances
+        pairs = [video.panoptic_map(t) for t in frames] if video.panoptic_maps is not None else []
+        classes = [classes for classes, _ in pairs]
+        if not pairs:
+            masks = IdLayers.of_segments(video, frames, instances)
+            classes = [video.semantic_map(t) for t in frames] if with_semantics else []
+        elif all(video.segmentations[t].get(i) is None for t in frames for i in instances):
+            masks = IdLayers.of_id_maps([ids for _, ids in pairs], instances)
+        else:  # maps that do not have all of the instances
+            masks = IdLayers.of_masks(np.stack([video.frame_masks(t, instances) for t in frames], axis=1))
+        # Stacked in the layout of memory that they have.
+        by_columns = with_semantics and not classes[0].flags.c_contiguous
+        semantic = np.stack([each.T if by_columns else each for each in classes]) if with_semantics else None
+        semantic = semantic.swapaxes(1, 2) if by_columns else semantic
+        return augment.Clip(np.stack([self._frame(video, t) for t in frames]), masks, semantic)
 
     def _frame(self, video: VideoRecord, frame: int) -> np.ndarray:
         try:

@@ -78,7 +78,7 @@ def clip_rows(config: DataConfig, count: int) -> Iterator[ClipRow]:
                 cropped=drawn.cropped,
                 targets=len(drawn.classes),
                 frames=drawn.choice.frames,
-                covered=float(drawn.clip.masks.any(0).mean()),
+                covered=float(drawn.clip.masks.to_bool().any(0).mean()),
                 ignored=None if semantic is None else float((semantic == VOID).mean()),
             )
 

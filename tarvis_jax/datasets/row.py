@@ -13,7 +13,7 @@ EXEMPLAR = "exemplar"  # targets given by example: masks (VOS) or points (PET)
 # Task -> the arrays that its batches have beside images, masks and classes (input_pipeline/batches.py).
 TASKS: dict[str, tuple[str, ...]] = {
     INSTANCE: (),
-    PANOPTIC: ("semantic_map", "ignore_mask"),
+    PANOPTIC: ("class_map",),
     EXEMPLAR: ("reference_frame", "points_yx"),
 }
 

@@ -11,6 +11,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 Rle = dict[str, Any]  # {"size": [height, width], "counts": str}
+_MANY_RUNS = 10_000  # from here on it is faster to decode a mask than to go through its runs
 
 
 def encode(mask: np.ndarray) -> Rle:
@@ -23,6 +24,26 @@ def encode(mask: np.ndarray) -> Rle:
 def decode(rle: Rle) -> np.ndarray:
     """An RLE as a bool mask [H, W]."""
     return coco_mask.decode(rle).astype(bool)
+
+
+def paint(pixels: np.ndarray, rle: Rle, value: int) -> int:
+    """Sets the pixels of a mask to `value`, which takes less time than to decode it; returns how many they are.
+
+    Args:
+      pixels: the whole image column by column, [W * H].
+    """
+    ends = np.cumsum(run_lengths(rle["counts"], "mask"))
+    stops = ends[1::2]
+    starts = ends[::2][: len(stops)]
+    lengths = stops - starts
+    if len(stops) > _MANY_RUNS:
+        pixels[coco_mask.decode(rle).T.reshape(-1) != 0] = value
+    elif len(stops):
+        # Slices of a memoryview are assigned in half the time of an array's.
+        view, values = memoryview(pixels), memoryview(np.full(lengths.max(), value, pixels.dtype))
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            view[start:stop] = values[: stop - start]
+    return int(lengths.sum())
 
 
 def area(rle: Rle) -> int:

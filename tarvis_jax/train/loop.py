@@ -19,12 +19,13 @@ from input_pipeline.synthetic import prepare_data
 from tarvis_jax.config import save_json, to_plain
 from tarvis_jax.evaluation import held_out
 from tarvis_jax.inference.predictor import Predictor
-from tarvis_jax.parallel.mesh import initialize_distributed, make_mesh, num_microbatches, put_batch
+from tarvis_jax.parallel.mesh import initialize_distributed, make_mesh, num_microbatches
 from tarvis_jax.run_config import CONFIG_FILE, Config
 from tarvis_jax.train.metrics import MetricWriter, read_metrics
 from tarvis_jax.train.progress import Progress
 from tarvis_jax.train.state import TrainState, from_items, replace_weights, to_items
 from tarvis_jax.train.step import TrainStepper, make_stepper
+from tarvis_jax.train.transfer import to_devices
 from tarvis_jax.visualize.run_report import write_training_report
 from tarvis_jax.weights.backbone_files import find_initial_weights
 from tarvis_jax.weights.checkpoints import Checkpoints
@@ -133,7 +134,7 @@ def _run_steps(
     for step in range(int(state.step), settings.num_steps):
         with progress.waiting():
             info, host_batch = next(batches)
-        batch = put_batch(host_batch, microbatches, stepper.mesh)
+        batch = to_devices(host_batch, microbatches, stepper.mesh)
         state, metrics = stepper(info.kind, state, batch)
         pending.append((info.dataset, metrics))
         if previous is not None:

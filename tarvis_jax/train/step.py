@@ -21,6 +21,7 @@ from tarvis_jax.run_config import Config
 from tarvis_jax.tasks.objective import Batch, Objective
 from tarvis_jax.train.optimizer import learning_rate_at, make_optimizer
 from tarvis_jax.train.state import TrainState, abstract_state, initial_state
+from tarvis_jax.train.transfer import expand
 
 # What a random draw is for: folded into the key after the step, and before the clip.
 PURPOSE_MODEL = 0  # stochastic depth
@@ -101,7 +102,7 @@ def make_gradients(
 
         def loss_fn(params: Arrays, microbatch: Batch):
             keys_of_clips = [jax.vmap(jax.random.fold_in, (None, 0))(key, microbatch["place"]) for key in keys]
-            return objective.loss(structure.build(params, frozen), microbatch, *keys_of_clips, statistics)
+            return objective.loss(structure.build(params, frozen), expand(microbatch), *keys_of_clips, statistics)
 
         def of_microbatch(microbatch: Batch):
             (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, microbatch)

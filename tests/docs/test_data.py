@@ -80,7 +80,7 @@ def test_a_dataset_is_one_row_and_one_reader(zoo, monkeypatch):
         np.testing.assert_array_equal(videos[0].id_map(t), animals(t))
 
     ((info, batch),) = itertools.islice(train_batches(zoo.data, videos=[videos]), 1)
-    assert info.dataset == "ZOO" and set(np.unique(batch["classes"])) <= {0, 1, 2} and batch["masks"].any()
+    assert info.dataset == "ZOO" and set(np.unique(batch["classes"])) <= {0, 1, 2} and batch["bit_planes"].any()
     structure = ModelStructure(zoo.model)
     batch = put_batch(batch, 1, make_mesh(jax.devices()[:1]))
     key, step = jax.eval_shape(lambda: (jax.random.key(0), np.int32(0)))

@@ -52,7 +52,8 @@ def test_tutorial(workplace):
     scores = json.loads((workplace / "runs/toys/eval/final/scores.json").read_text())
     assert [row["name"] for row in scores["TOYS"]["per_class"]] == ["ball", "box"]
 
-    assert names["batch"]["masks"].shape == (2, 4, 3, 64, 96) and set(np.unique(names["batch"]["classes"])) <= {0, 1, 2}
+    assert names["batch"]["bit_planes"].shape == (2, 1, 3, 64, 96)
+    assert set(np.unique(names["batch"]["classes"])) <= {0, 1, 2}
 
     trained = names["trained"]
     assert trained.config.backbone == "PatchNet" and "backbone/convs/3/kernel" in trained.variables

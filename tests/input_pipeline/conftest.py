@@ -41,7 +41,7 @@ def make_config(workspace):
             "workspace": str(workspace),
             "batch_size": 4,
             "chunk_steps": 2,
-            "num_parallel": 2,
+            "num_parallel": 0,
         }
         return DataConfig(**{**values, **overrides})
 

@@ -1,8 +1,10 @@
+import cv2
 import numpy as np
 import pytest
 
 from input_pipeline import augment
 from input_pipeline.augment import Clip
+from input_pipeline.id_layers import IdLayers
 from tarvis_jax.frame_size import resized_size
 
 
@@ -12,7 +14,8 @@ def clip_of_coordinates(height=40, width=56, frames=2):
     image = np.stack([y * 2, x * 2, (y + x) % 7], -1).astype(np.uint8)
     masks = np.stack([(x > 10) & (x < 30) & (y > 8), y > 25])
     semantic = np.where(x < 20, 3, np.where(y < 10, 255, 1)).astype(np.uint8)
-    return Clip(np.stack([image] * frames), np.stack([masks] * frames, 1), np.stack([semantic] * frames))
+    layers = IdLayers.of_masks(np.stack([masks] * frames, 1))
+    return Clip(np.stack([image] * frames), layers, np.stack([semantic] * frames))
 
 
 def expected_from_images(clip):
@@ -25,7 +28,7 @@ def expected_from_images(clip):
 def test_flip_and_crop_move_images_masks_and_classes_alike(change):
     result = change(clip_of_coordinates())
     masks, semantic = expected_from_images(result)
-    np.testing.assert_array_equal(result.masks, masks)
+    np.testing.assert_array_equal(result.masks.to_bool(), masks)
     np.testing.assert_array_equal(result.semantic, semantic)
     assert result.images[0, 0, 0, 1] != 0  # something did move
 
@@ -33,10 +36,11 @@ def test_flip_and_crop_move_images_masks_and_classes_alike(change):
 @pytest.mark.parametrize("size", [(80, 112), (25, 35), (40, 56)])
 def test_resize_keeps_images_and_masks_aligned(size):
     result = augment.resize(clip_of_coordinates(), size)
-    assert result.size == size and result.masks.shape == (2, 2, *size) and result.semantic.shape == (2, *size)
+    found = result.masks.to_bool()
+    assert result.size == size and found.shape == (2, 2, *size) and result.semantic.shape == (2, *size)
     masks, semantic = expected_from_images(result)
     # Interpolation moves an edge by less than a pixel of the smaller grid.
-    assert (result.masks != masks).mean() < 0.08
+    assert (found != masks).mean() < 0.08
     assert (result.semantic != semantic).mean() < 0.08
     assert set(np.unique(result.semantic)) == {1, 3, 255}
 
@@ -117,3 +121,25 @@ def test_resized_size(size, min_dim, max_dim, expected):
 def test_fitted_size_only_shrinks():
     assert augment.fitted_size((100, 200), (128, 256)) == (100, 200)
     assert augment.fitted_size((100, 200), (128, 100)) == (50, 100)
+
+
+@pytest.mark.parametrize(("hue", "saturation"), [(-12, 7), (-3, -12), (12, 5), (5, -4), (0, 9)])
+def test_hue_and_saturation_are_those_of_a_table(hue, saturation):
+    """The shifts in HSV written out with tables; grays and saturated colors included."""
+
+    class Draws:
+        def integers(self, low, high, size=None):
+            return np.array([hue, saturation]) if size else 0
+
+        def uniform(self, low, high):
+            return 1.0
+
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    image[:20] = image[:20, :, :1]
+    image[20:30] = rng.choice([0, 255], (10, 80, 3))
+    h, s, v = np.moveaxis(cv2.cvtColor(image, cv2.COLOR_RGB2HSV).astype(int), -1, 0)
+    shifted = np.stack([(h + int(hue / 255 * 180)) % 180, np.clip(s + saturation, 0, 255), v], -1).astype(np.uint8)
+    expected = cv2.cvtColor(shifted, cv2.COLOR_HSV2RGB).astype(int)
+    found = augment.jitter_colors(image[None], Draws(), hue_saturation=12, contrast=(1.0, 1.0), brightness=0)[0]
+    assert np.abs(found - expected).max() <= 1

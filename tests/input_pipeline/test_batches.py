@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from input_pipeline import batches, mixture, samples
+from input_pipeline import batches, mixture, samples, targets
 from input_pipeline import readers as datasets
 from input_pipeline.recorded import read_recorded_batches, record_batches
 from tests.input_pipeline import official_files
@@ -22,6 +22,11 @@ def assert_same(left, right):
     assert left[0] == right[0] and left[1].keys() == right[1].keys()
     for key in left[1]:
         np.testing.assert_array_equal(left[1][key], right[1][key], err_msg=key)
+
+
+def masks_of(batch):
+    """bool [B, N, T, H, W]."""
+    return targets.unpack_masks(batch, batch["classes"].shape[1])
 
 
 @pytest.fixture(scope="module")
@@ -49,27 +54,30 @@ def test_batches_keep_the_contract(run):
         bucket = batch["images"].shape[2:4]
         assert bucket in dataset.buckets
         shapes = batches.batch_shapes(config, dataset, bucket)
+        if "id_map" in batch:
+            shapes["id_map"] = (batch["images"].shape[:-1], shapes.pop("bit_planes")[1])
         assert {key: (value.shape, value.dtype) for key, value in batch.items()} == {
             key: (shape, np.dtype(dtype)) for key, (shape, dtype) in shapes.items()
         }
-        valid = batch["valid_instances"]
+        valid, masks = batch["valid_instances"], masks_of(batch)
         assert valid.any(1).all()
-        assert not batch["masks"][~valid].any() and not batch["classes"][~valid].any()
-        assert batch["masks"].any((2, 3, 4))[valid].all()
+        assert not masks[~valid].any() and not batch["classes"][~valid].any()
+        assert masks.any((2, 3, 4))[valid].all()
         if info.task == "exemplar":
             assert len(set(valid.sum(1).tolist())) == 1 and not batch["classes"].any()
             for b, n in np.argwhere(valid):
-                reference = batch["masks"][b, n, batch["reference_frame"][b]]
+                reference = masks[b, n, batch["reference_frame"][b]]
                 y, x = (batch["points_yx"][b, n] * reference.shape).astype(int)
                 assert reference[y, x]
         else:
             assert batch["classes"][valid].min() >= 1 and batch["classes"].max() <= dataset.num_classes
         if info.task == "panoptic":
-            things = batch["masks"] & (batch["classes"][..., None, None, None] == 14)
-            agree = batch["semantic_map"][things.any(1) & ~batch["ignore_mask"]] == 13
+            ignored = batch["class_map"] == 255
+            things = masks & (batch["classes"][..., None, None, None] == 14)
+            agree = batch["class_map"][things.any(1) & ~ignored] == 13
             assert agree.mean() > 0.9
-            assert batch["semantic_map"].min() >= 0 and batch["semantic_map"].max() < 19
-            assert (batch["images"][batch["ignore_mask"]] == 128).any()
+            assert batch["class_map"][~ignored].max() < 19
+            assert (batch["images"][ignored] == 128).any()
 
 
 def test_targets_lie_on_their_objects(run):
@@ -77,9 +85,9 @@ def test_targets_lie_on_their_objects(run):
     _, taken = run
     checked = 0
     for _, batch in taken:
-        images = batch["images"].astype(int)
-        for b, n, t in np.argwhere(batch["masks"].any((3, 4))):
-            red, green, _ = images[b, t][batch["masks"][b, n, t]].mean(0)
+        images, masks = batch["images"].astype(int), masks_of(batch)
+        for b, n, t in np.argwhere(masks.any((3, 4))):
+            red, green, _ = images[b, t][masks[b, n, t]].mean(0)
             assert abs(red - green) > 60
             checked += 1
     assert checked > 50
@@ -127,7 +135,8 @@ def test_recorded_batches_come_back(run, tmp_path):
         assert_same(expected, found)
     info, batch = next(read_recorded_batches(path, start_step=STEPS + 1, process_index=1, process_count=2))
     assert info.step == STEPS + 1
-    np.testing.assert_array_equal(batch["masks"], taken[1][1]["masks"][2:])
+    for key, value in taken[1][1].items():
+        np.testing.assert_array_equal(batch[key], value[2:])
     assert_same(taken[3], next(read_recorded_batches(path, config=config, start_step=3)))
     other = dataclasses.replace(config, batch_size=2)
     with pytest.raises(ValueError, match="batch 0 of .* has the shapes"):
@@ -169,9 +178,9 @@ def test_masks_that_stay_in_their_maps(make_config, make_dataset):
     config = make_config(datasets=(make_dataset("VIPSEG"),))
     for info, batch in take(config, 2):
         assert info.task == "panoptic"
+        masks = masks_of(batch) & (batch["class_map"] != 255)[:, None]
         for b, n in np.argwhere(batch["valid_instances"]):
-            mask = batch["masks"][b, n] & ~batch["ignore_mask"][b]
-            assert (batch["semantic_map"][b][mask] == batch["classes"][b, n] - 1).mean() > 0.9
+            assert (batch["class_map"][b][masks[b, n]] == batch["classes"][b, n] - 1).mean() > 0.9
 
 
 def test_exemplar_clips_start_at_the_reference(make_config, make_dataset):
@@ -196,8 +205,8 @@ def test_exemplar_clips_start_at_the_reference(make_config, make_dataset):
 def test_more_instances_than_slots_keep_the_largest(make_config, make_dataset):
     config = make_config(datasets=(make_dataset("YOUTUBE_VIS", max_instances=1, crop=(1.0, 1.0)),))
     _, batch = take(config, 1)[0]
-    areas = batch["masks"].sum((1, 2, 3, 4))
-    assert batch["masks"].shape[1] == 1 and batch["valid_instances"].all() and (areas > 100).all()
+    areas = masks_of(batch).sum((1, 2, 3, 4))
+    assert batch["classes"].shape[1] == 1 and batch["valid_instances"].all() and (areas > 100).all()
 
 
 @pytest.mark.parametrize("damage", ["cut", "text", "empty", "gone", "size"])

@@ -41,7 +41,7 @@ def test_without_augmentation_views_are_the_image(record):
     for t in range(3):
         np.testing.assert_array_equal(views.clip.images[t], panoptic_files.picture(0))
         np.testing.assert_array_equal(views.clip.semantic[t], np.array([7, 23, 26] + [255] * 253)[classes])
-    masks = sorted(mask.tobytes() for mask in views.clip.masks[:, 0])
+    masks = sorted(mask.tobytes() for mask in views.clip.masks.to_bool()[:, 0])
     assert masks == sorted((numbers == n).tobytes() for n in (1, 2)) and views.classes.tolist() == [27, 27]
     flipped = make(record, **settings | {"flip_probability": 1.0})
     np.testing.assert_array_equal(flipped.clip.images, views.clip.images[:, :, ::-1])
@@ -53,7 +53,7 @@ def test_targets_move_with_their_pixels(record):
     for seed in range(20):
         clip = make(record, seed=seed).clip
         assert clip.size == (64, 64) and clip.images.dtype == np.uint8
-        things = clip.masks.any(0)
+        things = clip.masks.to_bool().any(0)
         np.testing.assert_array_equal(things, clip.semantic == 26)
         inside = np.stack([cv2.erode(each.astype(np.uint8), np.ones((5, 5))) for each in things]) > 0
         outside = np.stack([cv2.dilate(each.astype(np.uint8), np.ones((5, 5))) for each in things]) == 0
@@ -75,7 +75,7 @@ def test_views_are_turned_and_scaled_as_told(record):
         views = make(record, seed=seed, **settings | {"view_scale": (0.8, 1.2), "view_rotations": (20.0, 10.0)})
         order = np.argsort(views.instances)
         for t in range(3):
-            masks = views.clip.masks[order, t]
+            masks = views.clip.masks.to_bool()[order, t]
             if masks[:, 0].any() or masks[:, -1].any() or masks[..., 0].any() or masks[..., -1].any():
                 continue  # cut off
             after = np.subtract(*(np.argwhere(mask).mean(0) for mask in masks))
@@ -115,19 +115,19 @@ def test_exemplars(record):
     for seed in range(40):
         views = make(record, "exemplar", seed)
         assert views.clip.semantic is None and not views.classes.any()
-        assert views.clip.masks[:, views.reference].any((1, 2)).all()
+        assert views.clip.masks.of_frame(views.reference).any((1, 2)).all()
         orders.add(views.instances)
         references.add(views.reference)
     assert references == {0, 1, 2}
     assert {order for order in orders if len(order) == 2} == set(itertools.permutations(record.instances))
     one = make(record, "exemplar", max_exemplars=1)
-    assert len(one.classes) == len(one.clip.masks) == 1
+    assert len(one.classes) == one.clip.masks.count == 1
 
 
 def test_more_instances_than_slots_keep_the_largest(record):
     views = make(record, max_instances=1, **PLAIN, flip_probability=0.0)
     both = make(record, **PLAIN, flip_probability=0.0)
-    areas = both.clip.masks.sum((1, 2, 3))
+    areas = both.clip.masks.areas().sum(1)
     assert views.instances == (both.instances[int(areas.argmax())],)
 
 
@@ -168,7 +168,7 @@ def test_batches_of_every_task(tree):
         assert {key: (value.shape, value.dtype) for key, value in batch.items()} == {
             key: (shape, np.dtype(dtype)) for key, (shape, dtype) in shapes.items()
         }
-        assert shapes["masks"][0][1] == (2 if info.task == "exemplar" else 4)
+        assert shapes["classes"][0][1] == (2 if info.task == "exemplar" else 4)
         assert batch["classes"].any() == (info.task != "exemplar") and batch["valid_instances"].any(1).all()
     assert seen == {"instance", "panoptic", "exemplar"}
 
