@@ -100,7 +100,7 @@ def _parser() -> command_line.Parser:
     flags.add_argument("--config.a.b", metavar="VALUE", help="a setting of the config, in place of the file's")
 
     flags = parser.add_argument_group("train: where it starts, if not from the config")
-    flags.add_argument("--finetune_from", metavar="RUN", help="newest weights and architecture of a pretraining run")
+    flags.add_argument("--finetune_from", metavar="RUN", help="weights and architecture of a run or another model")
     flags.add_argument("--restore_weights", metavar="WEIGHTS", help="weights of a workdir or .pth file")
     flags.add_argument("--restore_session", metavar="RUN", help="an interrupted run, by its own config and workdir")
 

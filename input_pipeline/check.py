@@ -80,7 +80,8 @@ def _report(dataset: DatasetConfig, split: str, root: str, full: bool) -> list[V
             read_everything(videos, dataset)
     except ValueError as error:
         return _print(split, "unusable", [str(error)])
-    _print(split, readers.summary(videos), [f"from {readers.source_of(videos)}", *notes])
+    text, _, source = readers.summary(videos).partition(", from ")
+    _print(split, text, [f"from {source}", *notes])
     return videos
 
 

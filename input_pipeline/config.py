@@ -32,6 +32,8 @@ class DatasetConfig:
         which may be any for images with panoptic maps (`image_clips`); (): its own task alone.
       train_images, train_annotations, eval_images, eval_annotations: relative to the workspace, or absolute;
         `{split}` in the two last is replaced by the split's name.
+      object_classes: reader id_masks only: JSON file with the classes and which one each object has.
+      held_out: ids (as text) of the videos that training leaves out; where any are given, evaluation has these alone.
       eval_truth: ground truth for evaluation, where `eval_annotations` has only what the network is given.
       min_dims: the smaller side of a clip is resized to one of these, drawn per batch; empty: no resizing.
       max_dim: cap of the larger side.
@@ -70,11 +72,16 @@ class DatasetConfig:
     category_ids: Annotated[tuple[Annotated[int, Range(0, 2**31 - 1)], ...], Length(0, 65_535)] = ()
     weight: Annotated[float, Range(0, 1e6)] = 1.0
     root: _Path = ""
-    task_weights: tuple[tuple[Annotated[str, OneOf(dataset_table.TASKS)], Annotated[float, Range(0, 1e6)]], ...] = ()
+    task_weights: Annotated[
+        tuple[tuple[Annotated[str, OneOf(dataset_table.TASKS)], Annotated[float, Range(0, 1e6)]], ...],
+        Length(0, len(dataset_table.TASKS)),
+    ] = ()
     train_images: _Path = ""
     train_annotations: _Path = ""
     eval_images: _Path = ""
     eval_annotations: _Path = ""
+    object_classes: _Path = ""
+    held_out: Annotated[tuple[Annotated[str, Text(1000, 1)], ...], Length(0, 10**6)] = ()
     eval_truth: _Path = ""
     min_dims: Annotated[tuple[_Pixels, ...], Length(0, 100)] = (512,)
     max_dim: _Pixels = 1333

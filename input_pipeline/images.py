@@ -42,6 +42,32 @@ def read_palette(path: pathlib.Path) -> np.ndarray:
         raise ValueError(f"{path}: cannot be decoded as PNG ({error})") from error
 
 
+def read_id_map(path: pathlib.Path, height: int, width: int) -> np.ndarray:
+    """The values of a one-channel image as int32 [H, W]: palette indices, or gray of 1, 8 or 16 bits.
+
+    Raises:
+      ValueError: no such image, or of another size than height x width.
+    """
+    try:
+        with Image.open(path) as image:
+            if (image.height, image.width) != (height, width):  # before its pixels are read
+                raise ValueError(
+                    f"{path}: mask has size {[image.height, image.width]}, its frame has [height, width] = "
+                    f"{[height, width]}"
+                )
+            if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
+                raise ValueError(
+                    f"{path}: expected a palette image or gray of 8 or 16 bits, whose values are ids; "
+                    f"found mode {image.mode}"
+                )
+            values = np.asarray(image).astype(np.int32)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: cannot be decoded as an image ({error})") from error
+    if values.min() < 0 or values.max() > 65_535:
+        raise ValueError(f"{path}: expected ids in 0..65535, found {values.min()}..{values.max()}")
+    return values
+
+
 def read_step_map(path: pathlib.Path, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """A KITTI-STEP panoptic PNG (R = class, 255 void; instance = 256 G + B).
 
@@ -83,6 +109,14 @@ def read_vipseg_map(
     return classes[values], numbers[values]
 
 
+def read_color_ids(path: pathlib.Path, height: int, width: int) -> np.ndarray:
+    """A PNG of ids as int32 [H, W] in 0..MAX_SEGMENT_ID: R + 256 G + 65536 B."""
+    image = decode(path, cv2.IMREAD_COLOR)
+    if image.shape[:2] != (height, width):
+        raise ValueError(f"{path}: expected size {[height, width]}, found {list(image.shape[:2])}")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGBA).view("<i4")[..., 0] & 0xFFFFFF
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class SegmentMap:
     """Reads the panoptic PNG of an image whose segments are listed elsewhere: id = R + 256 G + 65536 B, 0 is void.
@@ -99,10 +133,7 @@ class SegmentMap:
 
     def __call__(self, path: pathlib.Path, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Classes uint8 [H, W] (255 void) and instances int32 [H, W] (the segment's id, 0 = none)."""
-        image = decode(path, cv2.IMREAD_COLOR)
-        if image.shape[:2] != (height, width):
-            raise ValueError(f"{path}: expected size {[height, width]}, found {list(image.shape[:2])}")
-        values = cv2.cvtColor(image, cv2.COLOR_BGR2RGBA).view("<i4")[..., 0] & 0xFFFFFF
+        values = read_color_ids(path, height, width)
         # Zeros that are never looked at cost no memory; 0 is VOID + 1 in eight bits.
         table = np.zeros(MAX_SEGMENT_ID + 1, np.uint8)
         table[self.ids] = self.classes + np.uint8(1)

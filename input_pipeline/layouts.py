@@ -16,7 +16,7 @@ EVALUATION = ("eval_images", "eval_annotations")
 TRUTH = ("eval_images", "eval_annotations", "eval_truth")
 
 # Other names of a split in official files.
-_SPLITS = {"val": ("val", "valid")}
+_SPLITS = {"val": ("val", "valid", "validation")}
 
 
 def locate(config: DatasetConfig, keys: tuple[str, ...], split: str, root: str) -> DatasetConfig:
@@ -90,9 +90,10 @@ def absent(config: DatasetConfig, keys: tuple[str, ...], split: str, root: str) 
     texts = []
     for key in keys:
         path = getattr(found, key)
-        names = [path.replace("{split}", name) for name in _SPLITS.get(split, (split,))]
+        names = list(dict.fromkeys(path.replace("{split}", name) for name in _SPLITS.get(split, (split,))))
         if path and not any(workspace.find(name, root) for name in names):
-            texts.append(f"{key}: {workspace.join(workspace.workspace_root(root), names[0], key)}")
+            folder = workspace.workspace_root(root)
+            texts.append(f"{key}: " + " or ".join(str(workspace.join(folder, name, key)) for name in names))
     folder = official_folder(config, root)
     if texts and folder:
         texts.append(f"or an official download: {folder}")
@@ -105,5 +106,7 @@ def _has_paths_of(config: DatasetConfig, row: Dataset) -> bool:
 
 def _released(config: DatasetConfig, keys: tuple[str, ...], split: str, root: str) -> bool:
     """Whether the last of the released files that are asked for is there (the reader tells what else is missing)."""
-    path = [getattr(config, key) for key in keys if getattr(config, key)][-1]
-    return any(workspace.find(path.replace("{split}", name), root) for name in _SPLITS.get(split, (split,)))
+    paths = [getattr(config, key) for key in keys if getattr(config, key)]
+    return bool(paths) and any(
+        workspace.find(paths[-1].replace("{split}", name), root) for name in _SPLITS.get(split, (split,))
+    )

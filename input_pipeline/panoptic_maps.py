@@ -10,6 +10,8 @@ import numpy as np
 from input_pipeline import images, workspace
 from input_pipeline.config import DatasetConfig
 
+_MAX_SEGMENTS = 65_535
+
 
 @dataclasses.dataclass(frozen=True)
 class SegmentMaps:
@@ -29,14 +31,14 @@ class SegmentMaps:
 
     def __call__(self, path: pathlib.Path, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Classes uint8 [H, W] (0..K-1; 255: void or an id that the JSON does not list), instances int32 [H, W]."""
-        image = images.read_frame(path, height, width).astype(np.int32)
-        ids = image[..., 0] + 256 * image[..., 1] + 65536 * image[..., 2]
-        segments = {0: (images.VOID, 0), **self.segments[path.stem]}
-        known = np.asarray(sorted(segments), np.int32)
-        place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-        place[known[place] != ids] = 0
-        labels, instances = np.asarray([segments[i] for i in known.tolist()], np.int32).T
-        labels, instances = labels.astype(np.uint8)[place], instances[place]
+        values = images.read_color_ids(path, height, width)
+        segments = self.segments[path.stem]
+        rows = np.array([(images.VOID, 0), *segments.values()], np.int32)
+        # Zeros that are never looked at cost no memory; row 0 is what the JSON does not list.
+        table = np.zeros(images.MAX_SEGMENT_ID + 1, np.uint16)
+        table[list(segments)] = np.arange(1, len(rows))
+        labels, instances = (column[table[values]] for column in rows.T)
+        labels = labels.astype(np.uint8)
         if self.numbered is not None:
             values = images.read_gray(self.numbered / path.name, height, width)
             void = np.isin(values, self.unnumbered)
@@ -72,12 +74,16 @@ def segment_table(annotations: Sequence[Any], config: DatasetConfig, where: str)
         for segment in workspace.get(annotation, "segments_info", list, place):
             segment_id = workspace.get(segment, "id", int, place)
             label = workspace.get(segment, "category_id", int, place)
-            if not 0 <= label < config.num_classes or not 0 < segment_id < 2**24:
+            if not 0 <= label < config.num_classes or not 0 < segment_id <= images.MAX_SEGMENT_ID:
                 raise ValueError(
-                    f"{place}: segment {segment_id} of category_id {label}: expected an id in 1..{2**24 - 1} and a "
-                    f"category in 0..{config.num_classes - 1} (num_classes)"
+                    f"{place}: segment {segment_id} of category_id {label}: expected an id in "
+                    f"1..{images.MAX_SEGMENT_ID} and a category in 0..{config.num_classes - 1} (num_classes)"
                 )
+            if segment_id in segments:
+                raise ValueError(f"{place}: segment {segment_id} occurs twice")
             single = label in config.thing_classes and not segment.get("iscrowd")
             segments[segment_id] = (label, numbers.setdefault(segment_id, len(numbers) + 1) if single else 0)
+        if len(segments) > _MAX_SEGMENTS:
+            raise ValueError(f"{place}: {len(segments)} segments, expected at most {_MAX_SEGMENTS} in a frame")
         table[stem] = segments
     return table

@@ -86,6 +86,15 @@ class VideoRecord:
         """File names without folder and suffix ("00005")."""
         return tuple(path.stem for path in self.frame_paths)
 
+    def annotated_only(self) -> "VideoRecord":
+        """The video as if it had the annotated frames alone: in the others, the absence of a mask tells nothing."""
+        per_frame = {
+            name: tuple(getattr(self, name)[t] for t in self.annotated_frames)
+            for name in ("frame_paths", "segmentations", "semantics", "panoptic_maps", "points", "boxes")
+            if getattr(self, name) is not None
+        }
+        return dataclasses.replace(self, annotated_frames=tuple(range(len(self.annotated_frames))), **per_frame)
+
     def load_frame(self, frame: int) -> np.ndarray:
         """uint8 RGB [H, W, 3]."""
         return images.read_frame(self.frame_paths[frame], self.height, self.width)

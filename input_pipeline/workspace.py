@@ -8,6 +8,7 @@ are not trusted: they may not leave the folder they belong to.
 import json
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -100,10 +101,10 @@ def load_json(path: pathlib.Path, *, with_runs: bool = False) -> Any:
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file, object_hook=_as_arrays if with_runs else None)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from error
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error})") from error
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of too many digits, nested too deep
+        raise ValueError(f"{path}: not valid JSON ({error})") from error
 
 
 _LONG = 16
@@ -129,6 +130,15 @@ def get(mapping: Any, key: str, kind: type | tuple[type, ...], where: str) -> An
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
         raise ValueError(f"{where}: key {key!r} should be of type {names}, found {type(value).__name__} {value!r:.80}")
     return value
+
+
+def check_items(values: Iterable[Any], kind: type, where: str) -> None:
+    """Raises ValueError unless all values of a list are of type `kind`."""
+    for i, value in enumerate(values):
+        if not isinstance(value, kind):
+            raise ValueError(
+                f"{where}[{i}]: expected a value of type {kind.__name__}, found {type(value).__name__} {value!r:.80}"
+            )
 
 
 def to_id(value: Any, where: str) -> int:

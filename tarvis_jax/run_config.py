@@ -44,6 +44,8 @@ class TrainConfig:
       init_from: weights to start from: another run's workdir, a folder with model.safetensors, a checkpoint of the
         reference (.pth), or a backbone of another project (.pkl or .pth; docs/weights.md). "{workspace}/..." lies in
         `data.workspace`. "random" draws all weights from the seed. "" is an error when a training starts.
+      adopt_architecture: with `--finetune_from`, the network is that of the run it names, its backbone included; else
+        only the settings that the config leaves at their defaults, and another backbone is an error.
       init_new: shell patterns (`*`) of variables that may start from the seed although `init_from` is given.
       init_leave_out: shell patterns of the tensors in `init_from` that are not used.
       final_eval: evaluate on the held-out videos after the last step and write the table.
@@ -66,6 +68,7 @@ class TrainConfig:
     checkpoint_steps: _Steps = 10_000
     keep_checkpoints: Annotated[int, Range(1, 10**6)] = 2
     init_from: _Path = ""
+    adopt_architecture: bool = False
     init_new: _Patterns = ()
     init_leave_out: _Patterns = ()
     final_eval: bool = False

@@ -56,7 +56,7 @@ def fail(capsys, monkeypatch):
         (("--config.train.num_steps=3",), "--config.train.num_steps=3: expected --config=FILE too"),
         ((CONFIG, NEW, "--finetune_from=a", "--restore_weights=b"), "--finetune_from and --restore_weights: expected"),
         ((CONFIG, "--restore_session=a"), "--restore_session takes config and workdir of the run it names"),
-        ((CONFIG, NEW, "--finetune_from=nowhere"), "--finetune_from=nowhere: expected the folder of a pretraining run"),
+        ((CONFIG, NEW, "--finetune_from=nowhere"), "--finetune_from=nowhere: nowhere: no such file or folder"),
         (("--mode=export", "--output=x"), "--mode=export needs --checkpoint, or --config"),
         (("--mode=export", "--output=x", "--checkpoint=a", "--export_clip=1,2"), "--export_clip: expected frames,"),
         (("--mode=export", "--export_clip=1,a,2"), "argument --export_clip: invalid list of whole numbers value"),

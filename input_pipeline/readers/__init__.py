@@ -14,14 +14,17 @@ import functools
 import importlib
 import os
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 
+import numpy as np
 from absl import logging
 
 from input_pipeline import layouts
 from input_pipeline.config import DatasetConfig
 from input_pipeline.records import VideoRecord
+
+TRAINING_SPLIT = "training"
 
 
 def training_videos(config: DatasetConfig, workspace: str = "") -> list[VideoRecord]:
@@ -32,7 +35,7 @@ def training_videos(config: DatasetConfig, workspace: str = "") -> list[VideoRec
     """
     found = layouts.locate(config, layouts.TRAINING, "", workspace)
     videos = _reader(found).training_videos(found, workspace)
-    return _checked(videos, found, found.train_annotations, "training")
+    return _checked(videos, found, found.train_annotations, TRAINING_SPLIT)
 
 
 def require_training_files(datasets: Sequence[DatasetConfig], workspace: str = "") -> None:
@@ -80,33 +83,49 @@ def _reader(config: DatasetConfig) -> ModuleType:
     return importlib.import_module(f"{__name__}.{config.reader}")
 
 
-def _checked(videos: list[VideoRecord], config: DatasetConfig, path: str, split: str) -> list[VideoRecord]:
-    if not videos:
+def _checked(videos: Sequence[VideoRecord], config: DatasetConfig, path: str, split: str) -> Sequence[VideoRecord]:
+    if not len(videos):
         raise ValueError(f"dataset {config.name}, {path}: has no video")
     seen = set()
     for video in videos:
         if video.id in seen:
             raise ValueError(f"{video.where}: two videos have this id")
         seen.add(video.id)
-    _log_once(f"{config.name}, {split}: {summary(videos)}, from {source_of(videos)} (reader {config.reader})")
+    if config.held_out:
+        videos = _part(videos, config, is_held_out=split != TRAINING_SPLIT)
+    _log_once(f"{config.name}, {split}: {summary(videos)} (reader {config.reader})")
     return videos
 
 
-def source_of(videos: list[VideoRecord]) -> str:
-    """The file that the videos came from, or the folder of their files."""
-    sources = sorted({video.source for video in videos})
-    return sources[0] if len(sources) == 1 else os.path.commonpath(sources)
+def summary(videos: Iterable[VideoRecord]) -> str:
+    """Numbers of videos, frames and objects (where they are known), range of heights and widths, and their file.
+
+    If the videos came from several files, the folder that has them all.
+    """
+    counts, sources, sizes = np.zeros(3, np.int64), set(), []
+    for video in videos:  # once: some readers make a record when it is asked for
+        counts += 1, video.num_frames, len(video.instances)
+        sources.add(video.source)
+        sizes.append((video.height, video.width))
+    low, high = np.min(sizes, 0), np.max(sizes, 0)
+    ranges = [str(a) if a == b else f"{a}..{b}" for a, b in zip(low, high, strict=True)]
+    source = sources.pop() if len(sources) == 1 else os.path.commonpath(sources)
+    known = ("videos", "frames", "objects") if counts[2] else ("videos", "frames")
+    text = ", ".join(f"{count} {name}" for count, name in zip(counts, known, strict=False))
+    return f"{text}, {' x '.join(ranges)} pixels, from {source}"
 
 
-def summary(videos: list[VideoRecord]) -> str:
-    """Numbers of videos, frames and objects (where they are known), and the range of heights and widths."""
-    frames, objects = sum(video.num_frames for video in videos), sum(len(video.instances) for video in videos)
-    counts = f"{len(videos)} videos, {frames} frames" + (f", {objects} objects" if objects else "")
-    sizes = []
-    for values in zip(*((video.height, video.width) for video in videos), strict=True):
-        low, high = min(values), max(values)
-        sizes.append(str(low) if low == high else f"{low}..{high}")
-    return f"{counts}, {' x '.join(sizes)} pixels"
+def _part(videos: list[VideoRecord], config: DatasetConfig, *, is_held_out: bool) -> list[VideoRecord]:
+    """The videos that `config.held_out` names, or the others."""
+    names = set(config.held_out)
+    absent = sorted(names - {str(video.id) for video in videos})
+    found = [video for video in videos if (str(video.id) in names) == is_held_out]
+    if absent or not found:
+        raise ValueError(
+            f"dataset {config.name}, held_out: expected some of its {len(videos)} videos, found "
+            + (f"{absent[:5]}, which it does not have" if absent else "all of them")
+        )
+    return found
 
 
 @functools.lru_cache

@@ -72,9 +72,11 @@ def _video(sequence, folder, file, config, where, min_area, interleaved_frames, 
     height, width = (workspace.get(sequence, key, int, where) for key in ("height", "width"))
     annotated = workspace.get(sequence, "annotated_image_paths", list, where)
     tracks = workspace.get(sequence, "track_category_ids", dict, where)
+    workspace.check_items(annotated, str, f"{where}.annotated_image_paths")
     frames = annotated
     if interleaved_frames:
         every = workspace.get(sequence, "all_image_paths", list, where)
+        workspace.check_items(every, str, f"{where}.all_image_paths")
         missing = sorted(set(annotated) - set(every))
         if missing:
             raise ValueError(f"{where}: annotated frames {missing[:3]} are not among all_image_paths")
@@ -89,10 +91,12 @@ def _video(sequence, folder, file, config, where, min_area, interleaved_frames, 
     annotations = workspace.get(sequence, "segmentations", list, where)
     if len(annotations) != len(annotated):
         raise ValueError(f"{where}: {len(annotations)} segmentations for {len(annotated)} annotated_image_paths")
+    workspace.check_items(annotations, dict, f"{where}.segmentations")
     segmentations: list[dict[int, rle.Rle]] = [{} for _ in frames]
     points: list[dict[int, tuple[float, float]]] = [{} for _ in frames]
     for a, tracks_in_frame in enumerate(annotations):
         t = index[annotated[a]]
+        workspace.check_items(tracks_in_frame.values(), dict, f"{where}.segmentations[{a}]")
         for key, entry in tracks_in_frame.items():
             place = f"{where}.segmentations[{a}][{key!r}]"
             instance = workspace.to_id(key, place)

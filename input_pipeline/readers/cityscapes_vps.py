@@ -78,7 +78,10 @@ def ground_truth_videos(config: DatasetConfig, split: str, root: str) -> list[Vi
     annotations = {}
     for i, annotation in enumerate(workspace.get(workspace.load_json(file), "annotations", list, str(file))):
         where = f"{file}, annotations[{i}]"
-        annotations[frame_key(workspace.get(annotation, "file_name", str, where), where)] = annotation
+        key = frame_key(workspace.get(annotation, "file_name", str, where), where)
+        if key in annotations:
+            raise ValueError(f"{where}: frame {key} occurs twice")
+        annotations[key] = annotation
     videos = []
     for video in evaluation_videos(config, split, root):
         keys = [frame_key(path.name, video.where) for path in video.frame_paths]

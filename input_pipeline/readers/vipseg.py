@@ -66,7 +66,10 @@ def read_official(
     annotations = {}
     for i, entry in enumerate(workspace.get(content, "annotations", list, str(file)) if colors else ()):
         where = f"{file}, annotations[{i}]"
-        annotations[workspace.get(entry, "video_id", str, where)] = workspace.get(entry, "annotations", list, where)
+        name = workspace.get(entry, "video_id", str, where)
+        if name in annotations:
+            raise ValueError(f"{where}: video_id {name!r} occurs twice")
+        annotations[name] = workspace.get(entry, "annotations", list, where)
     unnumbered = tuple(label + 1 for label in config.thing_classes)
     videos = []
     for i, video in enumerate(workspace.get(content, "videos", list, str(file))):
@@ -132,6 +135,7 @@ def _video(sequence, folder, masks, file, config, where) -> VideoRecord:
             )
         instances[instance] = instance // 100
     occupancy = workspace.get(sequence, "frame_instance_occupancy", list, where)
+    workspace.check_items(occupancy, list, f"{where}.frame_instance_occupancy")
     stuff = []
     for entry in workspace.get(sequence, "stuff_classes", list, where):
         stuff.append(workspace.to_id(entry, f"{where}.stuff_classes"))

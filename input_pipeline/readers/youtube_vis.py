@@ -8,6 +8,7 @@ from absl import logging
 from input_pipeline import workspace
 from input_pipeline.config import DatasetConfig
 from input_pipeline.records import VideoRecord
+from tarvis_jax.datasets import EXEMPLAR
 from tarvis_jax.masks import rle
 
 # Official names of the evaluation files ("valid_2021.json") for the split that everyone calls "val".
@@ -43,7 +44,7 @@ def read(
     annotations = content.get("annotations")
     if annotations is None and needs_annotations:
         raise ValueError(f"{file}: key 'annotations' is missing, expected a list of object tracks")
-    _check_categories(content, config, file)
+    classes = _class_ids(content, config, file)
 
     tracks = collections.defaultdict(list)
     video_ids, seen = set(), set()
@@ -63,34 +64,42 @@ def read(
         seen.add(track_id)
         tracks[video_id].append((where, track))
     return [
-        _video(video, tracks[video["id"]], folder, file, config, check, f"{file}, videos[{i}]")
+        _video(video, tracks[video["id"]], classes, folder, file, config, check, f"{file}, videos[{i}]")
         for i, video in enumerate(listed)
     ]
 
 
-def _check_categories(content: dict, config: DatasetConfig, file: pathlib.Path) -> None:
-    """Ids must be in range; names that differ from the config's are only told."""
-    names = {}
-    for i, category in enumerate(workspace.get(content, "categories", list, str(file))):
-        label = workspace.get(category, "id", int, f"{file}, categories[{i}]")
+def _class_ids(content: dict, config: DatasetConfig, file: pathlib.Path) -> dict[int, int]:
+    """Id of a category -> class: by name where all names are in `class_names`, else the ids are the classes 1..K.
+
+    Names that differ from the config's are only told then.
+    """
+    listed = workspace.get(content, "categories", list, str(file))
+    ids = [workspace.get(category, "id", int, f"{file}, categories[{i}]") for i, category in enumerate(listed)]
+    if config.task == EXEMPLAR:
+        return dict.fromkeys(ids, 0)
+    names = [category.get("name") for category in listed]
+    if config.class_names and all(name in config.class_names for name in names):
+        return {label: config.class_names.index(name) + 1 for label, name in zip(ids, names, strict=True)}
+    for i, label in enumerate(ids):
         if not 1 <= label <= config.num_classes:
             raise ValueError(f"{file}, categories[{i}]: id {label} is not in 1..{config.num_classes} (num_classes)")
-        if category.get("name"):
-            names[label] = str(category["name"])
-    other = [i for i, name in names.items() if config.class_names and _plain(name) != _plain(config.class_names[i - 1])]
+    given = {label: str(name) for label, name in zip(ids, names, strict=True) if name}
+    other = [i for i, name in given.items() if config.class_names and _plain(name) != _plain(config.class_names[i - 1])]
     if other:
         logging.warning(
             "%s: %d of %d classes have other names than in the config of dataset %s; class %d is %r in the file and %r "
             "in the config (the classes of YouTube-VIS 2019 are not those of 2021: see class_names)",
-            *(file, len(other), len(names), config.name, other[0], names[other[0]], config.class_names[other[0] - 1]),
+            *(file, len(other), len(given), config.name, other[0], given[other[0]], config.class_names[other[0] - 1]),
         )
+    return {label: label for label in range(1, config.num_classes + 1)}
 
 
 def _plain(name: str) -> str:
     return name.lower().replace("_", " ").replace("-", " ")
 
 
-def _video(video, tracks, folder, file, config, check, where) -> VideoRecord:
+def _video(video, tracks, classes, folder, file, config, check, where) -> VideoRecord:
     names = workspace.get(video, "file_names", list, where)
     height, width = (workspace.get(video, key, int, where) for key in ("height", "width"))
     paths = [workspace.join(folder, name, f"{where}.file_names") for name in names]
@@ -100,12 +109,12 @@ def _video(video, tracks, folder, file, config, check, where) -> VideoRecord:
     segmentations: list[dict[int, rle.Rle]] = [{} for _ in names]
     for place, track in tracks:
         label = workspace.get(track, "category_id", int, place)
-        if not 1 <= label <= config.num_classes:
-            raise ValueError(f"{place}: category_id {label} is not in 1..{config.num_classes} (num_classes)")
+        if label not in classes:
+            raise ValueError(f"{place}: category_id {label} is none of the categories {sorted(classes)}")
         segments = workspace.get(track, "segmentations", list, place)
         if len(segments) != len(names):
             raise ValueError(f"{place}: {len(segments)} segmentations for the {len(names)} frames of its video")
-        instances[track["id"]] = label
+        instances[track["id"]] = classes[label]
         if track.get("iscrowd"):
             crowd.add(track["id"])
         for t, segment in enumerate(segments):

@@ -60,28 +60,35 @@ def run_training(
 def finetuning(config: Config, source: pathlib.Path | str) -> Config:
     """`config`, to start from the newest checkpoint of a pretraining run and with its architecture.
 
-    Every architectural setting that `config` leaves at its default takes the pretraining run's value. Datasets, losses,
-    optimizer and number format are those of `config`. Class queries carry over as `weights/start.py` describes.
+    Every architectural setting that `config` leaves at its default takes the pretraining run's value; with
+    `train.adopt_architecture`, all of them do. Datasets, losses, optimizer and number format are those of `config`.
+    Class queries carry over as `weights/start.py` describes.
 
     Args:
       config: of the run to start.
-      source: workdir of the pretraining run, or a folder of the reference with its .pth files and config.yaml.
+      source: what `open_model` takes, or a folder of the reference with several .pth files and config.yaml.
 
     Raises:
       ValueError: no checkpoint there, a backbone other than the config's, or `config` names other weights, which are
         not those that shipped configs name.
     """
     source = newest_checkpoint(source)
-    pretrained = open_model(source).config
+    try:
+        pretrained = open_model(source).config
+    except ValueError as error:
+        raise ValueError(f"--finetune_from={source}: {error}") from None
     ours, default = config.model, ModelConfig()
-    if ours.backbone != pretrained.backbone:
+    adopts = config.train.adopt_architecture
+    if ours.backbone != pretrained.backbone and not adopts:
         # Not inherited: config files choose other settings by backbone, as configs/finetune.py does for Swin-L.
         raise ValueError(
             f"--finetune_from={source}: its backbone is {pretrained.backbone}, that of the config is {ours.backbone}; "
             f"give the config file the same, as in configs/finetune.py:backbone={pretrained.backbone}"
         )
     inherited = {
-        name: getattr(pretrained, name) for name in _ARCHITECTURE if getattr(ours, name) == getattr(default, name)
+        name: getattr(pretrained, name)
+        for name in _ARCHITECTURE
+        if adopts or getattr(ours, name) == getattr(default, name)
     }
     return _starting_from(dataclasses.replace(config, model=dataclasses.replace(ours, **inherited)), source)
 
@@ -123,20 +130,11 @@ def saved_session(workdir: pathlib.Path | str) -> Config:
         raise ValueError(f"--restore_session={workdir}: expected a run with a checkpoint: {error}") from None
 
 
-def newest_checkpoint(source: pathlib.Path | str) -> pathlib.Path:
-    """A run's workdir as it is (its newest checkpoint is used); of a folder of .pth files, the one of the last step.
-
-    Raises:
-      ValueError: `source` is no folder, or neither kind of folder.
-    """
-    source = pathlib.Path(source)
-    if not source.is_dir():
-        raise ValueError(f"--finetune_from={source}: expected the folder of a pretraining run, found no such folder")
-    if (source / "checkpoints").is_dir():
-        return source
-    files = list(source.glob("*.pth"))
+def newest_checkpoint(source: pathlib.Path | str) -> pathlib.Path | str:
+    """Of a folder of .pth files, the one of the last step; anything else as it is (of a run, the newest is opened)."""
+    files = list(pathlib.Path(source).glob("*.pth"))
     if not files:
-        raise ValueError(f"--finetune_from={source}: expected checkpoints of a run or .pth files, found neither")
+        return source
     return max(files, key=lambda file: ([int(number) for number in re.findall(r"\d+", file.stem)], file.name))
 
 

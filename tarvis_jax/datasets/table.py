@@ -107,8 +107,36 @@ def _burst(annotations: str, frames: str) -> tuple[Mapping[str, str], ...]:
     )
 
 
+def _pictures(images: str, annotations: str, train: str, val: str, **reader: str) -> Mapping[str, str]:
+    """Images and annotations of each split; {} stands for its name, which is `train` or `val`."""
+    return {
+        **reader,
+        "train_images": images.format(train),
+        "train_annotations": annotations.format(train),
+        "eval_images": images.format(val),
+        "eval_annotations": annotations.format(val),
+    }
+
+
+def _ade20k(folder: str) -> tuple[Mapping[str, str], ...]:
+    """The panoptic maps that Mask2Former's script makes, or the maps of the two challenges."""
+    panoptic = _pictures(folder + "images/{}", folder + "ade20k_panoptic_{}.json", "train", "{split}")
+    return (
+        {**panoptic, "train_images": f"{folder}images/training", "eval_images": f"{folder}images/validation"},
+        _pictures(
+            folder + "images/{}", folder + "annotations_instance/{}", "training", "{split}", reader="ade20k_official"
+        ),
+    )
+
+
 def _images(
-    spec: DatasetSpec, names: tuple[str, ...], folder: str, weight: float, reader: str = "panoptic_images", **training
+    spec: DatasetSpec,
+    names: tuple[str, ...],
+    folder: str,
+    weight: float,
+    official: tuple[Mapping[str, str], ...],
+    reader: str = "panoptic_images",
+    **training,
 ) -> Dataset:
     """Images with panoptic maps, made into clips that pretraining takes for every task in turn."""
     return Dataset(
@@ -119,6 +147,7 @@ def _images(
             "train_images": f"dataset_images/training/{folder}",
             "train_annotations": f"dataset_annotations/training/{folder}_panoptic/segments.json",
         },
+        official=official,
         training={
             "weight": weight,
             "task_weights": ((INSTANCE, 0.3), (PANOPTIC, 0.3), (EXEMPLAR, 0.4)),
@@ -133,12 +162,22 @@ def _images(
 
 DATASETS: dict[str, Dataset] = {
     # Images, used as augmented clips for pretraining.
-    "ADE20K": _images(DatasetSpec(PANOPTIC, 150, thing_classes=_ADE20K_THINGS), class_names.ADE20K, "ade20k", 0.2),
+    "ADE20K": _images(
+        DatasetSpec(PANOPTIC, 150, thing_classes=_ADE20K_THINGS),
+        class_names.ADE20K,
+        "ade20k",
+        0.2,
+        _ade20k("") + _ade20k("ADEChallengeData2016/"),
+    ),
     "CITYSCAPES": _images(
         DatasetSpec(PANOPTIC, 34, thing_classes=tuple(range(24, 34))),
         class_names.CITYSCAPES,
         "cityscapes",
         0.05,
+        (
+            _pictures("leftImg8bit/{}", "gtFine/cityscapes_panoptic_{}.json", "train", "{split}"),
+            _pictures("leftImg8bit/{}", "gtFine/{}", "train", "{split}"),
+        ),
         reader="cityscapes",
         max_instances=128,
         same_view_crop=True,
@@ -148,6 +187,7 @@ DATASETS: dict[str, Dataset] = {
         class_names.COCO,
         "coco",
         0.55,
+        (_pictures("{}2017", "annotations/panoptic_{}2017.json", "train", "{split}"),),
         category_ids=_COCO_CATEGORY_IDS,
     ),
     "MAPILLARY": _images(
@@ -155,6 +195,10 @@ DATASETS: dict[str, Dataset] = {
         class_names.MAPILLARY,
         "mapillary",
         0.2,
+        tuple(
+            _pictures("{}/images", "{}/" + folder + "/panoptic_2018.json", "training", "{split}")
+            for folder in ("v1.2/panoptic", "panoptic")
+        ),
         category_ids=tuple(range(1, 66)),
         max_instances=128,
         same_view_crop=True,

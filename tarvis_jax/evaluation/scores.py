@@ -1,7 +1,7 @@
 """Scores of a dataset: video results against the records of its files, by the metric of the dataset's task."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,7 @@ def evaluate(
     if spec.task == datasets.PANOPTIC:
         return _panoptic_scores(pairs, spec, score_threshold)
     if spec.task == datasets.EXEMPLAR:
-        return _exemplar_scores(pairs, jf.POINT if spec.exemplar == datasets.POINT else jf.DAVIS)
+        return _exemplar_scores(pairs, jf.POINT if spec.exemplar == datasets.POINT else jf.MASK)
     raise ValueError(f"there are no scores for task {spec.task!r}")
 
 
@@ -132,6 +132,12 @@ def _pairs(results, ground_truth) -> Iterator[tuple[VideoRecord, VideoResult]]:
 
 
 def _instance_scores(pairs, num_classes: int, max_predictions: int) -> DatasetScores:
+    pairs = [
+        (record.annotated_only(), _of_frames(result, record.annotated_frames))
+        if len(record.annotated_frames) < record.num_frames
+        else (record, result)
+        for record, result in pairs
+    ]
     truth = ground_truth_json((record for record, _ in pairs), num_classes)
     predictions = []
     for video_id, (_, result) in enumerate(pairs, start=1):
@@ -178,7 +184,7 @@ def _exemplar_scores(pairs, protocol: str) -> DatasetScores:
     objects = []
     for record, result in pairs:
         tracks = {track.id: track for track in result.tracks}
-        evaluated = _davis_objects(record) if protocol == jf.DAVIS else _point_objects(record)
+        evaluated = _mask_objects(record) if protocol == jf.MASK else _point_objects(record)
         # As the official evaluation: an object that was not given is a mistake of the caller, not a wrong guess.
         unknown = sorted(tracks.keys() - record.instances.keys())
         if unknown:
@@ -193,14 +199,24 @@ def _exemplar_scores(pairs, protocol: str) -> DatasetScores:
     return DatasetScores(jf.summarize(objects), per_video=per_video)
 
 
-def _davis_objects(record: VideoRecord) -> dict[int, list[int]]:
+def _of_frames(result: VideoResult, frames: Sequence[int]) -> VideoResult:
+    tracks = [
+        dataclasses.replace(track, segmentations=[track.segmentations[t] for t in frames]) for track in result.tracks
+    ]
+    return dataclasses.replace(result, num_frames=len(frames), tracks=tracks)
+
+
+def _mask_objects(record: VideoRecord) -> dict[int, list[int]]:
+    """Object -> frames that count: DAVIS's rules where the video is as DAVIS's are, else see `jf.MASK`."""
     frames = jf.davis_frames(record.num_frames)
-    if not set(frames) <= set(record.annotated_frames):
-        raise ValueError(f"{record.where}: J&F by DAVIS's rules needs every frame annotated but the first and last")
-    first = record.visible_ids(0)
-    if not first:
-        raise ValueError(f"{record.where}: the ground truth of frame 0 has no object")
-    return {instance: list(frames) for instance in range(1, max(first) + 1)}
+    is_complete = set(frames) <= set(record.annotated_frames)
+    if is_complete and set(record.visible_ids(0)) == set(record.instances) == set(range(1, len(record.instances) + 1)):
+        return dict.fromkeys(sorted(record.instances), list(frames))
+    later = {
+        instance: [t for t in record.annotated_frames if t > start]
+        for instance, start in sorted(record.first_frames().items())
+    }
+    return {instance: frames for instance, frames in later.items() if frames}
 
 
 def _point_objects(record: VideoRecord) -> dict[int, list[int]]:

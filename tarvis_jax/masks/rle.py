@@ -4,6 +4,7 @@ An encoded mask here is always `{"size": [height, width], "counts": text}`: comp
 and ready for JSON.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,11 @@ def area(rle: Rle) -> int:
     return int(coco_mask.area(rle))
 
 
+def union(parts: Sequence[Rle]) -> Rle:
+    """The pixels of at least one of some RLEs of one size."""
+    return parts[0] if len(parts) == 1 else _with_text(coco_mask.merge(list(parts)))
+
+
 def box(rle: Rle) -> np.ndarray:
     """int64 [4]: top, left, bottom, right of the pixels inside, the last two exclusive; zeros for an empty mask."""
     left, top, width, height = coco_mask.toBbox(rle)
@@ -89,7 +95,8 @@ def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:
       height, width: of the image, in pixels.
       where: file and place in it, for errors.
     Raises:
-      ValueError: another size than the image's, runs that do not add up to it, or another type.
+      ValueError: another size than the image's, runs that do not add up to it, polygons with fewer than 3 points or
+        numbers that are not finite, or another type.
     """
     counts = segmentation
     if isinstance(segmentation, dict):
@@ -100,8 +107,8 @@ def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:
         if list(size or ()) != [height, width]:
             raise ValueError(f"{where}: RLE has size {size}, but the image is [height, width] = {[height, width]}")
     if isinstance(counts, list) and counts and all(isinstance(polygon, list) for polygon in counts):
-        if any(len(polygon) < 6 or len(polygon) % 2 for polygon in counts):
-            raise ValueError(f"{where}: a polygon needs an even number of coordinates, at least 6")
+        for polygon in counts:
+            _check_polygon(polygon, height, width, where)
         return _with_text(coco_mask.merge(coco_mask.frPyObjects(counts, height, width)))
     if isinstance(counts, list) and counts and all(isinstance(run, int) for run in counts):
         if max(map(abs, counts)) > 2**31:
@@ -126,6 +133,25 @@ def to_rle(segmentation: Any, height: int, width: int, where: str) -> Rle:
         result = coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
         result = _with_text(result)
     return result
+
+
+def _check_polygon(polygon: list, height: int, width: int, where: str) -> None:
+    """Raises ValueError for what no polygon is, and for one that takes more work than its image is worth."""
+    if len(polygon) < 6 or len(polygon) % 2:
+        raise ValueError(
+            f"{where}: a polygon needs an even number of coordinates, at least 6 (3 points), found {len(polygon)}"
+        )
+    if not all(type(value) in (int, float) and abs(value) < 1e9 for value in polygon):  # NaN is not below 1e9
+        wrong = next(value for value in polygon if not (type(value) in (int, float) and abs(value) < 1e9))
+        raise ValueError(f"{where}: expected finite numbers of pixels as coordinates of a polygon, found {wrong!r:.80}")
+    points = np.asarray(polygon, np.float64).reshape(-1, 2)
+    outline = np.abs(points - np.roll(points, 1, axis=0)).max(1).sum()
+    longest = 4 * height * width + 1000
+    if outline > longest:
+        raise ValueError(
+            f"{where}: the outline of the polygon is {outline:.0f} pixels long, expected at most {longest} in an image "
+            f"of {height} x {width}"
+        )
 
 
 def _with_text(encoded: Rle) -> Rle:

@@ -74,7 +74,7 @@ def _whole_model(
             origins = [
                 f"{name} from {_origin(name, old_classes, new_classes) or 'the seed'}" for name in sorted(new_classes)
             ]
-            notes = (f"{SEMANTIC_TABLE}: {', '.join(origins)}",)
+            notes = (f"{SEMANTIC_TABLE}: {', '.join(origins) or 'no classes'}",)
     variables, loaded, fresh, left_out, problems = {}, [], [], [], []
     for name, value in found.items():
         if fits(name, leave_out):

@@ -64,6 +64,14 @@ def test_finetuning_refuses_another_backbone(pretraining):
         finetuning(config_with(backbone="SwinTiny"), pretraining)
 
 
+def test_finetuning_adopts_the_whole_architecture(pretraining):
+    ours = config_with(backbone="SwinTiny", num_instance_queries=100, semantic_classes=(("OVIS", 25),))
+    ours = dataclasses.replace(ours, train=dataclasses.replace(ours.train, adopt_architecture=True))
+    found = finetuning(ours, pretraining).model
+    expected = dataclasses.replace(PRETRAINED, semantic_classes=(("OVIS", 25),), compute_dtype="float32")
+    assert found == expected
+
+
 def test_restored_weights_are_of_the_same_architecture(pretraining):
     same = config_with(**to_plain_fields(PRETRAINED))
     assert with_weights(same, pretraining).train.init_from == str(pretraining)
@@ -114,10 +122,9 @@ def test_no_session_to_restore(tmp_path):
 
 
 def test_newest_of_several_files(tmp_path):
-    with pytest.raises(ValueError, match="no such folder"):
-        newest_checkpoint(tmp_path / "absent")
-    with pytest.raises(ValueError, match="found neither"):
-        newest_checkpoint(tmp_path)
+    with pytest.raises(ValueError, match="absent: no such file or folder"):
+        finetuning(config_with(), tmp_path / "absent")
+    assert newest_checkpoint(tmp_path) == tmp_path
     for name in ("9000.pth", "10000.pth", "config.yaml"):
         (tmp_path / name).touch()
     assert newest_checkpoint(tmp_path).name == "10000.pth"

@@ -10,6 +10,7 @@ import pytest
 from configs import base
 from tarvis_jax.config import from_mapping
 from tarvis_jax.run_config import Config
+from tests.input_pipeline import own_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "base"))
@@ -20,7 +21,9 @@ def commands(module) -> list[str]:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipes(name):
+def test_recipes(name, tmp_path, monkeypatch):
+    own_files.id_masks(tmp_path / "VIDEOS")  # configs/own.py reads the videos that it is given
+    monkeypatch.chdir(tmp_path)
     module = importlib.import_module(f"configs.{name}")
     found = commands(module)
     assert found, "the docstring has no command"

@@ -13,6 +13,7 @@ from tarvis_jax.run_config import Config
 
 READABLE = [name for name, row in DATASETS.items() if row.reader]
 _FIELDS_OF_THE_SPEC = {"name", "reader", "task", "num_classes", "thing_classes", "exemplar", "class_names"}
+_PATHS = {"train_images", "train_annotations", "eval_images", "eval_annotations", "eval_truth"}
 
 
 def _fields(cls) -> set[str]:
@@ -35,6 +36,10 @@ def test_every_row_builds(name):
     reader = importlib.import_module(f"input_pipeline.readers.{row.reader}")
     assert callable(reader.training_videos) and callable(reader.evaluation_videos)
     assert hasattr(reader, "ground_truth_videos") == ("eval_truth" in row.files)
+    for layout in row.official:
+        assert {"train_images", "train_annotations"} <= layout.keys() <= _PATHS | {"reader"}
+        theirs = importlib.import_module(f"input_pipeline.readers.{layout.get('reader', row.reader)}")
+        assert hasattr(theirs, "ground_truth_videos") == ("eval_truth" in row.files)
 
 
 IMAGES = [name for name, row in DATASETS.items() if row.training.get("image_clips")]

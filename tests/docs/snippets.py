@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -33,7 +33,12 @@ def read_snippets(page: str) -> list[Snippet]:
 
 
 def run_page(
-    page: str, folder: pathlib.Path, substitutions: Mapping[str, str] | None = None, *, in_process: bool = False
+    page: str,
+    folder: pathlib.Path,
+    substitutions: Mapping[str, str] | None = None,
+    *,
+    in_process: bool = False,
+    examples: Collection[str] = (),
 ) -> dict[str, Any]:
     """Runs every block of a page in `folder`, as a reader would who is in the project's root.
 
@@ -47,6 +52,7 @@ def run_page(
       substitutions: texts of the page that are too large for a test, and what they become; all must occur.
       in_process: run the commands of bash blocks in this process, which saves their imports. They may be commands of
         the project alone.
+      examples: languages of blocks that are not run, because they show the content of a file.
 
     Returns:
       The namespace of the Python blocks.
@@ -62,6 +68,8 @@ def run_page(
     sys.path.insert(0, str(ROOT))
     try:
         for snippet in read_snippets(page):
+            if snippet.language in examples:
+                continue
             text = snippet.text
             for old, new in (substitutions or {}).items():
                 if old in text:

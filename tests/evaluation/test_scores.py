@@ -109,6 +109,36 @@ def test_mask_objects_do_not_count_in_the_first_and_last_frame(records):
     assert evaluate(results, videos, spec).summary["J&F-Mean"] == 1.0
 
 
+def test_mask_objects_that_come_late_count_from_the_frame_after(records):
+    """Frames that are not annotated do not count, nor does the frame in which the object is given; the last does."""
+    record = records["DAVIS"][0]
+    segmentations = [dict(frame) for frame in record.segmentations]
+    first = segmentations[0].pop(1)  # object 1 comes in frame 1
+    segmentations[3] = {}
+    late = dataclasses.replace(record, segmentations=tuple(segmentations), annotated_frames=(0, 1, 2, 4, 5))
+    result = perfect(late, SPECS["DAVIS"])
+    (track,) = (track for track in result.tracks if track.id == 1)
+    for frame, cost in ((0, 0), (1, 0), (2, 1), (3, 0), (5, 1)):
+        right, track.segmentations[frame] = track.segmentations[frame], first if frame in (0, 3) else None
+        scores = evaluate({str(late.id): result}, [late], SPECS["DAVIS"]).summary
+        assert scores["J-Mean"] == pytest.approx(1 - cost / 3 / len(late.instances)), frame
+        track.segmentations[frame] = right
+
+
+def test_instances_count_in_annotated_frames_alone(records):
+    record, spec = records["YOUTUBE_VIS"][0], SPECS["YOUTUBE_VIS"]
+    result = perfect(record, spec)
+    sparse = dataclasses.replace(
+        record,
+        segmentations=tuple(frame if t % 2 else {} for t, frame in enumerate(record.segmentations)),
+        annotated_frames=tuple(range(1, record.num_frames, 2)),
+    )
+    found = evaluate({str(record.id): result}, [sparse], spec).summary
+    assert found == evaluate({str(record.id): perfect(sparse, spec)}, [sparse], spec).summary and found[
+        "AP"
+    ] == pytest.approx(1)
+
+
 def test_id_switch_costs_the_tube_and_not_the_frames(records):
     spec, videos = SPECS["KITTI_STEP"], records["KITTI_STEP"]
     results = {str(r.id): perfect(r, spec) for r in videos}

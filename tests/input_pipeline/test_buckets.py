@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 import pathlib
 
@@ -113,6 +114,7 @@ def plain_sampling(videos, dataset):
     return result
 
 
+@functools.cache
 def can_crop(video, frame, objects, crop=(0.75, 0.75)):
     union = np.any([rle.decode(video.segmentations[frame][i]) for i in objects], 0)
     rows, columns = np.flatnonzero(union.any(1)), np.flatnonzero(union.any(0))

@@ -50,6 +50,8 @@ def test_a_dataset_that_cannot_be_trained_on_is_an_error(own_workspace, config_f
     captured = capsys.readouterr()
     assert "1 of 2 datasets cannot be trained on: OVIS" in captured.err
     assert f"train_annotations: {own_workspace}/dataset_annotations/training/ovis.json" in captured.out
+    inference = f"{own_workspace}/dataset_annotations/inference"
+    assert f"eval_annotations: {inference}/ovis/val.json or {inference}/ovis/valid.json" in captured.out
     for frame in (own_workspace / "dataset_images/training/davis/0001").iterdir():
         cv2.imwrite(str(frame), cv2.imread(str(frame))[:, ::2])
     assert command_line.run(check.main, [f"--config={config_file}:DAVIS", f"--workspace={own_workspace}"]) == 2

@@ -132,6 +132,26 @@ def test_errors_of_panoptic_files(downloads, tmp_path):
         readers.training_videos(dataset_config("CITYSCAPES_VPS", root=str(root)))
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda frame: frame["segments_info"].append(frame["segments_info"][0]), "segment 257 occurs twice"),
+        (lambda frame: frame["segments_info"][0].update(id=2**24), "segment 16777216 .* an id in 1..16777215"),
+        (lambda frame: frame.update(file_name="../../../frankfurt_000000_000100.png"), "leaves its root"),
+        (lambda frame: frame.update(file_name="nowhere.png"), "expected a name with <city>"),
+    ],
+)
+def test_hostile_segments(change, message, downloads, tmp_path):
+    shutil.copytree(downloads / "CITYSCAPES_VPS", tmp_path / "vps")
+    file = tmp_path / "vps/panoptic_gt_val_city_vps.json"
+    content = json.loads(file.read_text())
+    change(content["annotations"][0])
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message) as error:
+        readers.ground_truth_videos(dataset_config("CITYSCAPES_VPS", root=str(tmp_path / "vps")), "val")
+    assert str(file) in str(error.value)
+
+
 def test_a_download_in_the_workspace_is_found(downloads, tmp_path):
     """A link of the name that the released workspace uses; what is released comes first, split by split."""
     (tmp_path / "official").mkdir()

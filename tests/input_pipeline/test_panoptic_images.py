@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import cv2
 import numpy as np
@@ -49,26 +50,49 @@ def test_released_tree(name, tree):
         videos[2]
 
 
-def test_official_layouts_of_json_and_png(tree, tmp_path):
-    """COCO and ADE20K: maps in a folder of the JSON's name; Mapillary: beside it."""
-    released = tree / "dataset_annotations/training/coco_panoptic"
-    for folder in ("panoptic_train2017", "."):
-        annotations = tmp_path / folder.strip(".") / "annotations"
-        (annotations / folder).mkdir(parents=True)
-        (annotations / "panoptic_train2017.json").write_text((released / "segments.json").read_text())
-        for path in (released / "pan_maps").iterdir():
-            (annotations / folder / path.name).write_bytes(path.read_bytes())
-        config = dataset_config(
-            "COCO",
-            train_images=str(tree / "dataset_images/training/coco"),
-            train_annotations=str(annotations / "panoptic_train2017.json"),
-            eval_images=str(tree / "dataset_images/training/coco"),
-            eval_annotations=str(annotations / "panoptic_{split}2017.json"),
-        )
-        videos = readers.training_videos(config)
-        assert [video.id for video in videos] == [9, 25]
-        check_maps(videos[1], CLASSES["COCO"])
-        assert [video.id for video in readers.evaluation_videos(config, "train")] == [9, 25, 30]
+OFFICIAL = {  # folder in `official` -> images, JSON and folder of the maps, training and evaluation
+    "coco": (
+        ("train2017", "val2017"),
+        "annotations/panoptic_{}2017.json",
+        ("train", "val"),
+        "annotations/panoptic_{}2017",
+    ),
+    "ade20k": (
+        ("ADEChallengeData2016/images/training", "ADEChallengeData2016/images/validation"),
+        "ADEChallengeData2016/ade20k_panoptic_{}.json",
+        ("train", "val"),
+        "ADEChallengeData2016/ade20k_panoptic_{}",
+    ),
+    "cityscapes": (
+        ("leftImg8bit/train", "leftImg8bit/val"),
+        "gtFine/cityscapes_panoptic_{}.json",
+        ("train", "val"),
+        "gtFine/cityscapes_panoptic_{}",
+    ),
+    "mapillary": (
+        ("training/images", "validation/images"),
+        "{}/v1.2/panoptic/panoptic_2018.json",
+        ("training", "validation"),
+        "{}/v1.2/panoptic",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_official_downloads(name, tree, tmp_path):
+    images_of, file, splits, maps = OFFICIAL[name.lower()]
+    root = tmp_path / "official" / name.lower()
+    for folder, split in zip(images_of, splits, strict=True):
+        shutil.copytree(tree / "dataset_images/training" / name.lower(), root / folder)
+        released = tree / f"dataset_annotations/training/{name.lower()}_panoptic"
+        shutil.copytree(released / "pan_maps", root / maps.format(split))
+        (root / file.format(split)).write_text((released / "segments.json").read_text())
+    config = dataset_config(name)
+    expected = readers.training_videos(config, str(tree))
+    videos = readers.training_videos(config, str(tmp_path))
+    assert [video.id for video in videos] == [video.id for video in expected]
+    check_maps(videos[1], CLASSES[name])
+    assert len(readers.evaluation_videos(config, "val", str(tmp_path))) == 3
 
 
 def test_cityscapes_instance_maps(tmp_path):
@@ -76,14 +100,10 @@ def test_cityscapes_instance_maps(tmp_path):
     values = np.select([classes == 0, classes == 1, numbers == 1, numbers == 2], [7, 23, 26, 26_001], 0)
     values[40:44, 60:64] = 9  # parking is not evaluated
     name = "aachen/aachen_000000_000019"
+    root, tmp_path = tmp_path, tmp_path / "official/cityscapes"
     panoptic_files.write_image(tmp_path / f"gtFine/train/{name}_gtFine_instanceIds.png", values.astype(np.uint16))
     panoptic_files.write_image(tmp_path / f"leftImg8bit/train/{name}_leftImg8bit.png", panoptic_files.picture(0))
-    config = dataset_config(
-        "CITYSCAPES",
-        train_images=str(tmp_path / "leftImg8bit/train"),
-        train_annotations=str(tmp_path / "gtFine/train"),
-    )
-    (video,) = readers.training_videos(config)
+    (video,) = readers.training_videos(dataset_config("CITYSCAPES"), str(root))
     found, instances = video.panoptic_map(0)
     assert (found[40:44, 60:64] == 255).all()
     found[40:44, 60:64] = 23
@@ -99,16 +119,11 @@ def test_ade20k_of_the_challenge(tmp_path):
     instance = np.zeros((*panoptic_files.SIZE, 3), np.uint8)
     instance[numbers > 0, 0] = 100  # the last of the things
     instance[..., 1] = numbers
+    root, tmp_path = tmp_path, tmp_path / "official/ade20k"
     for folder, image in (("annotations", semantic), ("annotations_instance", instance)):
         panoptic_files.write_image(tmp_path / folder / "training/ADE_train_00000001.png", image)
     panoptic_files.write_image(tmp_path / "images/training/ADE_train_00000001.jpg", panoptic_files.picture(0))
-    config = dataset_config(
-        "ADE20K",
-        reader="ade20k_official",
-        train_images=str(tmp_path / "images/training"),
-        train_annotations=str(tmp_path / "annotations_instance/training"),
-    )
-    (video,) = readers.training_videos(config)
+    (video,) = readers.training_videos(dataset_config("ADE20K"), str(root))
     found, instances = video.panoptic_map(0)
     assert (found[44:, 60:] == 255).all()
     found[44:, 60:] = 2

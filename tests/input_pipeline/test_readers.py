@@ -8,6 +8,7 @@ from input_pipeline import readers as datasets
 from input_pipeline import workspace as workspace_files
 from input_pipeline.config import dataset_config
 from input_pipeline.readers import burst
+from tarvis_jax.datasets import DATASETS, Dataset, DatasetSpec
 from tests.input_pipeline import official_files
 from tests.input_pipeline.official_files import FRAMES, HEIGHT, WIDTH
 
@@ -152,7 +153,7 @@ BAD_FILES = {
     "class out of range": (
         "YOUTUBE_VIS",
         _set("annotations", 2, "category_id", value=41),
-        r"annotations\[2\]: category_id 41 is not in 1..3 \(num_classes\)",
+        r"annotations\[2\]: category_id 41 is none of the categories \[1, 2, 3\]",
     ),
     "unknown video": ("YOUTUBE_VIS", _set("annotations", 0, "video_id", value=99), "video_id 99 is the id of no video"),
     "duplicate track": ("YOUTUBE_VIS", _set("annotations", 1, "id", value=11), "id 11 occurs twice"),
@@ -223,6 +224,21 @@ BAD_FILES = {
         _delete("sequences", 0, "track_category_ids", "2"),
         "track '2' is not in track_category_ids",
     ),
+    "frame that is no name": (
+        "BURST",
+        _set("sequences", 0, "annotated_image_paths", 1, value=["a"]),
+        r"annotated_image_paths\[1\]: expected a value of type str, found list",
+    ),
+    "masks of a frame that are no object": (
+        "BURST",
+        _set("sequences", 1, "segmentations", 2, value=None),
+        r"sequences\[1\].segmentations\[2\]: expected a value of type dict, found NoneType",
+    ),
+    "mask that is no object": (
+        "BURST",
+        _set("sequences", 0, "segmentations", 0, "1", value="abc"),
+        r"segmentations\[0\]\[0\]: expected a value of type dict, found str",
+    ),
     "no mask": (
         "BURST",
         _delete("sequences", 0, "segmentations", 0, "1", "rle"),
@@ -248,6 +264,14 @@ def test_corrupt_json(own_workspace, make_dataset):
         datasets.training_videos(make_dataset("BURST"), str(own_workspace))
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"sequences": ' + "1" * 5000 + "}", "\udcff"])
+def test_json_that_python_refuses(text, own_workspace, make_dataset):
+    path = own_workspace / "dataset_annotations" / "training" / "burst.json"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match="burst.json: not valid JSON"):
+        datasets.training_videos(make_dataset("BURST"), str(own_workspace))
+
+
 def test_corrupt_mask_png(own_workspace, make_dataset):
     path = own_workspace / "dataset_annotations" / "inference" / "davis" / "Annotations" / "bear" / "00002.png"
     path.write_bytes(path.read_bytes()[:60])
@@ -258,11 +282,12 @@ def test_corrupt_mask_png(own_workspace, make_dataset):
         datasets.evaluation_videos(make_dataset("DAVIS"), "val", str(own_workspace))
 
 
-def test_unknown_names(make_dataset, workspace):
+def test_unknown_names(make_dataset, workspace, monkeypatch):
     with pytest.raises(ValueError, match="dataset: expected one of .*BURST, found 'KITTY'"):
         dataset_config("KITTY")
-    with pytest.raises(ValueError, match="dataset 'COCO' has no reader; those that have one are .*'DAVIS'"):
-        dataset_config("COCO")
+    monkeypatch.setitem(DATASETS, "ZOO", Dataset(DatasetSpec("instance", 2)))
+    with pytest.raises(ValueError, match="dataset 'ZOO' has no reader; those that have one are .*'DAVIS'"):
+        dataset_config("ZOO")
     unknown = make_dataset("DAVIS", reader="zip")
     for read in (datasets.training_videos, lambda *args: datasets.evaluation_videos(args[0], "val", args[1])):
         with pytest.raises(ValueError, match="DAVIS: reader should be a module of .*'burst', .*found 'zip'"):

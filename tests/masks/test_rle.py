@@ -39,6 +39,13 @@ def test_polygons():
     np.testing.assert_array_equal(rle.decode(encoded), expected)
 
 
+def test_union():
+    rng = np.random.default_rng(3)
+    masks = rng.random((3, 16, 32)) < 0.2
+    np.testing.assert_array_equal(rle.decode(rle.union([rle.encode(mask) for mask in masks])), masks.any(0))
+    assert rle.union([rle.encode(masks[0])]) == rle.encode(masks[0])
+
+
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
@@ -51,6 +58,9 @@ def test_polygons():
         ("~~~", "corrupt RLE"),
         ({"size": [7, 5]}, "without key 'counts'"),
         ([[1, 2, 3]], "polygon"),
+        ([[1, 2, 3, 4, 5, float("nan")]], "expected finite numbers of pixels .* found nan"),
+        ([[1, 2, 3, 4, 5, "6"]], "expected finite numbers of pixels .* found '6'"),
+        ([[0, 0, 800, 0, 0, 800]], "outline of the polygon is 2400 pixels long, expected at most 1140"),
         (17, "expected an RLE or polygons"),
     ],
 )

@@ -65,6 +65,8 @@ def row(name: str, dataset, index: int) -> dict:
 
 def was_cropped(dataset, sample: dict) -> bool:
     """Whether the clip is smaller than its video: by the frames' size after the crop, or by that of the whole clip."""
+    if not hasattr(dataset, "videos") and sample["task_type"] != "vos":
+        return True  # clips of images
     found = tuple(sample["meta"]["orig_dims"])
     if sample["task_type"] == "vos":
         whole = dataset.resizer.compute_resized_dims(*found)

@@ -2,8 +2,10 @@
 
 Two protocols decide which objects and frames count:
 
-- `DAVIS` (objects given by mask in frame 0; the official semi-supervised rules): the first and the last frame do not
-  count. Objects are ids 1 to the largest of frame 0. Void (255) in the ground truth counts as background.
+- `MASK` (objects given by mask). A video whose objects are all in frame 0, with ids 1 to N, and whose frames are all
+  annotated, is scored by the official semi-supervised rules of DAVIS: the first and the last frame do not count. Void
+  (255) in the ground truth counts as background. In any other video, an object counts in the annotated frames after the
+  one in which it is given, the last one included; without such a frame it does not count.
 - `POINT` (objects given by point; ours, no official benchmark has it): an object counts from the first frame in which
   it is annotated, that frame included, because a point was given there and not a mask, to the last one, included.
   Objects that appear later count as well, each from its own first frame.
@@ -18,7 +20,7 @@ from collections.abc import Iterable, Sequence
 import cv2
 import numpy as np
 
-DAVIS = "davis"
+MASK = "mask"
 POINT = "point"
 BOUNDARY_TOLERANCE = 0.008  # of the frame's diagonal
 

@@ -188,12 +188,13 @@ def test_recomputation_gives_the_same_gradients():
 def test_stochastic_depth_needs_a_key_and_follows_it(config):
     frames = jax.random.normal(jax.random.key(1), (8, 32, 32, 3))
     graph, state = nnx.split(_make(config, drop_path=0.5))
-    run = jax.jit(lambda key: nnx.merge(graph, state)(frames, rng_keys=jax.random.split(key, 8))[32])
+    run = jax.jit(lambda keys: nnx.merge(graph, state)(frames, rng_keys=keys)[32])
+    keys, others = jax.random.split(jax.random.key(0), (2, 8))
     without = run(None)
-    first = run(jax.random.key(0))
-    np.testing.assert_array_equal(first, run(jax.random.key(0)))
+    first = run(keys)
+    np.testing.assert_array_equal(first, run(keys))
     assert not np.allclose(first, without)
-    assert not np.allclose(first, run(jax.random.key(1)))
+    assert not np.allclose(first, run(others))
 
 
 def test_drop_path_drops_whole_frames_and_keeps_the_mean():
