@@ -33,6 +33,7 @@ LONGEST_FIRST = (
     "tests/train/test_resume.py",
     "tests/parallel/test_mesh.py",
     "tests/docs/test_tutorial.py",
+    "tests/docs/test_own_data.py",
     "tests/docs/test_api.py",
     "tests/commands/test_record.py",
     "tests/parity/test_e2e.py",
