@@ -1,7 +1,7 @@
 """The shipped configs train from the tree: their own sizes, clip lengths, losses and optimizer, a tiny network.
 
 A step of a config's size compiles for twenty seconds, so that only one dataset of each task is trained on by default;
-the tests that are marked `slow` train every config on each of its datasets.
+the tests that are marked `long` train every config on each of its datasets.
 """
 
 import math
@@ -65,7 +65,7 @@ def test_finetuning(workspace):
     assert tasks == set(TASKS) == set(ONE_OF_EACH_TASK)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("recipe", recipes.NAMES)
 def test_every_dataset_of_every_config(recipe, workspace):
     assert train_two_steps(recipe, recipes.dataset_names(recipe), workspace)
