@@ -74,14 +74,19 @@ def batch_shapes(
     return {key: (shapes[key], _KEYS[key]) for key in batch_keys(task) if key in shapes}
 
 
+def require_data(config: DataConfig) -> None:
+    """Raises ValueError where files that training reads are absent; a matter of moments, since nothing is read."""
+    if not (config.shards or config.recorded):
+        readers.require_training_files([each for each in config.datasets if each.weight], config.workspace)
+
+
 def read_videos(config: DataConfig) -> list[list[VideoRecord]]:
     """The records of each dataset of the mixture, in the config's order; none of a dataset without weight.
 
     Raises:
       ValueError: workspace or annotations are missing or wrong.
     """
-    if not config.shards:
-        readers.require_training_files([each for each in config.datasets if each.weight], config.workspace)
+    require_data(config)
     return [_training_videos(dataset, config) if dataset.weight else [] for dataset in config.datasets]
 
 

@@ -19,11 +19,14 @@ SHARED = pathlib.Path(os.environ.get("TARVIS_SHARED_DIR", ROOT.parent / "shared"
 
 # The files that take longest come first, so that no worker is left with one of them at the end.
 LONGEST_FIRST = (
+    "tests/rehearsal/test_training.py",
     "tests/parity/test_train_step.py",
     "tests/kernels/ms_deform_attn/test_pallas_tpu_aot.py",
     "tests/parity/test_backbone_cases.py",
     "tests/kernels/ms_deform_attn/test_pallas_triton.py",
     "tests/kernels/ms_deform_attn/test_pallas_tpu.py",
+    "tests/rehearsal/test_migrating.py",
+    "tests/rehearsal/test_inference.py",
     "tests/test_api.py",
     "tests/configs/test_configs.py",
     "tests/kernels/ms_deform_attn/test_cuda.py",
