@@ -6,8 +6,9 @@
     python -m benchmarks.input_pipeline --workspace=TREE/workspace --parts=scaling,memory --workers=0,1,2
 
 Parts: `clips` is one clip of each dataset in one process on one core, ours and the original's in turn; `stages` says
-where our time goes; `bytes` is the size of a batch as it crosses to the device, and of the arrays it stands for;
+where our time goes; `bytes` is the size of a clip as it crosses to the device, and of the arrays it stands for;
 `scaling` is the whole pipeline with worker processes; `memory` follows the memory of all its processes over many steps.
+The first three are run by themselves: their process has the settings of memory that a worker has.
 
 The files lie in the memory of the machine after the first round: a disk is not measured.
 """
@@ -48,7 +49,7 @@ from input_pipeline.config import DataConfig
 from tarvis_jax.config import from_mapping
 from tarvis_jax.run_config import Config
 
-PARTS = ("clips", "stages", "bytes", "scaling", "memory")
+AS_A_WORKER = ("clips", "stages", "bytes")  # parts in which this process does what a worker does
 
 
 class Reference:
@@ -239,11 +240,13 @@ def processes() -> list[int]:
 
 
 def memory_mb() -> float:
-    """Resident memory of all processes, where what several share counts once."""
+    """Resident memory of all processes but files: data, and once each what several of them share."""
     total = 0
     for pid in processes():
         text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
-        total += int(next(line.split()[1] for line in text.splitlines() if line.startswith("Pss:")))
+        # Not the code of libraries: its share of a process changes when a stranger's process ends.
+        lines = [line.split() for line in text.splitlines()]
+        total += sum(int(line[1]) for line in lines if line[0] in ("Pss_Anon:", "Pss_Shmem:"))
     return total / 1024
 
 
@@ -264,15 +267,17 @@ def scaling(args: argparse.Namespace, config: DataConfig) -> Iterator[dict]:
             stream = batches.train_batches(settings)
             for _ in range(2 + config.prefetch):
                 next(stream)
-            wall, processor = time.perf_counter(), processor_s()
+            wall, own, processor = time.perf_counter(), time.process_time(), processor_s()
             for _ in range(args.steps):
                 next(stream)
-            wall, processor = time.perf_counter() - wall, processor_s() - processor
+            own, processor = time.process_time() - own, processor_s() - processor
+            wall = time.perf_counter() - wall
             made = args.steps * args.batch_size
             yield {
                 "workers": count,
                 "clips_per_s": round(made / wall, 1),
                 "processor_ms_per_clip": round(1e3 * processor / made, 2),
+                "of_this_process_ms": round(1e3 * own / made, 2),  # with workers: taking over and stacking
                 "cores_busy": round(processor / wall, 2),
                 "memory_mb": round(memory_mb()),
                 "load": os.getloadavg()[0],
@@ -311,7 +316,7 @@ def main() -> None:
     parser.add_argument("--workspace", required=True)
     parser.add_argument("--config", default="configs/finetune.py", help="file.py or file.py:argument")
     parser.add_argument("--datasets", help="comma-separated; all of the config unless given")
-    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--parts", default=",".join(AS_A_WORKER), help="comma-separated")
     parser.add_argument("--clips", type=int, default=12, help="of a dataset in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", default="0,1,2", help="numbers of worker processes")
@@ -326,7 +331,8 @@ def main() -> None:
     parser.add_argument("--reference_path", default="", help="PYTHONPATH of that interpreter, for a detectron2")
     parser.add_argument("--out", help="JSON file to write")
     args = parser.parse_args()
-    if not workers.KEEP_FREED_MEMORY.items() <= os.environ.items():  # this process stands for a worker
+    parts = args.parts.split(",")
+    if set(parts) <= set(AS_A_WORKER) and not workers.KEEP_FREED_MEMORY.items() <= os.environ.items():
         command = [sys.executable, "-m", "benchmarks.input_pipeline", *sys.argv[1:]]
         os.execve(sys.executable, command, os.environ | workers.KEEP_FREED_MEMORY)
     file, _, argument = args.config.partition(":")
@@ -339,7 +345,7 @@ def main() -> None:
     result: dict[str, Any] = {"environment": environment() | {"opencv": cv2.__version__}}
     print(json.dumps(result["environment"]))
     functions = {"clips": clips, "stages": stages, "bytes": sizes, "scaling": scaling, "memory": memory}
-    for part in args.parts.split(","):
+    for part in parts:
         result[part] = []
         for row in functions[part](args, data):
             result[part].append(row)

@@ -75,6 +75,12 @@ def batch_shapes(
     return {key: (shapes[key], _KEYS[key]) for key in batch_keys(task) if key in shapes}
 
 
+def require_data(config: DataConfig) -> None:
+    """Raises ValueError where files that training reads are absent; a matter of moments, since nothing is read."""
+    if not (config.shards or config.recorded):
+        readers.require_training_files([each for each in config.datasets if each.weight], config.workspace)
+
+
 def read_videos(config: DataConfig, left_out: LeftOut | None = None) -> list[list[VideoRecord]]:
     """The records of each dataset of the mixture, in the config's order; none of a dataset without weight.
 
@@ -85,8 +91,7 @@ def read_videos(config: DataConfig, left_out: LeftOut | None = None) -> list[lis
       ValueError: workspace or annotations are missing or wrong.
     """
     left_out = left_out or LeftOut()
-    if not config.shards:
-        readers.require_training_files([each for each in config.datasets if each.weight], config.workspace)
+    require_data(config)
     return [_training_videos(dataset, config, left_out) if dataset.weight else [] for dataset in config.datasets]
 
 

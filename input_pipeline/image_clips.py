@@ -108,22 +108,24 @@ def make_clip(
 def _view(
     image: np.ndarray, maps: np.ndarray, config: DatasetConfig, corner: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One view of the image and its maps; `corner` is where it is cropped, as a share of what is left over."""
-    height, width = image.shape[:2]
+    """One view of the image and its maps; `corner` is where it is cropped, as a share of what is left over.
+
+    Differs from the reference: it interpolates twice, when it turns the image and when it resizes the result.
+    """
+    whole = image.shape[:2]
     angle = sum(rng.uniform(-largest, largest) for largest in config.view_rotations)
-    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, rng.uniform(*config.view_scale))
-    size = resized_size(image.shape[:2], int(rng.choice(config.min_dims)), config.max_dim)
+    matrix = cv2.getRotationMatrix2D(((whole[1] - 1) / 2, (whole[0] - 1) / 2), angle, rng.uniform(*config.view_scale))
+    size = resized_size(whole, int(rng.choice(config.min_dims)), config.max_dim)
     height, width = (min(*sides) for sides in zip(size, config.buckets[0], strict=True))
-    top, left = int(corner[0] * (size[0] - height)), int(corner[1] * (size[1] - width))
-    result = []
-    for array, warping, resizing in (
-        (image, cv2.INTER_LINEAR, cv2.INTER_LINEAR_EXACT),
-        (maps, cv2.INTER_NEAREST, cv2.INTER_NEAREST_EXACT),
-    ):
-        array = cv2.warpAffine(array, matrix, array.shape[1::-1], flags=warping)
-        array = cv2.resize(array, size[::-1], interpolation=resizing)
-        result.append(array[top : top + height, left : left + width])
-    return tuple(result)
+    for row, axis in ((0, 1), (1, 0)):  # x, y
+        factor = size[axis] / whole[axis]
+        start = int(corner[axis] * (size[axis] - (height, width)[axis]))
+        matrix[row] *= factor
+        matrix[row, 2] += (factor - 1) / 2 - start  # centers of pixels are at whole numbers
+    return tuple(
+        cv2.warpAffine(array, matrix, (width, height), flags=interpolation)
+        for array, interpolation in ((image, cv2.INTER_LINEAR), (maps, cv2.INTER_NEAREST))
+    )
 
 
 def _number(instances: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,7 +7,9 @@ one block a worker. All of this memory is anonymous (it has no name in a file sy
 whichever process is killed, and no limit of /dev/shm applies.
 """
 
+import ctypes
 import dataclasses
+import itertools
 import mmap
 import os
 import pickle
@@ -32,8 +34,10 @@ from input_pipeline.records import VideoRecord
 
 _ALIGNMENT = 64  # bytes, of arrays in shared memory
 # What a worker frees stays with it for its next sample: glibc would map the arrays of every sample anew, and the system
-# would clear each of their pages.
+# would clear each of their pages. After so many samples it is given back all the same, because the gaps between arrays
+# would slowly grow.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(2**26)}
+TRIM_EVERY = 50
 
 
 class WorkerError(RuntimeError):
@@ -164,8 +168,10 @@ def serve(pipe: int, memory: int, records: int) -> None:
         left_out = LeftOut(logs=False)  # the caller logs
         loader = samples.SampleLoader(config, [_PackedRecords(records, place) for place in places], left_out)
         view = None
-        while True:
+        for number in itertools.count(1):
             plan, index = connection.recv()
+            if number % TRIM_EVERY == 0:
+                _trim()
             try:
                 sample = loader.load(dataclasses.replace(plan, pool=pools[plan.pool]), index)
                 layout, size = _layout(sample)
@@ -182,6 +188,13 @@ def serve(pipe: int, memory: int, records: int) -> None:
             connection.send((*answer, left_out.take_new()))
     except (EOFError, OSError):
         return  # the caller is gone
+
+
+def _trim() -> None:
+    """Gives memory that is free back to the system, where the C library is glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim:
+        trim(0)
 
 
 class _PackedRecords(Sequence):

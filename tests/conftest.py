@@ -19,11 +19,14 @@ SHARED = pathlib.Path(os.environ.get("TARVIS_SHARED_DIR", ROOT.parent / "shared"
 
 # The files that take longest come first, so that no worker is left with one of them at the end.
 LONGEST_FIRST = (
+    "tests/rehearsal/test_training.py",
     "tests/parity/test_train_step.py",
     "tests/kernels/ms_deform_attn/test_pallas_tpu_aot.py",
     "tests/parity/test_backbone_cases.py",
     "tests/kernels/ms_deform_attn/test_pallas_triton.py",
     "tests/kernels/ms_deform_attn/test_pallas_tpu.py",
+    "tests/rehearsal/test_migrating.py",
+    "tests/rehearsal/test_inference.py",
     "tests/test_api.py",
     "tests/configs/test_configs.py",
     "tests/kernels/ms_deform_attn/test_cuda.py",
@@ -70,7 +73,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = False  # pytest-xdist would put the files with the most tests first
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "long" not in config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes many minutes: runs with `pytest -m long`"))
     rank = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.location[0], len(rank)))  # stable: the order within a file stays
 

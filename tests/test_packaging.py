@@ -22,8 +22,8 @@ DISTRIBUTION_OF = {
     "tensorflow": "tensorflow-cpu",
     "yaml": "pyyaml",
 }
-# Declared nowhere: comes with jax; runs plain Triton kernels from JAX, which nothing but an experiment does.
-UNDECLARED = {"jaxlib", "jax_triton"}
+# Declared nowhere: come with jax and Orbax; runs plain Triton kernels from JAX, which nothing but an experiment does.
+UNDECLARED = {"jaxlib", "etils", "jax_triton"}
 
 
 def normalized(requirement: str) -> str:

@@ -25,6 +25,7 @@ from absl import logging
 from input_pipeline import bad_records, images, layouts
 from input_pipeline.config import DatasetConfig
 from input_pipeline.records import VideoRecord
+from input_pipeline.workspace import workspace_root
 
 TRAINING_SPLIT = "training"
 
@@ -73,6 +74,8 @@ def _of_dataset(error: ValueError, name: str, note: str = "") -> ValueError:
 
 def require_training_files(datasets: Sequence[DatasetConfig], workspace: str = "") -> None:
     """Raises one ValueError that lists the absent training files of all datasets; nothing is read."""
+    if any(not os.path.isabs(dataset.root or dataset.train_images) for dataset in datasets):
+        workspace_root(workspace)  # without the folder itself, a list of all that it lacks would only distract
     missing = {dataset.name: layouts.absent(dataset, layouts.TRAINING, "", workspace) for dataset in datasets}
     missing = {name: texts for name, texts in missing.items() if texts}
     if missing:

@@ -52,7 +52,7 @@ class Index:
 
 def path_of(path: Any) -> Any:
     """A path on a disk or in a bucket ("gs://bucket/folder")."""
-    from etils import epath  # comes with tensorflow-datasets
+    from etils import epath  # comes with Orbax
 
     return epath.Path(path)
 

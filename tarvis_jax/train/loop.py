@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from input_pipeline.bad_records import SKIP, LeftOut, summary
-from input_pipeline.batches import BatchInfo, read_videos, train_batches
+from input_pipeline.batches import BatchInfo, read_videos, require_data, train_batches
 from input_pipeline.config import DataConfig
 from input_pipeline.mixture import with_buckets
 from input_pipeline.recorded import read_recorded_batches
@@ -51,7 +51,9 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
         initialize_distributed()
     is_main = jax.process_index() == 0
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints, create=True)
-    # Here, so that missing weights are known before anything is computed. A run that goes on needs none.
+    # Here, so that missing data and weights are known before anything is computed. A run that goes on needs no weights.
+    if not config.synthetic.num_train:  # otherwise its files are yet to be written
+        require_data(config.data)
     source = find_initial_weights(config) if checkpoints.latest_step is None else None
     stepper = make_stepper(config, make_mesh())
     microbatches = num_microbatches(config.data.batch_size, config.train.max_samples_per_device, stepper.mesh)
