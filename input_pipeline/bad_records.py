@@ -126,10 +126,14 @@ def _line(record: BadRecord) -> str:
     return json.dumps(dataclasses.asdict(record)) + "\n"
 
 
-def summary(workdir: pathlib.Path) -> dict[str, str]:
-    """What all processes and all parts of a run left out: names and texts for the report."""
+def summary(workdir: pathlib.Path, num_steps: int) -> dict[str, str]:
+    """What all processes and all parts of a run left out: names and texts for the report.
+
+    Batches are made ahead; those from `num_steps` on were never trained on and do not count.
+    """
     files = sorted(workdir.glob("bad_records-*.jsonl"))
     records = list(dict.fromkeys(record for file in files for record in read_file(file)))
+    records = [record for record in records if record.step is None or record.step < num_steps]
     if not records:
         return {"all datasets": "nothing was left out"}
     told = {}

@@ -85,7 +85,7 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
         scores = evaluator.finish(state) if is_main else {}
     if is_main:
         evaluation = workdir / "eval" / "final" if config.train.final_eval else None
-        told = summary(workdir) if data.on_bad_record == SKIP else {}
+        told = summary(workdir, config.train.num_steps) if data.on_bad_record == SKIP else {}
         write_training_report(workdir, to_plain(config), to_plain(Config()), read_metrics(workdir), evaluation, told)
     return scores
 

@@ -101,11 +101,11 @@ def test_each_is_counted_once_and_told_in_part(caplog, tmp_path):
     assert resumed.counts() == {"DAVIS": (0, 61), "OVIS": (1, 0)}
     other.keep_in(tmp_path, 1)
     other.add(BadRecord("OVIS", "a name \\ud800"))  # every process reads the annotations
-    told = bad_records.summary(tmp_path)
-    assert told["DAVIS"] == "0 videos or images were left out, 61 samples were drawn again"
+    told = bad_records.summary(tmp_path, 60)
+    assert told["DAVIS"] == "0 videos or images were left out, 60 samples were drawn again", "step 60 is not trained"
     assert told["OVIS"] == "1 videos or images were left out, 0 samples were drawn again"
     assert told["DAVIS, 5"] == "frame 4" and "DAVIS, 6" not in told
-    assert bad_records.summary(tmp_path / "other") == {"all datasets": "nothing was left out"}
+    assert bad_records.summary(tmp_path / "other", 60) == {"all datasets": "nothing was left out"}
 
 
 def test_shards_leave_out_the_video_of_a_bad_frame(config, tmp_path, own_workspace):
