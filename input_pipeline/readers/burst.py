@@ -73,7 +73,7 @@ def _video(sequence, folder, file, config, where, min_area, interleaved_frames, 
     name = "/".join(workspace.get(sequence, key, str, where) for key in ("dataset", "seq_name"))
     height, width = workspace.get_size(sequence, where)
     annotated = workspace.get(sequence, "annotated_image_paths", list, where)
-    tracks = workspace.get(sequence, "track_category_ids", dict, where)
+    tracks = workspace.get(sequence, "track_category_ids", dict, where) if "track_category_ids" in sequence else None
     workspace.check_items(annotated, str, f"{where}.annotated_image_paths")
     frames = annotated
     if interleaved_frames:
@@ -102,7 +102,7 @@ def _video(sequence, folder, file, config, where, min_area, interleaved_frames, 
         for key, entry in tracks_in_frame.items():
             place = f"{where}.segmentations[{a}][{key!r}]"
             instance = workspace.to_id(key, place)
-            if key not in tracks:
+            if tracks is not None and key not in tracks:
                 raise ValueError(f"{place}: track {key!r} is not in track_category_ids {sorted(tracks)}")
             if "point" in entry:
                 points[t][instance] = _point_yx(workspace.get(entry, "point", (dict, list), place), place)

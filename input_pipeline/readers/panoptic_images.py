@@ -187,7 +187,7 @@ def _maps_folder(file: pathlib.Path) -> pathlib.Path:
 
 
 def _check_categories(content: dict, labels: dict[int, int], config: DatasetConfig, file: pathlib.Path) -> None:
-    """A ValueError where the file says of a class that it is a thing and the config says stuff, or the reverse.
+    """A ValueError for a class of another name that is a thing in the file and stuff in the config, or the reverse.
 
     Files of other numberings, such as Cityscapes' train ids, would otherwise be read as the wrong classes.
     """
@@ -198,8 +198,8 @@ def _check_categories(content: dict, labels: dict[int, int], config: DatasetConf
         if number not in labels or "isthing" not in category:
             continue
         label = labels[number]
-        if bool(category["isthing"]) != (label in config.thing_classes):
-            name = config.class_names[label] if config.class_names else "no name"
+        name = config.class_names[label] if config.class_names else "no name"
+        if bool(category["isthing"]) != (label in config.thing_classes) and category.get("name") != name:
             raise ValueError(
                 f"{where}: id {number} has isthing {category['isthing']}, but class {label} ({name}) of {config.name} "
                 f"is {'stuff' if category['isthing'] else 'a thing'}: the file numbers its classes in another way"

@@ -87,7 +87,8 @@ def _class_ids(content: dict, config: DatasetConfig, file: pathlib.Path) -> dict
 
     Names that differ from the config's are only told then.
     """
-    listed = workspace.get(content, "categories", list, str(file))
+    # Without annotations nothing is of a class.
+    listed = workspace.get(content, "categories", list, str(file)) if content.get("annotations") else []
     ids = [workspace.get(category, "id", int, f"{file}, categories[{i}]") for i, category in enumerate(listed)]
     if config.task == EXEMPLAR:
         return dict.fromkeys(ids, 0)

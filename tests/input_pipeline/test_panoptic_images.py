@@ -194,6 +194,14 @@ def test_malformed_annotations(tree, tmp_path, message, edit):
         readers.training_videos(config, str(tree))
 
 
+def test_of_a_class_of_our_name_the_table_decides(tree, tmp_path):
+    """The reference has a table of its own, too, and does not look at the file's."""
+    path = _edited(tree, tmp_path, lambda c: c.update(categories=[{"id": 90, "name": "toothbrush", "isthing": 0}]))
+    found = readers.training_videos(dataset_config("COCO", train_annotations=str(path)), str(tree))
+    expected = readers.training_videos(dataset_config("COCO"), str(tree))
+    assert [video.instances for video in found] == [video.instances for video in expected]
+
+
 def _segment(content, **values):
     content["annotations"][0]["segments_info"][1].update(values)
 

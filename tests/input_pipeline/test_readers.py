@@ -423,3 +423,27 @@ def test_wrong_year_of_youtube_vis_is_told(own_workspace, make_dataset, caplog):
     with caplog.at_level("WARNING"):
         datasets.training_videos(make_dataset("YOUTUBE_VIS", class_names=names), str(own_workspace))
     assert "class 3 is 'class3' in the file and 'other' in the config" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "drop"),
+    [
+        ("YOUTUBE_VIS", "youtube_vis/valid_2021.json", lambda content: content.pop("categories")),
+        (
+            "BURST",
+            "burst/first_frame_annotations_val.json",
+            lambda content: [each.pop("track_category_ids") for each in content["sequences"]],
+        ),
+    ],
+)
+def test_what_evaluation_does_not_need_may_be_absent(name, file, drop, own_workspace, make_dataset):
+    """The reference does not look at it."""
+    before = datasets.evaluation_videos(make_dataset(name), "val", str(own_workspace))
+    path = own_workspace / "dataset_annotations" / "inference" / file
+    content = json.loads(path.read_text())
+    drop(content)
+    path.write_text(json.dumps(content))
+    after = datasets.evaluation_videos(make_dataset(name), "val", str(own_workspace))
+    assert [(video.id, video.instances, video.segmentations) for video in after] == [
+        (video.id, video.instances, video.segmentations) for video in before
+    ]
