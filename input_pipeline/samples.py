@@ -100,22 +100,28 @@ class SampleLoader:
         """
         dataset = self.config.datasets[plan.pool.dataset]
         rng = np.random.default_rng([self.config.seed, mixture.SAMPLE, plan.step, index])
-        row, problem = plan.items[index], ""
+        row, video, bad = plan.items[index], None, None
         for _ in range(self.config.max_attempts):
             try:
                 drawn = self._draw_once(plan, dataset, row, rng)
                 if drawn is not None:
                     return drawn
                 video = self.videos[plan.pool.dataset][row[0]]
-                problem = f"{video.where}: no target was left after augmentation"
+                bad = None
             except ValueError as error:
                 if self.config.on_bad_record == ERROR:
                     raise
                 self.left_out.add(BadRecord(dataset.name, str(error), plan.step, index))
-                problem = f"{error}: no sample could be read"
+                bad = error
             row = plan.pool.items[rng.integers(len(plan.pool.items))]
+        others = self.config.max_attempts - 1
+        if bad is not None:
+            raise ValueError(
+                f"{bad}: no sample could be read, in this and the {others} samples tried before it "
+                f"(step {plan.step}, sample {index})"
+            )
         raise ValueError(
-            f"{problem}, in this and the {self.config.max_attempts - 1} samples tried before it "
+            f"{video.where}: no target was left after augmentation, in this and the {others} samples tried before it "
             f"(step {plan.step}, sample {index})"
         )
 

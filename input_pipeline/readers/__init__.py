@@ -57,7 +57,10 @@ def training_videos(
 
 def with_checked_size(video: VideoRecord) -> VideoRecord:
     """The video, if its first frame is an image of its size."""
-    found = images.image_size(video.frame_paths[0])
+    try:
+        found = images.image_size(video.frame_paths[0])
+    except ValueError as error:
+        raise ValueError(f"{video.where}: {error}") from error
     if found != (video.height, video.width):
         raise ValueError(
             f"{video.where}: the annotations say [height, width] = {[video.height, video.width]}, "

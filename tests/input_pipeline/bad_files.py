@@ -284,6 +284,12 @@ def _mutations() -> dict[str, Mutation]:
         # frames
         "jpeg cut off": youtube(SAMPLE, cut(0.6), r"video 1, frame 3: .*00003.jpg: the JPEG is cut off", file=FRAME_1),
         "jpeg empty": youtube(SAMPLE, cut(0), r"video 1, frame 3: .*00003.jpg: cannot be decoded", file=FRAME_1),
+        "first jpeg is text": youtube(
+            RECORD,
+            lambda p: p.write_text("<html>"),
+            r"video 1: .*00000.jpg: not a readable image",
+            file=FRAME_1.replace("00003", "00000"),
+        ),
         "jpeg is text": youtube(
             SAMPLE, lambda p: p.write_text("<html>"), r"00003.jpg: cannot be decoded", file=FRAME_1
         ),
