@@ -18,6 +18,7 @@ from input_pipeline import images
 
 WORKSPACE_VARIABLE = "TARVIS_WORKSPACE_DIR"  # `run_config.settle` puts it into a config that names no folder
 
+_LONGEST_PATH = 4096  # characters
 # Names in the original's later readme -> in its earlier one.
 _SPELLINGS = (
     ("dataset_annotations/", "dataset_annotation/"),
@@ -85,7 +86,7 @@ def _candidates(path: str, workspace: str, where: str) -> list[pathlib.Path]:
 
 def join(root: pathlib.Path, name: Any, where: str) -> pathlib.Path:
     """`root / name`, for a name read from a file; a ValueError if it is no relative path inside `root`."""
-    if not isinstance(name, str) or not name or "\0" in name:
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_PATH or "\0" in name:
         raise ValueError(f"{where}: expected a relative path, found {name!r:.80}")
     normal = os.path.normpath(name)
     # Only the text is checked, so that links inside the folder may point to another disk.
@@ -118,7 +119,7 @@ def load_json(path: pathlib.Path, *, with_runs: bool = False) -> Any:
         raise ValueError(f"{path}: not valid JSON ({error})") from error
 
 
-_LONG = 16
+_LONG = 16  # integers
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -149,6 +150,7 @@ def get(mapping: Any, key: str, kind: type | tuple[type, ...], where: str) -> An
         raise ValueError(f"{where}: key {key!r} is missing, expected a value of type {names}")
     value = mapping[key]
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        value = value.tolist() if isinstance(value, np.ndarray) else value
         raise ValueError(f"{where}: key {key!r} should be of type {names}, found {type(value).__name__} {value!r:.80}")
     return value
 

@@ -67,6 +67,19 @@ def test_full_reads_what_headers_do_not_show(own_workspace, config_file, capsys)
     assert "00003.jpg: the JPEG is cut off" in capsys.readouterr().out
 
 
+def test_what_training_leaves_out_is_told(own_workspace, config_file, capsys):
+    config_file.write_text(CONFIG.replace("    return", '    config.data.on_bad_record = "skip"\n    return'))
+    for frame, size in (("0000/00000.jpg", 10), ("0001/00003.jpg", 1000)):
+        path = own_workspace / "dataset_images/training/davis" / frame
+        path.write_bytes(path.read_bytes()[:size])
+    arguments = [f"--config={config_file}:DAVIS", f"--workspace={own_workspace}", "--full"]
+    assert command_line.run(check.main, arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("  training  1 videos, 6 frames") for line in lines)
+    told = [line for line in lines if "bad, and left out of the training: " in line]
+    assert len(told) == 2 and "00000.jpg: not a readable" in told[0] and "00003.jpg: the JPEG is cut off" in told[1]
+
+
 def test_ground_truth_is_found_or_missed(tmp_path, config_file, capsys):
     official_downloads.vipseg(tmp_path / "official/vipseg")
     command_line.run(check.main, [f"--config={config_file}:VIPSEG", f"--workspace={tmp_path}"])
