@@ -6,6 +6,7 @@ everything else here works on machines without it.
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -156,14 +157,17 @@ def _iterate(
     left_out: LeftOut,
 ) -> Iterator[tuple[BatchInfo, Batch]]:
     errors: dict[int, Exception] = {}
+    calls = _Calls()
     with contextlib.ExitStack() as stack:
+        stack.callback(calls.close)  # last of all
         load_samples, at_once = _sample_source(config, plans, videos, len(rows), stack, left_out)
         del videos  # worker processes have them
 
         def load(step: np.ndarray) -> list[np.ndarray]:
             # tf.data would wrap an exception in a long text of its own; it is kept aside and raised by the consumer.
             try:
-                batch = targets.stack_samples(load_samples(plans.plan(int(step)), rows))
+                with calls.one():
+                    batch = targets.stack_samples(load_samples(plans.plan(int(step)), rows))
             except Exception as error:
                 errors[int(step)] = error
                 raise
@@ -182,6 +186,36 @@ def _iterate(
             info = BatchInfo(config.datasets[pool.dataset].name, pool.task, step)
             yield info, {key: array for key, array in zip(_KEYS, arrays, strict=True) if array.size}
             step += 1
+
+
+class _Calls:
+    """Counts calls that run. Closing waits for them, and from then on there are no others.
+
+    A thread of TensorFlow that is in Python code while the interpreter is taken down aborts the process.
+    """
+
+    def __init__(self):
+        self._changed = threading.Condition()
+        self._running = 0
+        self._is_closed = False
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        with self._changed:
+            if self._is_closed:
+                raise RuntimeError("the batches are closed")
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._is_closed = True
+            self._changed.wait_for(lambda: not self._running)
 
 
 def _sample_source(
