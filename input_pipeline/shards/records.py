@@ -60,7 +60,8 @@ def features() -> Any:
 def _reader(shard: str, num_records: int, process: int) -> Any:
     from array_record.python import array_record_module
 
-    reader = array_record_module.ArrayRecordReader(shard)
+    # One record at a time is read, so there is nothing to read ahead, and no thread that lives until the process ends.
+    reader = array_record_module.ArrayRecordReader(shard, "readahead_buffer_size:0,max_parallelism:0")
     # The reader says nothing of a file that is absent or cut off: it has no records then.
     if reader.num_records() != num_records:
         raise OSError(f"expected {num_records} records, found {reader.num_records()}")
