@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from tests.input_pipeline import official_downloads, official_files, own_files, 
 from tests.input_pipeline.conftest import small
 
 NAN, INFINITY = float("nan"), float("inf")
+VIPSEG_TRAIN, CITYSCAPES_TRAIN = "VIPSeg_720P/panoptic_gt_VIPSeg_train.json", "panoptic_gt_train_city_vps.json"
 VIDEOS = ("beach", "lawn", "street")  # of one's own
 
 
@@ -50,6 +52,31 @@ def _cityscapes(root: pathlib.Path) -> None:
         name = f"aachen/aachen_{number:06d}_000019"
         panoptic_files.write_image(root / f"gtFine/train/{name}_gtFine_instanceIds.png", values.astype(np.uint16))
         panoptic_files.write_image(root / f"leftImg8bit/train/{name}_leftImg8bit.png", panoptic_files.picture(number))
+
+
+def _vipseg(root: pathlib.Path) -> None:
+    official_downloads.vipseg(root)
+    for folder in ("images", "panomasks", "panomasksRGB"):
+        shutil.copytree(root / "VIPSeg_720P" / folder / "1_a", root / "VIPSeg_720P" / folder / "2_b")
+
+    def add(content):
+        for entries in (content["videos"], content["annotations"]):
+            entries.append(entries[0] | {"video_id": "2_b"})
+
+    edit(add)(root / VIPSEG_TRAIN)
+
+
+def _cityscapes_vps(root: pathlib.Path) -> None:
+    official_downloads.cityscapes_vps(root)
+    for path in [*root.glob("train/img/*.png"), *root.glob("train/panoptic_video/*.png")]:
+        shutil.copy(path, path.with_name(path.name.replace("0003_", "0004_").replace("_000000_", "_000001_")))
+
+    def add(content):
+        for name in ("images", "annotations"):
+            text = json.dumps(content[name]).replace("0003_", "0004_").replace("_000000_", "_000001_")
+            content[name] += json.loads(text)
+
+    edit(add)(root / CITYSCAPES_TRAIN)
 
 
 IMAGE_CLIPS = {"min_dims": (64, 72), "buckets": ((64, 64),), "max_instances": 4, "image_min_dim": None}
@@ -87,6 +114,12 @@ DATASETS: dict[str, tuple[Callable, Callable[[pathlib.Path], DatasetConfig], tup
         lambda root: _image_dataset("ADE20K", root=str(root)),
         ("ADE_train_00000001", "ADE_train_00000002"),
     ),
+    "VIPSEG download": (_vipseg, lambda root: small("VIPSEG", root=str(root)), ("1_a", "2_b")),
+    "CITYSCAPES_VPS download": (
+        _cityscapes_vps,
+        lambda root: small("CITYSCAPES_VPS", root=str(root)),
+        ("0003", "0004"),
+    ),
     **{
         name: (lambda root, write=write: write(root, VIDEOS), _own, VIDEOS)
         for name, write in own_files.WRITERS.items()
@@ -104,6 +137,8 @@ READERS = {
     "DAVIS download": "davis_official",
     "CITYSCAPES download": "cityscapes",
     "ADE20K download": "ade20k_official",
+    "VIPSEG download": "vipseg_official",
+    "CITYSCAPES_VPS download": "cityscapes_vps_official",
 }
 
 
@@ -649,6 +684,49 @@ def _mutations() -> dict[str, Mutation]:
             picture(lambda m: m.astype(np.uint16) * 256),
             SAMPLE,
             "ADE_train_00000001.png: value 38400 is of no class",
+        ),
+        "vipseg segment of an unknown class": Mutation(
+            "VIPSEG download",
+            VIPSEG_TRAIN,
+            put("annotations", 0, "annotations", 1, "segments_info", 0, "category_id", value=124),
+            RECORD,
+            r"annotations\[0\].annotations\[1\]: segment .* of category_id 124",
+            "1_a",
+        ),
+        "vipseg video id twice": Mutation(
+            "VIPSEG download", VIPSEG_TRAIN, copy_entry("videos"), RECORD, "'1_a': two videos have this id", None
+        ),
+        "vipseg map missing": Mutation(
+            "VIPSEG download",
+            "VIPSeg_720P/panomasksRGB/1_a/00000006.png",
+            pathlib.Path.unlink,
+            RECORD,
+            r"videos\[0\]: 1 of 12 files do not exist",
+            "1_a",
+        ),
+        "cityscapes-vps segment id beyond 24 bits": Mutation(
+            "CITYSCAPES_VPS download",
+            CITYSCAPES_TRAIN,
+            put("annotations", 0, "segments_info", 0, "id", value=2**24),
+            RECORD,
+            "'0003', annotations.0.: segment 16777216 of",
+            "0003",
+        ),
+        "cityscapes-vps name of another form": Mutation(
+            "CITYSCAPES_VPS download",
+            CITYSCAPES_TRAIN,
+            put("annotations", 0, "file_name", value="0003_x.png"),
+            RECORD,
+            r"annotations\[0\]: expected a name with <city>",
+            "0003",
+        ),
+        "cityscapes-vps frame missing": Mutation(
+            "CITYSCAPES_VPS download",
+            "train/img/0003_0005_frankfurt_000000_000100_newImg8bit.png",
+            pathlib.Path.unlink,
+            RECORD,
+            "video '0003': 1 of 6 files do not exist",
+            "0003",
         ),
         # one's own videos
         "id png as colors": own(
