@@ -54,15 +54,15 @@ def jitter_colors(
             shifted = cv2.LUT(cv2.extractChannel(strip, 0), ((values + hue) % 180).astype(np.uint8))
             cv2.insertChannel(shifted, strip, 0)
         # Adding saturates at 0 and 255, and takes a tenth of the time of a table of three channels.
-        strip = cv2.cvtColor(cv2.add(strip, (max(hue, 0), saturation, 0, 0)), cv2.COLOR_HSV2RGB)
+        strip = cv2.cvtColor(cv2.add(strip, (max(hue, 0), saturation, 0, 0), dst=strip), cv2.COLOR_HSV2RGB)
     table = np.clip(np.clip(127 + alpha * (values - 127), 0, 255).astype(np.uint8).astype(np.int64) + shift, 0, 255)
     return cv2.LUT(strip, table.astype(np.uint8)).reshape(images.shape)
 
 
 def flip(clip: Clip) -> Clip:
     """Mirrors left and right."""
-    semantic = None if clip.semantic is None else clip.semantic[..., ::-1]
-    return Clip(clip.images[:, :, ::-1], clip.masks.flip(), semantic)
+    semantic = None if clip.semantic is None else _mirrored(clip.semantic)
+    return Clip(_mirrored(clip.images), clip.masks.flip(), semantic)
 
 
 def crop(clip: Clip, top: int, left: int, height: int, width: int) -> Clip:
@@ -144,8 +144,6 @@ def resize(clip: Clip, size: tuple[int, int]) -> Clip:
         return clip
     images = np.empty((len(clip.images), *size, 3), np.uint8)
     for image, result in zip(clip.images, images, strict=True):
-        if image.strides[1] < 0:  # mirrored
-            image = cv2.flip(image[:, ::-1], 1)
         cv2.resize(image, (size[1], size[0]), dst=result, interpolation=cv2.INTER_LINEAR)
     semantic = None
     if clip.semantic is not None:
@@ -155,6 +153,17 @@ def resize(clip: Clip, size: tuple[int, int]) -> Clip:
 
 def _solid(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array)
+
+
+def _mirrored(frames: np.ndarray) -> np.ndarray:
+    """uint8 [T, H, W] or [T, H, W, 3] with left and right exchanged.
+
+    Copying a view with negative strides would take 30 times as long.
+    """
+    result = np.empty(frames.shape, frames.dtype)
+    for frame, out in zip(frames, result, strict=True):
+        cv2.flip(frame, 1, dst=out)
+    return result
 
 
 def _strip(images: np.ndarray) -> np.ndarray:
