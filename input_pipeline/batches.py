@@ -159,18 +159,22 @@ def _iterate(
     errors: dict[int, Exception] = {}
     calls = _Calls()
     with contextlib.ExitStack() as stack:
-        stack.callback(calls.close)  # last of all
+        stack.callback(calls.wait)  # last of all
         load_samples, at_once = _sample_source(config, plans, videos, len(rows), stack, left_out)
+        stack.callback(calls.stop)  # first of all
         del videos  # worker processes have them
 
         def load(step: np.ndarray) -> list[np.ndarray]:
             # tf.data would wrap an exception in a long text of its own; it is kept aside and raised by the consumer.
+            batch: Batch = {}
             try:
                 with calls.one():
-                    batch = targets.stack_samples(load_samples(plans.plan(int(step)), rows))
+                    if not calls.are_stopped:
+                        batch = targets.stack_samples(load_samples(plans.plan(int(step)), rows))
             except Exception as error:
                 errors[int(step)] = error
-                raise
+                if not calls.are_stopped:  # then there is no consumer, and tf.data would print the exception
+                    raise
             return [np.asarray(batch.get(key, np.zeros(0, dtype)), dtype) for key, dtype in _KEYS.items()]
 
         stream = iter(_graph(config, load, start_step, at_once))
@@ -189,7 +193,7 @@ def _iterate(
 
 
 class _Calls:
-    """Counts calls that run. Closing waits for them, and from then on there are no others.
+    """Counts calls that run, so that the end of the iterator can wait for them.
 
     A thread of TensorFlow that is in Python code while the interpreter is taken down aborts the process.
     """
@@ -197,13 +201,11 @@ class _Calls:
     def __init__(self):
         self._changed = threading.Condition()
         self._running = 0
-        self._is_closed = False
+        self.are_stopped = False
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
         with self._changed:
-            if self._is_closed:
-                raise RuntimeError("the batches are closed")
             self._running += 1
         try:
             yield
@@ -212,9 +214,13 @@ class _Calls:
                 self._running -= 1
                 self._changed.notify_all()
 
-    def close(self) -> None:
+    def stop(self) -> None:
+        """From now on nobody asks for what calls return."""
+        self.are_stopped = True
+
+    def wait(self) -> None:
+        """Returns when no call runs."""
         with self._changed:
-            self._is_closed = True
             self._changed.wait_for(lambda: not self._running)
 
 
