@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 from tests import xla_flags
 
@@ -52,13 +54,14 @@ class Run:
         """What a process has said so far."""
         return self.logs[process].read_text(errors="replace")
 
-    def wait_for(self, text: str, process: int = 0, limit: float = LIMIT) -> None:
-        """Returns when a process has said `text`."""
+    def wait_until(self, condition: Callable[[], Any], limit: float = LIMIT) -> None:
+        """Returns when `condition()` is true; it is an error if a process ends before."""
         end = time.monotonic() + limit
-        while text not in self.log(process):
-            assert self.processes[process].poll() is None, f"ended before {text!r}:\n{self.log(process)[-3000:]}"
-            assert time.monotonic() < end, f"not said in {limit} s: {text!r}\n{self.log(process)[-3000:]}"
-            time.sleep(0.02)
+        while not condition():
+            ended = [i for i, process in enumerate(self.processes) if process.poll() is not None]
+            assert not ended, f"process {ended[0]} ended:\n{self.log(ended[0])[-3000:]}"
+            assert time.monotonic() < end, f"still waiting after {limit} s:\n{self.log()[-3000:]}"
+            time.sleep(0.005)
 
 
 def free_port() -> int:

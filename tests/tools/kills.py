@@ -58,10 +58,9 @@ class Kill:
     def carry_out(self, run: Run, workdir: pathlib.Path) -> tuple[list[int], float, str]:
         """(exit statuses, seconds from the signal until all had ended, when it was)."""
         if self.moment != "starting":
-            run.wait_for("  lr  ")  # the header of the table of steps
-        while self.moment == "writing" and not is_writing(workdir):
-            assert run.processes[0].poll() is None, run.log()[-3000:]
-            time.sleep(0.001)
+            run.wait_until(lambda: "  lr  " in run.log())  # the header of the table of steps
+        if self.moment == "writing":
+            run.wait_until(lambda: is_writing(workdir))
         time.sleep(self.delay)
         was_writing, start = is_writing(workdir), time.monotonic()
         for process in run.processes if self.target is None else [run.processes[self.target]]:
