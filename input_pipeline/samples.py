@@ -168,22 +168,24 @@ class SampleLoader:
         if not choice.instances:
             return None
         clip, cropped = self._load(video, choice, with_semantics=dataset.task == "panoptic"), False
+        clip = _flip(clip, dataset, rng)
         if dataset.task == "exemplar":
+            reference = slice(choice.reference, choice.reference + 1)
             size = resized_size(clip.size, plan.min_dim, dataset.max_dim)
             # Explicit buckets may be too small; then the whole frame shrinks until what is cropped from it fits.
             shares = dataset.crop if plan.pool.cropped else (1.0, 1.0)
             largest = tuple(int(side / share) for side, share in zip(plan.bucket, shares, strict=True))
             clip = augment.resize(clip, augment.fitted_size(size, largest))
-            clip = _flip(clip, dataset, rng)
             if plan.pool.cropped:
                 window = augment.crop_size(clip.size, dataset.crop)
-                reference = slice(choice.reference, choice.reference + 1)
                 corner = augment.preserving_crop(clip.masks.union(reference)[None], window, rng)
                 if corner is None:  # a box that became one pixel larger than the window by rounding
                     return None
                 clip, cropped = augment.crop(clip, *corner, *window), True
+            visible = np.arange(len(choice.instances))
+            if not clip.masks.areas(reference).all():
+                return None
         else:
-            clip = _flip(clip, dataset, rng)
             if plan.pool.cropped:
                 window = augment.crop_size(clip.size, dataset.crop)
                 corner, is_enough = augment.containing_crop(clip.masks.union()[None, None], window, rng)
@@ -195,10 +197,9 @@ class SampleLoader:
                     clip, cropped = augment.crop(clip, *corner, *window), True
             size = resized_size(clip.size, plan.min_dim, dataset.max_dim)
             clip = augment.resize(clip, augment.fitted_size(size, plan.bucket))
-        areas = clip.masks.areas()
-        visible = np.flatnonzero(areas.any(1))
-        if not visible.size or dataset.task == "exemplar" and not areas[:, choice.reference].all():
-            return None
+            visible = np.flatnonzero(clip.masks.areas().any(1))
+            if not visible.size:
+                return None
         # Colors come last, on the fewest pixels; they commute with everything but the interpolation.
         images = augment.jitter_colors(
             clip.images,
