@@ -46,17 +46,26 @@ def jitter_colors(
     hue, saturation = rng.integers(-hue_saturation, hue_saturation + 1, size=2).tolist()
     alpha = rng.uniform(*contrast)
     shift = int(rng.integers(-brightness, brightness + 1))
-    values, strip = np.arange(256), _strip(images)
     hue = int(hue / 255 * 180)  # OpenCV's 8-bit hue has 180 steps; on the way back it takes them modulo 180
-    if hue or saturation:
-        strip = cv2.cvtColor(strip, cv2.COLOR_RGB2HSV)
-        if hue < 0:
-            shifted = cv2.LUT(cv2.extractChannel(strip, 0), ((values + hue) % 180).astype(np.uint8))
-            cv2.insertChannel(shifted, strip, 0)
-        # Adding saturates at 0 and 255, and takes a tenth of the time of a table of three channels.
-        strip = cv2.cvtColor(cv2.add(strip, (max(hue, 0), saturation, 0, 0), dst=strip), cv2.COLOR_HSV2RGB)
-    table = np.clip(np.clip(127 + alpha * (values - 127), 0, 255).astype(np.uint8).astype(np.int64) + shift, 0, 255)
-    return cv2.LUT(strip, table.astype(np.uint8)).reshape(images.shape)
+    lower_hue = ((np.arange(256) + hue) % 180).astype(np.uint8)
+    # Contrast rounds down, which is the nearest integer of half a level less; the rest decides what is halfway.
+    offset = 127 - alpha * 127 + shift - 0.5 + 2**-10
+    result = np.empty(images.shape, np.uint8)
+    for frame, out in zip(images, result, strict=True):
+        if hue or saturation:
+            hsv = cv2.cvtColor(frame, cv2.COLOR_RGB2HSV)
+            if hue < 0:
+                cv2.insertChannel(cv2.LUT(cv2.extractChannel(hsv, 0), lower_hue), hsv, 0)
+            # Adding saturates at 0 and 255, and takes a tenth of the time of a table of three channels.
+            cv2.add(hsv, (max(hue, 0), saturation, 0, 0), dst=hsv)
+            frame = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=out)
+        cv2.addWeighted(frame, alpha, frame, 0, offset, dst=out)
+        # What contrast takes beyond 0 and 255 is cut off before brightness shifts it.
+        if alpha > 1 and shift > 0:
+            cv2.max(out, (shift,) * 4, dst=out)
+        if alpha > 1 and shift < 0:
+            cv2.min(out, (255 + shift,) * 4, dst=out)
+    return result
 
 
 def flip(clip: Clip) -> Clip:
@@ -151,10 +160,6 @@ def resize(clip: Clip, size: tuple[int, int]) -> Clip:
     return Clip(images, clip.masks.resize(size), semantic)
 
 
-def _solid(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array)
-
-
 def _mirrored(frames: np.ndarray) -> np.ndarray:
     """uint8 [T, H, W] or [T, H, W, 3] with left and right exchanged.
 
@@ -164,11 +169,6 @@ def _mirrored(frames: np.ndarray) -> np.ndarray:
     for frame, out in zip(frames, result, strict=True):
         cv2.flip(frame, 1, dst=out)
     return result
-
-
-def _strip(images: np.ndarray) -> np.ndarray:
-    """Frames on top of each other, so that one call serves all: [T * H, W, 3]."""
-    return _solid(images).reshape(-1, *images.shape[2:])
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:

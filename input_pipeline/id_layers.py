@@ -114,7 +114,13 @@ class IdLayers:
     def resize(self, size: tuple[int, int]) -> "IdLayers":
         """A pixel is of the target whose mask, bilinearly interpolated, is above 0.5 there."""
         planes = self.maps.reshape(-1, *self.maps.shape[2:])
-        return IdLayers(_resize_ids(planes, size).reshape(*self.maps.shape[:2], *size), self.count)
+        result = np.zeros((len(planes), *size), planes.dtype)
+        box = _box(planes)
+        if box is not None:
+            axes = [_neighbors(new, old, *ends) for new, old, ends in zip(size, planes.shape[1:], box, strict=True)]
+            (source_rows, rows, *y), (source_columns, columns, *x) = axes
+            result[:, rows, columns] = _resize_ids(planes[:, source_rows, source_columns], y, x)
+        return IdLayers(result.reshape(*self.maps.shape[:2], *size), self.count)
 
 
 def resize_classes(classes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -146,25 +152,41 @@ def _take(plane: np.ndarray, rows: np.ndarray, columns: np.ndarray, out: np.ndar
         cv2.transpose(cv2.transpose(plane[rows])[columns], dst=out)
 
 
-def _neighbors(new: int, old: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `new` pixels the first of the two of `old` pixels around it, int [new], and the second's share."""
+def _box(planes: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """(first, last + 1) row and column of all maps [P, H, W] that has a target; None where none has."""
+    occupied = np.bitwise_or.reduce(planes) != 0
+    rows, columns = np.flatnonzero(occupied.any(1)), np.flatnonzero(occupied.any(0))
+    if not rows.size:
+        return None
+    return (int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)
+
+
+def _neighbors(new: int, old: int, start: int, stop: int) -> tuple[slice, slice, np.ndarray, np.ndarray]:
+    """What one axis of a map needs to get `new` pixels of `old`, of which only [start, stop) are of a target.
+
+    Returns:
+      the old pixels that matter, the new ones that depend on targets, and for each of these the first of the two old
+      ones around it, int, counted from the first that matters, and the share of the second, float32.
+    """
     place = (np.arange(new) + 0.5) * (old / new) - 0.5
     place = np.clip(place, 0, old - 1)
     first = np.floor(place).astype(np.intp)
-    return first, (place - first).astype(np.float32)
+    source = slice(max(0, start - 1), min(old, stop + 1))
+    inside = slice(*np.searchsorted(first, (source.start, source.stop)).tolist())
+    return source, inside, first[inside] - source.start, (place - first)[inside].astype(np.float32)
 
 
-def _resize_ids(planes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Maps [P, H, W] at another size, by rows; see `IdLayers.resize`."""
-    (top, below), (left, beside) = (_neighbors(new, old) for new, old in zip(size, planes.shape[1:], strict=True))
+def _resize_ids(planes: np.ndarray, vertical: Sequence[np.ndarray], horizontal: Sequence[np.ndarray]) -> np.ndarray:
+    """Maps [P, H, W] at another size, by rows; see `IdLayers.resize` and `_neighbors`."""
+    (top, below), (left, beside) = vertical, horizontal
     mark = planes.dtype.type(np.iinfo(planes.dtype).max)
-    result = np.empty((len(planes), *size), planes.dtype)
+    result = np.empty((len(planes), len(top), len(left)), planes.dtype)
     for plane, resized in zip(_marked(planes, mark), result, strict=True):
         _take(plane, top, left, resized)
     # The others are few: elsewhere all four neighbors agree.
     places = np.flatnonzero(result == mark)
-    plane, place = np.divmod(places, size[0] * size[1])
-    rows, columns = np.divmod(place, size[1])
+    plane, place = np.divmod(places, len(top) * len(left))
+    rows, columns = np.divmod(place, len(left))
     y, x, rows, columns = below[rows], beside[columns], top[rows], left[columns]
     next_rows, next_columns = (
         np.minimum(first + 1, old - 1) for first, old in zip((rows, columns), planes.shape[1:], strict=True)
