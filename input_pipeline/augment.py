@@ -9,7 +9,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-from input_pipeline.id_layers import IdLayers, resize_classes
+from input_pipeline.id_layers import IdLayers, mirrored, resize_classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +70,11 @@ def jitter_colors(
 
 def flip(clip: Clip) -> Clip:
     """Mirrors left and right."""
-    semantic = None if clip.semantic is None else _mirrored(clip.semantic)
-    return Clip(_mirrored(clip.images), clip.masks.flip(), semantic)
+    semantic = None if clip.semantic is None else mirrored(clip.semantic)
+    images = np.empty(clip.images.shape, np.uint8)
+    for image, out in zip(clip.images, images, strict=True):
+        cv2.flip(image, 1, dst=out)
+    return Clip(images, clip.masks.flip(), semantic)
 
 
 def crop(clip: Clip, top: int, left: int, height: int, width: int) -> Clip:
@@ -98,11 +101,11 @@ def containing_crop(
       (top, left) of the first of `tries` windows that touch the objects' box and keep enough, and true; where none
       does, the one that keeps the most, and false; None and false where there is no object.
     """
-    union = masks.any((0, 1))
+    union = np.logical_or.reduce(masks, (0, 1))
     box = _bounding_box(union)
     if box is None:
         return None, False
-    needed = max(1, int(union.sum() * min_coverage))
+    needed = max(1, int(np.count_nonzero(union) * min_coverage))
     # Windows that overlap the box in at least one pixel.
     lows = [max(0, box[axis] - size[axis] + 1) for axis in (0, 1)]
     highs = [min(union.shape[axis] - size[axis], box[axis + 2] - 1) for axis in (0, 1)]
@@ -110,7 +113,7 @@ def containing_crop(
     for _ in range(tries):
         left = int(rng.integers(lows[1], highs[1] + 1))
         top = int(rng.integers(lows[0], highs[0] + 1))
-        kept = int(union[top : top + size[0], left : left + size[1]].sum())
+        kept = np.count_nonzero(union[top : top + size[0], left : left + size[1]])
         if kept >= needed:
             return (top, left), True
         if kept > most:
@@ -158,17 +161,6 @@ def resize(clip: Clip, size: tuple[int, int]) -> Clip:
     if clip.semantic is not None:
         semantic = np.stack([resize_classes(classes, size) for classes in clip.semantic])
     return Clip(images, clip.masks.resize(size), semantic)
-
-
-def _mirrored(frames: np.ndarray) -> np.ndarray:
-    """uint8 [T, H, W] or [T, H, W, 3] with left and right exchanged.
-
-    Copying a view with negative strides would take 30 times as long.
-    """
-    result = np.empty(frames.shape, frames.dtype)
-    for frame, out in zip(frames, result, strict=True):
-        cv2.flip(frame, 1, dst=out)
-    return result
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
