@@ -117,7 +117,8 @@ class IdLayers:
         if box is not None:
             axes = [_neighbors(new, old, *ends) for new, old, ends in zip(size, planes.shape[1:], box, strict=True)]
             (source_rows, rows, *y), (source_columns, columns, *x) = axes
-            result[:, rows, columns] = _resize_ids(planes[:, source_rows, source_columns], y, x)
+            if result[:, rows, columns].size:  # otherwise targets are too small to be seen at this size
+                result[:, rows, columns] = _resize_ids(planes[:, source_rows, source_columns], y, x)
         return IdLayers(result.reshape(*self.maps.shape[:2], *size), self.count)
 
 
