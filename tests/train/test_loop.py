@@ -65,7 +65,7 @@ def test_bad_data_is_counted_kept_and_reported(tmp_path, monkeypatch):
                 frame.write_bytes(frame.read_bytes()[:-100])
         return data
 
-    def run_steps(config, stepper, state, batches, microbatches, checkpoints, writer, evaluator, progress, left_out):
+    def run_steps(config, stepper, state, batches, micro, checkpoints, writer, evaluator, progress, left_out, *_):
         for _ in range(4):
             next(batches)
         writer.write(4, {"loss": 1.0} | left_out.scalars())
