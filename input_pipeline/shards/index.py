@@ -68,7 +68,7 @@ def require_disk(folder: Any) -> None:
     if "://" in str(folder):
         raise ValueError(
             f"{folder}: expected a folder on a disk, found a bucket; shards are prepared on a disk and then copied "
-            f"(gcloud storage cp -r SHARDS/{BUILDER} {folder})"
+            f"(gcloud storage rsync --recursive SHARDS {folder})"
         )
 
 
