@@ -14,7 +14,6 @@ from input_pipeline.bad_records import SKIP, LeftOut, summary
 from input_pipeline.batches import BatchInfo, read_videos, require_data, train_batches
 from input_pipeline.config import DataConfig
 from input_pipeline.mixture import with_buckets
-from input_pipeline.recorded import read_recorded_batches
 from input_pipeline.records import VideoRecord
 from input_pipeline.synthetic import prepare_data
 from tarvis_jax.config import save_json, to_plain
@@ -61,8 +60,8 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
     data = prepare_data(config.data, config.synthetic, workdir, writes=is_main)
     start_step = int(state.step)
     left_out = LeftOut()
-    videos = [] if data.recorded else read_videos(data, left_out)
-    data = data if data.recorded else with_buckets(data, videos)
+    videos = read_videos(data, left_out)
+    data = with_buckets(data, videos)
     batches = _batches(data, videos, start_step, left_out)
     if is_main:  # not before: a config that does not fit the folder's checkpoint or data leaves the run as it was
         save_json(workdir / CONFIG_FILE, config)
@@ -120,8 +119,6 @@ def _batches(
 ) -> Iterator[tuple[BatchInfo, dict[str, np.ndarray]]]:
     """This process's share of the batches from `start_step` on."""
     hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    if data.recorded:
-        return read_recorded_batches(data.recorded, config=data, start_step=start_step, **hosts)
     return train_batches(data, videos=videos, start_step=start_step, left_out=left_out, **hosts)
 
 
@@ -216,10 +213,9 @@ def _log_start(stepper: TrainStepper, config: Config, microbatches: int) -> None
         config.data.batch_size,
         microbatches,
     )
-    if not config.data.recorded:
-        total = sum(dataset.weight for dataset in config.data.datasets)
-        shares = [f"{dataset.name} {dataset.weight / total:.3g}" for dataset in config.data.datasets]
-        logging.info("share of the batches that each dataset has: %s", ", ".join(shares))
+    total = sum(dataset.weight for dataset in config.data.datasets)
+    shares = [f"{dataset.name} {dataset.weight / total:.3g}" for dataset in config.data.datasets]
+    logging.info("share of the batches that each dataset has: %s", ", ".join(shares))
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -112,7 +112,7 @@ class Progress:
 def num_programs(config: Config) -> int:
     """How many programs a run compiles if its clips take every size: gradients for each pair of an objective and the
     shapes of a batch (datasets that are trained alike share them), and the update. A dataset whose buckets are not
-    known (those of recorded batches) counts as one shape."""
+    known counts as one shape."""
     objectives = tasks.objectives(config)
     trained = [dataset for dataset in config.data.datasets if dataset.weight]
     gradients = {
