@@ -1,4 +1,4 @@
-"""Traces of some steps for XProf (docs/multihost.md says how to open them)."""
+"""Traces of some steps for XProf (docs/troubleshooting.md says how to open them)."""
 
 import pathlib
 
