@@ -124,5 +124,5 @@ def test_help_as_a_process():
     assert process.returncode == 0, process.stderr
     for mode, (needed, allowed) in main._MODES.items():
         assert mode in process.stdout and all(f"--{name} " in process.stdout for name in needed + allowed)
-    assert "--config.train.num_steps=2600\n" in process.stdout
+    assert "--config.train.num_steps=3000\n" in process.stdout
     assert max(len(line) for line in process.stdout.splitlines()) <= 140
