@@ -4,7 +4,6 @@ python main.py --config=configs/quickstart.py --workdir=runs/quickstart
 python main.py --mode=eval --workdir=runs/quickstart
 python main.py --mode=infer --checkpoint=runs/quickstart --dataset=YOUTUBE_VIS --input=clip.mp4 --output=out
 python main.py --mode=export --checkpoint=runs/quickstart --export_clip=12,64,128 --output=exported
-python main.py --mode=record --config=configs/quickstart.py --workdir=runs/record --output=batches.npz
 """
 
 import argparse
@@ -24,7 +23,6 @@ _MODES = {
         ["output"],
         "checkpoint config export_clip export_objects export_datasets export_platforms export_backend".split(),
     ),
-    "record": (["config", "workdir", "output"], ["record_steps"]),
 }
 
 
@@ -73,16 +71,11 @@ def main(arguments: list[str]) -> None:
         from tarvis_jax.commands.infer import segment_input
 
         segment_input(flags.checkpoint, flags.input, flags.output, flags.dataset, flags.targets)
-    elif flags.mode == "export":
+    else:
         from tarvis_jax.commands.export import run_export
 
         settings = {name.removeprefix("export_"): given[name] for name in given if name.startswith("export_")}
         run_export(flags.output, flags.checkpoint, config, **settings)
-    else:
-        from tarvis_jax.commands.record import record
-
-        count = config.train.num_steps if flags.record_steps is None else flags.record_steps
-        record(config, flags.workdir, flags.output, count)
 
 
 def _parser() -> command_line.Parser:
@@ -99,10 +92,10 @@ def _parser() -> command_line.Parser:
     flags.add_argument("--debug", action="store_true", help="show the traceback of errors")
     flags.add_argument("--verbosity", type=int, default=0, help="0: progress (default); -1: warnings; -2: errors")
 
-    flags = parser.add_argument_group("train, eval, record")
+    flags = parser.add_argument_group("train, eval")
     flags.add_argument("--workdir", help="folder of the run: checkpoints, metrics, results")
 
-    flags = parser.add_argument_group("train, export, record")
+    flags = parser.add_argument_group("train, export")
     flags.add_argument("--config", metavar="FILE", help="config file, with an argument where it takes one: file.py:arg")
     flags.add_argument("--config.a.b", metavar="VALUE", help="a setting of the config, in place of the file's")
 
@@ -124,8 +117,8 @@ def _parser() -> command_line.Parser:
     model = "a workdir, a checkpoint of the reference (.pth), a folder of save_pretrained or an id on the hub"
     flags.add_argument("--checkpoint", metavar="MODEL", help=model)
 
-    flags = parser.add_argument_group("infer, export, record")
-    flags.add_argument("--output", help="folder of the results or of the export; record: the file")
+    flags = parser.add_argument_group("infer, export")
+    flags.add_argument("--output", help="folder of the results or of the export")
 
     flags = parser.add_argument_group("infer")
     flags.add_argument("--input", help="a folder of frames or a video file")
@@ -140,9 +133,6 @@ def _parser() -> command_line.Parser:
     flags.add_argument("--export_platforms", metavar=names, type=_names, help="of cpu, cuda, tpu (default: all)")
     backend = "of attention: xla runs everywhere (default), auto takes each platform's kernels"
     flags.add_argument("--export_backend", choices=["xla", "auto"], help=backend)
-
-    flags = parser.add_argument_group("record")
-    flags.add_argument("--record_steps", metavar="N", type=int, help="how many batches (default: all of the training)")
     return parser
 
 

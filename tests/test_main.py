@@ -60,16 +60,8 @@ def fail(capsys, monkeypatch):
         (("--mode=export", "--output=x"), "--mode=export needs --checkpoint, or --config"),
         (("--mode=export", "--output=x", "--checkpoint=a", "--export_clip=1,2"), "--export_clip: expected frames,"),
         (("--mode=export", "--export_clip=1,a,2"), "argument --export_clip: invalid list of whole numbers value"),
-        (("--mode=record", CONFIG, NEW, "--output=x", "--record_steps=0"), "batches to record: expected at least 1"),
         (
-            (
-                "--mode=record",
-                CONFIG,
-                NEW,
-                "--output=x",
-                "--config.synthetic.num_train=0",
-                "--config.data.workspace=no",
-            ),
+            (CONFIG, NEW, "--config.synthetic.num_train=0", "--config.data.workspace=no"),
             "/no (from config.data.workspace) is not an existing folder",
         ),
         ((CONFIG, "--workdir=README.md"), "--workdir=README.md: expected a folder, found a file"),
@@ -103,12 +95,6 @@ def test_errors_of_inference(fail, model, tmp_path):
     ):
         given = [f"--{flag}={text}" for flag, text in (flags | {name: value}).items()]
         assert fail("--mode=infer", *given).startswith(message)
-
-
-def test_a_package_that_is_not_installed(fail, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
-    message = fail("--mode=record", CONFIG, f"--workdir={tmp_path}", f"--output={tmp_path / 'a.npz'}")
-    assert message.startswith("batches of videos need the package tensorflow") and "pip install" in message
 
 
 def test_help_as_a_process():

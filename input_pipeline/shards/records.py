@@ -1,5 +1,6 @@
 """Frames as records: what one holds, and reading one by its place in a shard."""
 
+import collections
 import dataclasses
 import functools
 import os
@@ -74,4 +75,41 @@ def _record(shard: str, num_records: int, position: int, process: int) -> dict[s
         raw = _reader(shard, num_records, process).read([position])[0]
     except RuntimeError as error:  # what the reader raises for damaged blocks
         raise OSError(str(error)) from error
-    return features().deserialize_example_np(raw)
+    return _fields(raw)
+
+
+def _fields(example: bytes) -> dict[str, bytes]:
+    """The fields of a serialized `tf.train.Example` whose features are bytes, read without TensorFlow.
+
+    example.proto: Example {1: Features {1, repeated: entry {1: name, 2: Feature {1: BytesList {1: bytes}}}}}.
+    """
+    found = {}
+    for entry in _parts(_parts(example)[1][0]).get(1, []):
+        parts = _parts(entry)
+        found[bytes(parts[1][0]).decode()] = bytes(_parts(_parts(parts[2][0])[1][0])[1][0])
+    return found
+
+
+def _parts(message: bytes | memoryview) -> dict[int, list[memoryview]]:
+    """Number of a field -> its values, of a message of protocol buffers whose fields all have a length."""
+    view, place, found = memoryview(message), 0, collections.defaultdict(list)
+    while place < len(view):
+        key, place = _varint(view, place)
+        length, place = _varint(view, place)
+        if key & 7 != 2 or place + length > len(view):
+            raise OSError(f"expected a record of bytes, found field {key >> 3} of kind {key & 7}, {length} bytes long")
+        found[key >> 3].append(view[place : place + length])
+        place += length
+    return found
+
+
+def _varint(view: memoryview, place: int) -> tuple[int, int]:
+    """An integer of seven bits a byte, lowest first, and the place after it."""
+    value = shift = 0
+    while place < len(view):
+        byte, place = view[place], place + 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, place
+        shift += 7
+    raise OSError("expected a record of bytes, found one that is cut off")

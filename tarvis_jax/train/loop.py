@@ -15,7 +15,6 @@ from input_pipeline.bad_records import SKIP, LeftOut, summary
 from input_pipeline.batches import BatchInfo, read_videos, require_data, train_batches
 from input_pipeline.config import DataConfig
 from input_pipeline.mixture import with_buckets
-from input_pipeline.recorded import read_recorded_batches, with_recorded_buckets
 from input_pipeline.records import VideoRecord
 from input_pipeline.synthetic import Preparation
 from tarvis_jax.compiled import keep_between_runs
@@ -77,8 +76,8 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
     distributed.wait_for_all("data")
     start_step = int(state.step)
     left_out = LeftOut()
-    videos = [] if data.recorded else read_videos(data, left_out)
-    data = data if data.recorded else with_buckets(data, videos)
+    videos = read_videos(data, left_out)
+    data = with_buckets(data, videos)
     rows = samples_of_process(config.data.batch_size, microbatches, stepper.mesh)
     host_batches = _batches(data, videos, start_step, rows, left_out)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -146,7 +145,6 @@ def _begin(
 
 def _compile_steps(config: Config, data: DataConfig, stepper: TrainStepper, microbatches: int) -> None:
     """All programs of the run's steps, so far as they have not been compiled; `data`: the mixture with its buckets."""
-    data = with_recorded_buckets(data) if data.recorded else data
     programs = gradient_programs(dataclasses.replace(config, data=data), microbatches)
     stepper.compile_ahead(programs)
     for program in programs:
@@ -157,8 +155,6 @@ def _batches(
     data: DataConfig, videos: list[list[VideoRecord]], start_step: int, rows: list[int], left_out: LeftOut
 ) -> Iterator[tuple[BatchInfo, dict[str, np.ndarray]]]:
     """Of the batches from `start_step` on, the `rows` of this process."""
-    if data.recorded:
-        return read_recorded_batches(data.recorded, config=data, start_step=start_step, rows=rows)
     return train_batches(data, videos=videos, start_step=start_step, left_out=left_out, rows=rows)
 
 
@@ -327,10 +323,9 @@ def _log_start(stepper: TrainStepper, config: Config, microbatches: int) -> None
         config.data.batch_size,
         microbatches,
     )
-    if not config.data.recorded:
-        total = sum(dataset.weight for dataset in config.data.datasets)
-        shares = [f"{dataset.name} {dataset.weight / total:.3g}" for dataset in config.data.datasets]
-        logging.info("share of the batches that each dataset has: %s", ", ".join(shares))
+    total = sum(dataset.weight for dataset in config.data.datasets)
+    shares = [f"{dataset.name} {dataset.weight / total:.3g}" for dataset in config.data.datasets]
+    logging.info("share of the batches that each dataset has: %s", ", ".join(shares))
 
 
 def _is_due(step: int, every: int) -> bool:

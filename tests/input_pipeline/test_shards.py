@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -45,6 +46,39 @@ def test_batches_equal_those_of_the_files(config, prepared):
         for key, value in expected.items():
             np.testing.assert_array_equal(value, found[key], err_msg=f"{info} {key}")
     assert seen == set(NAMES)
+
+
+def test_a_machine_without_tensorflow_makes_the_same_batches(config, prepared, workspace):
+    """From the files and from the shards, with what a GPU machine has and array_record."""
+    program = f"""
+        import hashlib, sys
+        from tests import lean
+        sys.modules.update(dict.fromkeys(set(lean.hidden_modules()) - {{"array_record", "importlib_resources"}}))
+        from input_pipeline import batches, config
+        from tests.input_pipeline.conftest import small
+        datasets = tuple(small(name) for name in {NAMES})
+        for places in ({{"workspace": {str(workspace)!r}}}, {{"shards": {str(prepared)!r}}}):
+            data = config.DataConfig(datasets=datasets, batch_size=4, chunk_steps=1, num_parallel=0, **places)
+            stream, digest = batches.train_batches(data), hashlib.sha256()
+            for _ in range(5):
+                _, batch = next(stream)
+                for key, value in batch.items():
+                    digest.update(key.encode() + value.tobytes())
+            print(digest.hexdigest())
+        assert sys.modules["tensorflow"] is None and sys.modules["tensorflow_datasets"] is None
+    """
+    root = pathlib.Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    from_files, from_shards = done.stdout.split()
+    assert from_files == from_shards
+
+
+def test_records_are_read_as_tensorflow_datasets_reads_them():
+    example = {"image": b"\0\xff" * 1000, "map": b"", "targets": b"{}"}
+    assert records._fields(records.features().serialize_example(example)) == example
+    with pytest.raises(OSError, match="expected a record of bytes"):
+        records._fields(records.features().serialize_example(example)[:-1])
 
 
 def test_records_hold_the_files_as_they_were(config, prepared, workspace):
