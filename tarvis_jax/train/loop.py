@@ -53,8 +53,6 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
       NotFiniteError: the loss, a gradient or a parameter is not finite; the last good checkpoint stays.
     """
     workdir = pathlib.Path(workdir)
-    if workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"--workdir={workdir}: expected a folder, found a file")
     keep_between_runs(config.train.compilation_cache)
     is_main = jax.process_index() == 0
     if is_main:
