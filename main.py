@@ -7,12 +7,17 @@ python main.py --mode=export --checkpoint=runs/quickstart --export_clip=12,64,12
 """
 
 import argparse
+import sys
 
 from tarvis_jax import command_line
 
 # Flags that each mode needs, and flags that it may be given. Libraries are imported by the mode that uses them.
 _MODES = {
-    "train": ([], ["config", "workdir", "finetune_from", "restore_weights", "restore_session"]),
+    "train": (
+        [],
+        "config workdir profile finetune_from restore_weights restore_session "
+        "coordinator_address num_processes process_id".split(),
+    ),
     "eval": (["workdir"], []),
     "infer": (["checkpoint", "dataset", "input", "output"], ["targets"]),
     "export": (
@@ -24,7 +29,13 @@ _MODES = {
 
 def run() -> None:
     """The console script `tarvis-jax`."""
-    command_line.run_and_exit(main)
+    command_line.run_and_exit(main, _finish)
+
+
+def _finish(status: int) -> bool:
+    """Parts from the other processes of a training, if there are any; see `command_line.run_and_exit`."""
+    distributed = sys.modules.get("tarvis_jax.parallel.distributed")
+    return distributed is None or distributed.finish(status)
 
 
 def main(arguments: list[str]) -> None:
@@ -36,6 +47,8 @@ def main(arguments: list[str]) -> None:
     overrides = [argument.lstrip("-") for argument in arguments if _is_override(argument)]
     parser = _parser()
     flags = parser.parse_args([argument for argument in arguments if not _is_override(argument)])
+    if flags.profile is not None:
+        overrides.append(f"config.train.profile={flags.profile}")
     if overrides and flags.config is None:
         raise ValueError(f"--{overrides[0]}: expected --config=FILE too, whose setting it changes")
     config = None
@@ -55,6 +68,7 @@ def main(arguments: list[str]) -> None:
     if flags.mode == "train":
         from tarvis_jax.commands.train import run_training
 
+        given.pop("profile", None)  # the config has it
         run_training(**given | {"config": config})
     elif flags.mode == "eval":
         from tarvis_jax.commands.evaluate import evaluate_workdir
@@ -96,6 +110,15 @@ def _parser() -> command_line.Parser:
     flags.add_argument("--finetune_from", metavar="RUN", help="weights and architecture of a run or another model")
     flags.add_argument("--restore_weights", metavar="WEIGHTS", help="weights of a workdir or .pth file")
     flags.add_argument("--restore_session", metavar="RUN", help="an interrupted run, by its own config and workdir")
+
+    flags = parser.add_argument_group("train: what it does beside")
+    steps = "write a trace of these steps for XProf to the workdir: 20:25 is the 21st to the 25th"
+    flags.add_argument("--profile", metavar="FIRST:END", help=steps)
+
+    flags = parser.add_argument_group("train: several processes without a launcher (docs/multihost.md)")
+    flags.add_argument("--coordinator_address", metavar="HOST:PORT", help="where process 0 runs, the same for all")
+    flags.add_argument("--num_processes", metavar="N", type=int, help="how many processes train together")
+    flags.add_argument("--process_id", metavar="I", type=int, help="number of this process, from 0 on")
 
     flags = parser.add_argument_group("infer, export")
     model = "a workdir, a checkpoint of the reference (.pth), a folder of save_pretrained or an id on the hub"

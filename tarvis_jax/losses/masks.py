@@ -55,6 +55,7 @@ def mask_terms(
     return sigmoid_cross_entropy(logits, labels), dice(logits, labels)
 
 
+@jax.named_scope("mask_losses")
 def pair_losses(
     mask_logits: jax.Array,
     masks: jax.Array,

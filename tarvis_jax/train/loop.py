@@ -1,5 +1,6 @@
 """The training loop, top to bottom: what it calls returns values and never decides what comes next."""
 
+import contextlib
 import dataclasses
 import pathlib
 from collections import defaultdict
@@ -15,17 +16,23 @@ from input_pipeline.batches import BatchInfo, read_videos, require_data, train_b
 from input_pipeline.config import DataConfig
 from input_pipeline.mixture import with_buckets
 from input_pipeline.records import VideoRecord
-from input_pipeline.synthetic import prepare_data
+from input_pipeline.synthetic import Preparation
+from tarvis_jax.compiled import keep_between_runs
 from tarvis_jax.config import save_json, to_plain
 from tarvis_jax.evaluation import held_out
 from tarvis_jax.inference.predictor import Predictor
-from tarvis_jax.parallel.mesh import initialize_distributed, make_mesh, num_microbatches
-from tarvis_jax.run_config import CONFIG_FILE, Config
-from tarvis_jax.train.metrics import MetricWriter, read_metrics
+from tarvis_jax.parallel import distributed
+from tarvis_jax.parallel.mesh import make_mesh, num_microbatches, samples_of_process
+from tarvis_jax.run_config import CONFIG_FILE, Config, TrainConfig
+from tarvis_jax.train.ahead import RunAhead
+from tarvis_jax.train.interruption import InterruptedRun, Interruption
+from tarvis_jax.train.metrics import MetricWriter, read_metrics, require_packages
+from tarvis_jax.train.profiling import Profiler
+from tarvis_jax.train.programs import gradient_programs
 from tarvis_jax.train.progress import Progress
 from tarvis_jax.train.state import TrainState, from_items, replace_weights, to_items
 from tarvis_jax.train.step import TrainStepper, make_stepper
-from tarvis_jax.train.transfer import to_devices
+from tarvis_jax.train.transfer import prepare_transfer, to_devices
 from tarvis_jax.visualize.run_report import write_training_report
 from tarvis_jax.weights.backbone_files import find_initial_weights
 from tarvis_jax.weights.checkpoints import Checkpoints
@@ -46,42 +53,62 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
       NotFiniteError: the loss, a gradient or a parameter is not finite; the last good checkpoint stays.
     """
     workdir = pathlib.Path(workdir)
-    if config.train.distributed:
-        initialize_distributed()
+    keep_between_runs(config.train.compilation_cache)
     is_main = jax.process_index() == 0
+    if is_main:
+        require_packages(config.train.tensorboard, config.train.wandb_project)
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints, create=True)
+    distributed.check_agreement({"config": to_plain(config), "newest checkpoint": checkpoints.latest_step})
     # Here, so that missing data and weights are known before anything is computed. A run that goes on needs no weights.
     if not config.synthetic.num_train:  # otherwise its files are yet to be written
         require_data(config.data)
     source = find_initial_weights(config) if checkpoints.latest_step is None else None
     stepper = make_stepper(config, make_mesh())
     microbatches = num_microbatches(config.data.batch_size, config.train.max_samples_per_device, stepper.mesh)
-    state = _begin(config, workdir, stepper, checkpoints, source)
-    data = prepare_data(config.data, config.synthetic, workdir, writes=is_main)
+    with Preparation(config.data, config.synthetic, workdir, writes=is_main) as preparation:
+        state = _begin(config, workdir, stepper, checkpoints, source)
+        # Otherwise errors in the data come first. The same in all processes: compilers of GPUs wait for each other.
+        if config.synthetic.num_train and all(d.buckets for d in config.data.datasets if d.weight):
+            _compile_steps(config, config.data, stepper, microbatches)
+        data = preparation.finish()
+    distributed.wait_for_all("data")
     start_step = int(state.step)
     left_out = LeftOut()
     videos = read_videos(data, left_out)
     data = with_buckets(data, videos)
-    batches = _batches(data, videos, start_step, left_out)
+    rows = samples_of_process(config.data.batch_size, microbatches, stepper.mesh)
+    host_batches = _batches(data, videos, start_step, rows, left_out)
+    workdir.mkdir(parents=True, exist_ok=True)
     if is_main:  # not before: a config that does not fit the folder's checkpoint or data leaves the run as it was
         save_json(workdir / CONFIG_FILE, config)
     if data.on_bad_record == SKIP:
         left_out.keep_in(workdir, jax.process_index())
     _log_start(stepper, config, microbatches)
-    with MetricWriter(
-        workdir,
-        to_plain(config),
-        config.train.tensorboard,
-        config.train.wandb_project,
-        resume_step=start_step if start_step else None,
-    ) as writer:
-        evaluator = _Evaluator(config, data, workdir, writer)
-        progress = Progress(dataclasses.replace(config, data=data), stepper.programs)
-        state = _run_steps(
-            config, stepper, state, batches, microbatches, checkpoints, writer, evaluator, progress, left_out
-        )
+    with (
+        MetricWriter(
+            workdir,
+            to_plain(config),
+            config.train.tensorboard,
+            config.train.wandb_project,
+            resume_step=start_step if start_step else None,
+        ) as writer,
+        Interruption(stepper.mesh) as interruption,
+    ):
+        evaluator = _Evaluator(config, data, workdir, writer, interruption)
+        _evaluate_if_due(evaluator, state, start_step, config.train)  # the run may have ended before it was
+        pending = checkpoints.restore_interval() if start_step else []
+        with RunAhead(host_batches, lambda each: (each[0], to_devices(each[1], microbatches, stepper.mesh))) as batches:
+            _compile_steps(config, data, stepper, microbatches)
+            log = _Log(config, writer, Progress(config, stepper.programs), left_out, pending)
+            profiler = Profiler(config.train.profiled_steps, workdir)
+            with contextlib.closing(profiler):
+                state = _run_steps(config, stepper, state, batches, checkpoints, evaluator, log, interruption, profiler)
         checkpoints.close()
+        interruption.listen()
         scores = evaluator.finish(state) if is_main else {}
+        distributed.wait_for_all("final evaluation")
+        if interruption.has_been_asked():
+            raise InterruptedRun("SIGTERM came after the last step; the same command does what is left")
     if is_main:
         evaluation = workdir / "eval" / "final" if config.train.final_eval else None
         told = summary(workdir, config.train.num_steps) if data.on_bad_record == SKIP else {}
@@ -114,75 +141,154 @@ def _begin(
     return replace_weights(state, params, frozen)
 
 
+def _compile_steps(config: Config, data: DataConfig, stepper: TrainStepper, microbatches: int) -> None:
+    """All programs of the run's steps, so far as they have not been compiled; `data`: the mixture with its buckets."""
+    programs = gradient_programs(dataclasses.replace(config, data=data), microbatches)
+    stepper.compile_ahead(programs)
+    for program in programs:
+        prepare_transfer(program.batch, stepper.mesh)
+
+
 def _batches(
-    data: DataConfig, videos: list[list[VideoRecord]], start_step: int, left_out: LeftOut
+    data: DataConfig, videos: list[list[VideoRecord]], start_step: int, rows: list[int], left_out: LeftOut
 ) -> Iterator[tuple[BatchInfo, dict[str, np.ndarray]]]:
-    """This process's share of the batches from `start_step` on."""
-    hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    return train_batches(data, videos=videos, start_step=start_step, left_out=left_out, **hosts)
+    """Of the batches from `start_step` on, the `rows` of this process."""
+    return train_batches(data, videos=videos, start_step=start_step, left_out=left_out, rows=rows)
 
 
 def _run_steps(
     config: Config,
     stepper: TrainStepper,
     state: TrainState,
-    batches: Iterator[tuple[BatchInfo, dict[str, np.ndarray]]],
-    microbatches: int,
+    batches: Iterator[tuple[BatchInfo, dict[str, jax.Array]]],
     checkpoints: Checkpoints,
-    writer: MetricWriter,
     evaluator: "_Evaluator",
-    progress: Progress,
-    left_out: LeftOut,
+    log: "_Log",
+    interruption: Interruption,
+    profiler: Profiler,
 ) -> TrainState:
-    """All steps that are left. The device works on step i while the host fetches the batch of step i + 1."""
+    """All steps that are left. What the host wants to know of a step it asks when the next one has been started."""
     settings = config.train
-    pending: list[tuple[str, dict[str, jax.Array]]] = []
     previous = None  # (kind, batch, metrics) of the step before, for the guard
     for step in range(int(state.step), settings.num_steps):
-        with progress.waiting():
-            info, host_batch = next(batches)
-        batch = to_devices(host_batch, microbatches, stepper.mesh)
+        profiler.before(step)
+        with log.progress.waiting():
+            info, batch = next(batches)
         state, metrics = stepper(info.kind, state, batch)
-        pending.append((info.dataset, metrics))
+        profiler.after(step, metrics["is_finite"])
+        interruption.listen()
         if previous is not None:
             _check_finite(stepper, state, step - 1, *previous)
+        log.write_entry()
+        log.add(info.dataset, metrics)
         previous = (info.kind, batch, metrics["is_finite"])
 
         done = step + 1
         is_last = done == settings.num_steps
-        saves = is_last or _is_due(done, settings.checkpoint_steps)
+        is_interrupted = interruption.all_agree() and not is_last
+        saves = is_last or is_interrupted or _is_due(done, settings.checkpoint_steps)
         evaluates = _is_due(done, settings.eval_steps) and not is_last
         if saves or evaluates:
             _check_finite(stepper, state, step, *previous)  # nothing bad is ever saved
         if is_last or _is_due(done, settings.log_steps):
-            scalars = _average(pending) | progress.rates(len(pending))
-            pending.clear()
-            if config.data.on_bad_record == SKIP:
-                scalars |= left_out.scalars()
-            writer.write(done, scalars)
-            if jax.process_index() == 0:
-                progress.log(done, scalars)
+            log.end_entry(done)
+        if saves or evaluates:
+            log.write_entry()  # a run that goes on from here does not write it
         if saves:
-            checkpoints.save(done, *to_items(state), to_plain(config))
-        if evaluates and jax.process_index() == 0:
-            with progress.paused():
-                evaluator.evaluate(state, done)
+            checkpoints.save(done, *to_items(state), to_plain(config), _numbers(log.pending))
+        if is_interrupted:
+            checkpoints.close()
+            raise InterruptedRun(
+                f"ended by SIGTERM at step {done}, which is saved; the same command goes on from there"
+            )
+        if evaluates:
+            with log.progress.paused():
+                _evaluate_if_due(evaluator, state, done, settings)
     return state
 
 
-class _Evaluator:
-    """Scores and draws the state of a run; what it compiles serves from one evaluation to the next."""
+class _Log:
+    """Entries of the log, each of the steps since the one before.
 
-    def __init__(self, config: Config, data: DataConfig, workdir: pathlib.Path, writer: MetricWriter):
+    An entry is written after the step that follows it has been started, so that the devices have something to do while
+    the host waits for its numbers.
+
+    Attributes:
+      progress: the clock of the run.
+      pending: dataset and metrics of the steps that are in no entry yet.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        writer: MetricWriter,
+        progress: Progress,
+        left_out: LeftOut,
+        pending: list[tuple[str, dict[str, Any]]],
+    ):
+        """`pending`: of a resumed run, as numbers."""
+        self._writer, self.progress, self.pending = writer, progress, pending
+        self._left_out = left_out if config.data.on_bad_record == SKIP else None
+        self._num_steps = 0  # of this session that are pending
+        self._entry: tuple[int, list[tuple[str, dict[str, Any]]], int] | None = None
+
+    def add(self, dataset: str, metrics: dict[str, jax.Array]) -> None:
+        """Notes a step; nothing is read."""
+        self.pending.append((dataset, metrics))
+        self._num_steps += 1
+
+    def end_entry(self, step: int) -> None:
+        """The steps that are pending are those of the entry of `step`."""
+        self._entry = step, self.pending, self._num_steps
+        self.pending, self._num_steps = [], 0
+
+    def write_entry(self) -> None:
+        """Writes the entry that has ended, if there is one."""
+        if self._entry is None:
+            return
+        (step, of_steps, num_steps), self._entry = self._entry, None
+        scalars = _average(of_steps) | self.progress.rates(num_steps)
+        if self._left_out is not None:
+            scalars |= self._left_out.scalars()
+        self._writer.write(step, scalars)
+        if jax.process_index() == 0:
+            self.progress.log(step, scalars)
+
+
+def _evaluate_if_due(evaluator: "_Evaluator", state: TrainState, step: int, settings: TrainConfig) -> None:
+    """Process 0 evaluates, unless it has, while the others wait."""
+    if step and _is_due(step, settings.eval_steps) and step < settings.num_steps:
+        if jax.process_index() == 0 and not evaluator.has_evaluated(step):
+            evaluator.evaluate(state, step)
+        distributed.wait_for_all(f"evaluation of step {step}")
+
+
+class _Evaluator:
+    """Scores and draws the state of a run; what it compiles serves from one evaluation to the next.
+
+    SIGTERM cuts it short; what it has not written is done when the run goes on.
+    """
+
+    def __init__(
+        self, config: Config, data: DataConfig, workdir: pathlib.Path, writer: MetricWriter, interruption: Interruption
+    ):
         self._config, self._data, self._workdir, self._writer = config, data, workdir, writer
+        self._interruption = interruption
         self._predictor: Predictor | None = None
+
+    def has_evaluated(self, step: int) -> bool:
+        """Whether the log has scores of `step`."""
+        entries = (entry for entry in read_metrics(self._workdir) if entry["step"] == step)
+        return any(name.startswith("eval/") for entry in entries for name in entry)
 
     def evaluate(self, state: TrainState, step: int, name: str = "") -> held_out.Scores:
         """Scores on the held-out videos, written as metrics of `step`; tracks go to workdir/eval/<name or step>."""
         folder = self._workdir / "eval" / (name or str(step))
-        scores = held_out.evaluate_predictor(self._config, self._data, self._predictor_of(state), folder)
-        self._writer.write(step, held_out.flatten_scores(scores))
-        return scores
+        with self._interruption.may_cut_short():
+            scores = held_out.evaluate_predictor(self._config, self._data, self._predictor_of(state), folder)
+            self._writer.write(step, held_out.flatten_scores(scores))
+            return scores
+        return {}
 
     def finish(self, state: TrainState) -> held_out.Scores:
         """The final scores and the demonstration, as far as the config asks for them."""
@@ -190,9 +296,11 @@ class _Evaluator:
         scores: held_out.Scores = {}
         if settings.final_eval:
             scores = self.evaluate(state, settings.num_steps, "final")
-            held_out.write_table(scores, self._workdir / "scores.txt")
-        if settings.demo_videos or settings.demo_davis:
-            held_out.write_demos(self._config, self._data, self._predictor_of(state), self._workdir / "demo")
+        with self._interruption.may_cut_short():
+            if settings.final_eval:
+                held_out.write_table(scores, self._workdir / "scores.txt")
+            if settings.demo_videos or settings.demo_davis:
+                held_out.write_demos(self._config, self._data, self._predictor_of(state), self._workdir / "demo")
         return scores
 
     def _predictor_of(self, state: TrainState) -> Predictor:
@@ -233,7 +341,15 @@ def _check_finite(
         )
 
 
-def _average(pending: list[tuple[str, dict[str, jax.Array]]]) -> dict[str, float]:
+def _numbers(pending: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, float]]]:
+    """`pending` as JSON knows it, exactly."""
+    return [
+        (dataset, {name: float(value) for name, value in metrics.items()})
+        for dataset, metrics in jax.device_get(pending)
+    ]
+
+
+def _average(pending: list[tuple[str, dict[str, Any]]]) -> dict[str, float]:
     """Means since the last entry: per dataset for what depends on it, overall for the rest."""
     sums: dict[str, list[float]] = defaultdict(list)
     for dataset, metrics in jax.device_get(pending):

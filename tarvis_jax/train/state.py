@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from tarvis_jax.compiled import quick_compiler_options
 from tarvis_jax.model.structure import Arrays, ModelStructure
-from tarvis_jax.parallel.mesh import replicated
+from tarvis_jax.parallel.mesh import put, replicated
 
 
 @jax.tree_util.register_dataclass
@@ -55,11 +55,11 @@ def initial_state(
 ) -> TrainState:
     """Draws the state from the seed, directly onto the mesh (every device holds the whole state)."""
 
-    def make(key: jax.Array) -> TrainState:
-        return new_state(*structure.initialize(key), optimizer, keep_ema)
+    def make(seed: jax.Array) -> TrainState:
+        return new_state(*structure.initialize(jax.random.key(seed)), optimizer, keep_ema)
 
     options = quick_compiler_options(mesh.devices.flat[0].platform)
-    return jax.jit(make, out_shardings=replicated(mesh), compiler_options=options)(jax.random.key(seed))
+    return jax.jit(make, out_shardings=replicated(mesh), compiler_options=options)(np.uint32(seed))
 
 
 def abstract_state(
@@ -92,7 +92,7 @@ def replace_weights(state: TrainState, params: Mapping[str, Any], frozen: Mappin
         raise ValueError("the given weights do not fit the model:\n  " + "\n  ".join(problems))
 
     def place(values: Mapping[str, Any], like: Arrays) -> Arrays:
-        return {name: jax.device_put(jnp.asarray(values[name], old.dtype), old.sharding) for name, old in like.items()}
+        return {name: put(values[name], old.dtype, old.sharding) for name, old in like.items()}
 
     return dataclasses.replace(
         state,
