@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from tarvis_jax.losses.config import LossConfig
+from tarvis_jax.parallel.clips import map_devices
 
 
 class PointDraws(NamedTuple):
@@ -38,6 +39,24 @@ def split_keys(keys: jax.Array, shape: int | tuple[int, ...] = 2) -> jax.Array:
 def draw_points(keys: jax.Array, num_layers: int) -> PointDraws:
     """Draws of all layers, as keys [L, B], from the keys [B] of the clips."""
     return PointDraws(*split_keys(keys, (2, num_layers)))
+
+
+def of_slots(draws: PointDraws, *index: jax.Array) -> PointDraws:
+    """The draws of S masks: keys [S], or numbers [S, ...].
+
+    A slot's numbers depend on its clip's key and on its place among the slots, not on how many slots there are.
+
+    Args:
+      draws: of all layers: keys [L, B], or numbers [L, B, N, ...].
+      index: the layer, clip and slot of each mask, int32 [S] each.
+    """
+
+    def take(draw: jax.Array) -> jax.Array:
+        if jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
+            return jax.vmap(jax.random.fold_in)(draw[index[:2]], index[2])
+        return draw[index]
+
+    return jax.tree.map(take, draws)
 
 
 def uniform(draw: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -126,6 +145,14 @@ def sample_nearest(maps: jax.Array, points_xy: jax.Array) -> jax.Array:
     return jnp.take_along_axis(maps.reshape(*batch, height * width), index, axis=-1, mode="promise_in_bounds")
 
 
+def top_k(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """The k largest of the last axis and their indices: [B, ..., M] -> [B, ..., k], float32 and int32.
+
+    Each device sorts its own clips; left alone, XLA may gather the scores of all of them first.
+    """
+    return map_devices(lambda scores: tuple(jax.lax.top_k(scores, k)), (0,), (0, 0))(scores)
+
+
 def uncertain_points(
     uncertainty: Callable[[jax.Array], jax.Array],
     batch_shape: tuple[int, ...],
@@ -148,7 +175,7 @@ def uncertain_points(
     num_uncertain = int(config.importance_ratio * num_points)
     candidates = uniform(draws.candidates, (*batch_shape, int(num_points * config.oversample_ratio), 2))
     scores = jax.lax.stop_gradient(uncertainty(candidates))
-    chosen = jax.lax.top_k(scores, num_uncertain)[1]
+    chosen = top_k(scores, num_uncertain)[1]
     points = jnp.take_along_axis(candidates, chosen[..., None], axis=-2, mode="promise_in_bounds")
     random = uniform(draws.random, (*batch_shape, num_points - num_uncertain, 2))
     return jax.lax.stop_gradient(jnp.concatenate([points, random], axis=-2))

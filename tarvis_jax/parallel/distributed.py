@@ -9,6 +9,8 @@ import json
 import os
 import pathlib
 import re
+import signal
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Mapping
@@ -84,6 +86,9 @@ def start(
         )
     except (jax.errors.JaxRuntimeError, ValueError, OSError) as error:  # the last where Google's server is not there
         raise ValueError(f"{launch.by}: the processes did not find each other ({error}); {_ALONE}") from error
+    if threading.current_thread() is threading.main_thread():
+        # JAX's handler only takes a note; until there is something to save (train/interruption.py), SIGTERM ends us.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     logging.info(
         "process %d of %d (%s): %d local and %d global devices (%s)",
         jax.process_index(),

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 DATA_AXIS = "data"
+BATCH_AXES = (DATA_AXIS,)  # over which the clips of a batch are split
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -44,7 +44,6 @@ class Interruption:
         self._is_any = jax.jit(jnp.any, out_shardings=replicated(mesh))
 
     def __enter__(self) -> "Interruption":
-        # JAX has put a handler of its own there in a run of several processes, which only takes a note.
         if threading.current_thread() is threading.main_thread():
             self._handler_before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return self

@@ -5,7 +5,7 @@ holds on any number of devices. The result does not depend on how the batch was 
 they must know of the whole batch (the number of targets) is computed first, and every clip has random keys of its own.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,12 +14,13 @@ import optax
 from jax.sharding import Mesh
 
 from tarvis_jax import tasks
-from tarvis_jax.compiled import Programs, shapes_of
+from tarvis_jax.compiled import Programs, Request, shapes_of
 from tarvis_jax.model.structure import Arrays, ModelStructure
 from tarvis_jax.parallel.mesh import microbatch_sharding, replicated
 from tarvis_jax.run_config import Config
 from tarvis_jax.tasks.objective import Batch, Objective
 from tarvis_jax.train.optimizer import learning_rate_at, make_optimizer
+from tarvis_jax.train.programs import GradientProgram
 from tarvis_jax.train.state import TrainState, abstract_state, initial_state
 from tarvis_jax.train.transfer import expand
 
@@ -49,6 +50,7 @@ def make_update(
     not finite the state stays as it was, but for `is_healthy`.
     """
 
+    @jax.named_scope("update")
     def update(state: TrainState, grads: Arrays, loss: jax.Array) -> tuple[TrainState, Metrics]:
         grad_norm = optax.global_norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -181,6 +183,24 @@ class TrainStepper:
 
         Metrics: those of `make_update`, "loss", and the terms as `summarize` names them.
         """
+        grads, loss, metrics = self._program(self._gradients_of(kind, state, batch))(
+            state.params, state.frozen, dict(batch), self._key, state.step
+        )
+        state, more = self._program(self._update_of(state, grads, loss))(state, grads, loss)
+        return state, metrics | more
+
+    def compile_ahead(self, programs: Sequence[GradientProgram]) -> None:
+        """Compiles `programs` and the update side by side; steps on batches of these shapes compile nothing more."""
+        state = self.abstract_state()
+        loss = jax.ShapeDtypeStruct((), jnp.float32)
+        requests = [self._gradients_of(each.kind, state, each.batch) for each in programs]
+        self.programs.compile_all([*requests, self._update_of(state, state.params, loss)])
+
+    def _program(self, request: Request) -> Callable:
+        return self.programs.get(request.key, request.lower, request.description)
+
+    def _gradients_of(self, kind: tuple[str, str], state: TrainState, batch: Batch) -> Request:
+        """Of arrays or of their shapes, as `_update_of`."""
         objective = self._objectives[kind]
         whole, split = self._whole, self._split
 
@@ -188,27 +208,30 @@ class TrainStepper:
             grads, loss, terms = self._gradients[objective](*arguments)
             return grads, loss, summarize(loss, terms)
 
-        grads, loss, metrics = self._run(
+        return Request(
             (objective, shapes_of(dict(batch))),
-            lambda: jax.jit(gradients, in_shardings=(whole, whole, split, whole, whole), out_shardings=whole),
-            (state.params, state.frozen, dict(batch), self._key, state.step),
+            lambda: self._lower(
+                jax.jit(gradients, in_shardings=(whole, whole, split, whole, whole), out_shardings=whole),
+                (state.params, state.frozen, dict(batch), self._key, state.step),
+            ),
             f"gradients of {' '.join(kind)}, images {'x'.join(map(str, batch['images'].shape[:-1]))}",
         )
-        state, more = self._run(
+
+    def _update_of(self, state: TrainState, grads: Arrays, loss: jax.Array) -> Request:
+        whole = self._whole
+        return Request(
             "update",
-            # The new state takes the place of the old one.
-            lambda: jax.jit(self._update, donate_argnums=0, in_shardings=whole, out_shardings=whole),
-            (state, grads, loss),
+            lambda: self._lower(
+                # The new state takes the place of the old one.
+                jax.jit(self._update, donate_argnums=0, in_shardings=whole, out_shardings=whole),
+                (state, grads, loss),
+            ),
             "update",
         )
-        return state, metrics | more
 
-    def _run(self, key: Any, jitted: Callable[[], Any], arguments: tuple, description: str) -> Any:
-        def lower() -> jax.stages.Lowered:
-            with jax.set_mesh(self.mesh):  # custom kernels split their batch by it
-                return jitted().lower(*arguments)
-
-        return self.programs.get(key, lower, description)(*arguments)
+    def _lower(self, jitted: Any, arguments: tuple) -> jax.stages.Lowered:
+        with jax.set_mesh(self.mesh):  # custom kernels split their batch by it
+            return jitted.lower(*arguments)
 
     def first_bad_tensor(self, kind: tuple[str, str], state: TrainState, batch: Batch) -> str:
         """Names the first tensor that is not finite when `state` takes a step on `batch`.

@@ -25,6 +25,7 @@ class Run:
         environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
         environment |= {
             "JAX_PLATFORMS": "cpu",
+            "JAX_ENABLE_COMPILATION_CACHE": "true",
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {xla_flags.QUICK}",

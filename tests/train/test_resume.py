@@ -53,7 +53,7 @@ def runs(start):
     """A run on two devices that was left alone; and one of two, one and four processes, one after the other."""
     every_third = "--config.train.log_steps=3"  # what is known of a step before its entry must survive, too
     whole, killed = start.folder / "whole", start.folder / "killed"
-    run = start("log-whole", "whole", every_third, devices=2)
+    run = start("log-whole", "whole", every_third, "--profile=3:5", devices=2)
     assert run.wait() == [0], run.log()
 
     two = start("log-two", "killed", every_third, count=2)
@@ -93,6 +93,16 @@ def test_runs_that_were_killed_equal_one_that_was_not(runs):
     np.testing.assert_allclose(found, expected, rtol=2e-4)
     weights = newest_weights(runs.whole), newest_weights(runs.killed)
     assert weights[0].keys() == weights[1].keys()
+
+
+@pytest.mark.slow
+def test_the_trace_names_the_parts(runs):
+    """Of the network, the loss and the step."""
+    (trace,) = runs.whole.glob("profile/**/*.xplane.pb")
+    content = trace.read_bytes()
+    for scope in ("backbone", "neck", "object_encoder", "decoder", "mask_losses", "update"):
+        assert f"/{scope}/".encode() in content or f"({scope})/".encode() in content, scope
+    assert f"trace of steps 4 to 5 in {runs.whole / 'profile'}" in runs.run.log()
 
 
 @pytest.mark.slow
