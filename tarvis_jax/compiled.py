@@ -114,8 +114,10 @@ def keep_between_runs(folder: str = AUTO) -> None:
         except OSError as error:
             logging.warning("compiled programs are not kept for later runs: %s (train.compilation_cache)", error)
             folder = ""
+    before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", folder or None)
-    compilation_cache.reset_cache()  # else JAX would stay with the folder that it has used
+    if before not in (None, folder):
+        compilation_cache.reset_cache()  # else JAX would stay with the folder that it has used
 
 
 @contextlib.contextmanager
