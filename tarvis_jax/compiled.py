@@ -40,6 +40,10 @@ class Programs:
             self.compile_seconds += time.monotonic() - start
         return self._compiled[key]
 
+    def all(self) -> list[jax.stages.Compiled]:
+        """What was compiled so far, in this order."""
+        return list(self._compiled.values())
+
 
 @contextlib.contextmanager
 def _announced(description: str) -> Iterator[None]:

@@ -20,6 +20,7 @@ from input_pipeline.synthetic import prepare_data
 from tarvis_jax.config import save_json, to_plain
 from tarvis_jax.evaluation import held_out
 from tarvis_jax.inference.predictor import Predictor
+from tarvis_jax.model.structure import Arrays
 from tarvis_jax.parallel.mesh import initialize_distributed, make_mesh, num_microbatches
 from tarvis_jax.run_config import CONFIG_FILE, Config
 from tarvis_jax.train.metrics import MetricWriter, read_metrics
@@ -31,6 +32,9 @@ from tarvis_jax.visualize.run_report import write_training_report
 from tarvis_jax.weights.backbone_files import find_initial_weights
 from tarvis_jax.weights.checkpoints import Checkpoints
 from tarvis_jax.weights.start import load_initial_weights
+
+
+Weights = tuple[Arrays, Arrays]  # (parameters, frozen variables), whole on every device
 
 
 class NotFiniteError(RuntimeError):
@@ -55,7 +59,7 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
     if not config.synthetic.num_train:  # otherwise its files are yet to be written
         require_data(config.data)
     source = find_initial_weights(config) if checkpoints.latest_step is None else None
-    stepper = make_stepper(config, make_mesh())
+    stepper = make_stepper(config, make_mesh(fsdp_devices=config.train.mesh_fsdp_devices))
     microbatches = num_microbatches(config.data.batch_size, config.train.max_samples_per_device, stepper.mesh)
     state = _begin(config, workdir, stepper, checkpoints, source)
     data = prepare_data(config.data, config.synthetic, workdir, writes=is_main)
@@ -82,7 +86,8 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
             config, stepper, state, batches, microbatches, checkpoints, writer, evaluator, progress, left_out
         )
         checkpoints.close()
-        scores = evaluator.finish(state) if is_main else {}
+        weights = stepper.inference_weights(state)
+        scores = evaluator.finish(weights) if is_main else {}
     if is_main:
         evaluation = workdir / "eval" / "final" if config.train.final_eval else None
         told = summary(workdir, config.train.num_steps) if data.on_bad_record == SKIP else {}
@@ -167,9 +172,11 @@ def _run_steps(
                 progress.log(done, scalars)
         if saves:
             checkpoints.save(done, *to_items(state), to_plain(config))
-        if evaluates and jax.process_index() == 0:
-            with progress.paused():
-                evaluator.evaluate(state, done)
+        if evaluates:
+            weights = stepper.inference_weights(state)
+            if jax.process_index() == 0:
+                with progress.paused():
+                    evaluator.evaluate(weights, done)
     return state
 
 
@@ -180,27 +187,27 @@ class _Evaluator:
         self._config, self._data, self._workdir, self._writer = config, data, workdir, writer
         self._predictor: Predictor | None = None
 
-    def evaluate(self, state: TrainState, step: int, name: str = "") -> held_out.Scores:
+    def evaluate(self, weights: Weights, step: int, name: str = "") -> held_out.Scores:
         """Scores on the held-out videos, written as metrics of `step`; tracks go to workdir/eval/<name or step>."""
         folder = self._workdir / "eval" / (name or str(step))
-        scores = held_out.evaluate_predictor(self._config, self._data, self._predictor_of(state), folder)
+        scores = held_out.evaluate_predictor(self._config, self._data, self._predictor_of(weights), folder)
         self._writer.write(step, held_out.flatten_scores(scores))
         return scores
 
-    def finish(self, state: TrainState) -> held_out.Scores:
+    def finish(self, weights: Weights) -> held_out.Scores:
         """The final scores and the demonstration, as far as the config asks for them."""
         settings = self._config.train
         scores: held_out.Scores = {}
         if settings.final_eval:
-            scores = self.evaluate(state, settings.num_steps, "final")
+            scores = self.evaluate(weights, settings.num_steps, "final")
             held_out.write_table(scores, self._workdir / "scores.txt")
         if settings.demo_videos or settings.demo_davis:
-            held_out.write_demos(self._config, self._data, self._predictor_of(state), self._workdir / "demo")
+            held_out.write_demos(self._config, self._data, self._predictor_of(weights), self._workdir / "demo")
         return scores
 
-    def _predictor_of(self, state: TrainState) -> Predictor:
-        """On the first device, with the moving average of the weights where one is kept."""
-        params, frozen = jax.device_get((state.ema or state.params, state.frozen))
+    def _predictor_of(self, weights: Weights) -> Predictor:
+        """On the first device."""
+        params, frozen = jax.device_get(weights)
         if self._predictor is None:
             self._predictor = Predictor(self._config.model, params | frozen)
         else:

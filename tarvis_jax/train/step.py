@@ -5,6 +5,7 @@ holds on any number of devices. The result does not depend on how the batch was 
 they must know of the whole batch (the number of targets) is computed first, and every clip has random keys of its own.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from tarvis_jax import tasks
 from tarvis_jax.compiled import Programs, shapes_of
 from tarvis_jax.model.structure import Arrays, ModelStructure
 from tarvis_jax.parallel.mesh import microbatch_sharding, replicated
+from tarvis_jax.parallel.sharding import GATHERED, gather, shardings_of
 from tarvis_jax.run_config import Config
 from tarvis_jax.tasks.objective import Batch, Objective
 from tarvis_jax.train.optimizer import learning_rate_at, make_optimizer
@@ -27,6 +29,8 @@ from tarvis_jax.train.transfer import expand
 PURPOSE_MODEL = 0  # stochastic depth
 PURPOSE_LOSS = 1  # point sampling, which objects are points
 
+_GENERATOR = "threefry2x32"  # of all, this one alone gives a clip the same numbers whatever clips are beside it
+
 Metrics = dict[str, jax.Array]
 
 
@@ -34,8 +38,7 @@ def random_key(seed: int, mesh: Mesh) -> jax.Array:
     """The key from which every random draw of a run is made, on all devices of all processes."""
 
     def make() -> jax.Array:
-        # Of all generators, this one alone gives a clip the same numbers whatever clips are beside it.
-        return jax.random.key(seed, impl="threefry2x32")
+        return jax.random.key(seed, impl=_GENERATOR)
 
     return jax.jit(make, out_shardings=replicated(mesh))()
 
@@ -84,13 +87,20 @@ def make_update(
 
 
 def make_gradients(
-    structure: ModelStructure, objective: Objective
+    structure: ModelStructure, objective: Objective, mesh: Mesh | None = None, shard: str = "none"
 ) -> Callable[[Arrays, Arrays, Batch, jax.Array, jax.Array], tuple[Arrays, jax.Array, dict[str, jax.Array]]]:
     """The pure function (params, frozen, batch [A, B / A, ...], key [], step []) -> (gradients, loss [], terms).
 
     Gradients, loss and terms are those of the whole batch: means over its microbatches. The batch has a "place", see
     `put_batch`, from which the random keys of each clip are made.
+
+    Parameters and gradients lie on `mesh` as `shard` says (see `partition_spec`). Those that are split are gathered
+    where they are used, once more in the backward pass, so that no device holds all of them for long.
     """
+    shards_params = shard == "parameters"
+    if shard != "none":
+        params_lie = shardings_of(structure.params, shard, mesh, "params")
+        grads_lie = shardings_of(structure.params, shard, mesh, "grads")
 
     def gradients(
         params: Arrays, frozen: Arrays, batch: Batch, key: jax.Array, step: jax.Array
@@ -101,11 +111,18 @@ def make_gradients(
         num_microbatches = next(iter(batch.values())).shape[0]
 
         def loss_fn(params: Arrays, microbatch: Batch):
+            if shards_params:
+                params = gather(params, params_lie)
             keys_of_clips = [jax.vmap(jax.random.fold_in, (None, 0))(key, microbatch["place"]) for key in keys]
             return objective.loss(structure.build(params, frozen), expand(microbatch), *keys_of_clips, statistics)
 
+        if shards_params:
+            loss_fn = jax.checkpoint(loss_fn, policy=jax.checkpoint_policies.save_anything_except_these_names(GATHERED))
+
         def of_microbatch(microbatch: Batch):
             (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, microbatch)
+            if shard != "none":
+                grads = jax.lax.with_sharding_constraint(grads, grads_lie)
             return grads, loss, terms
 
         first = {name: array[0] for name, array in batch.items()}
@@ -155,24 +172,41 @@ class TrainStepper:
         objectives: Mapping[tuple[str, str], Objective],
         seed: int,
         mesh: Mesh,
+        shard: str = "none",
     ):
-        """`objectives` by (dataset, task), equal ones share programs; all random draws of the run start from `seed`."""
+        """`objectives` by (dataset, task), equal ones share programs; all random draws of the run start from `seed`.
+
+        `shard` says what of the state is split over the mesh's axis "fsdp" (see `partition_spec`).
+        """
         self.structure, self.mesh = structure, mesh
         self._optimizer, self._seed, self._keeps_ema = optimizer, seed, ema_decay > 0
         self._objectives = dict(objectives)
-        self._gradients = {objective: make_gradients(structure, objective) for objective in objectives.values()}
+        self._gradients = {
+            objective: make_gradients(structure, objective, mesh, shard) for objective in objectives.values()
+        }
         self._update = make_update(optimizer, learning_rate, ema_decay)
-        self._whole, self._split = replicated(mesh), microbatch_sharding(mesh)
-        self._key = random_key(seed, mesh)
+        self._whole, self._split, self._shard = replicated(mesh), microbatch_sharding(mesh), shard
         self.programs = Programs()
+
+    @functools.cached_property
+    def _key(self) -> jax.Array:
+        return random_key(self._seed, self.mesh)
 
     def initial_state(self) -> TrainState:
         """The state before the first step, drawn from the seed, on the mesh."""
-        return initial_state(self.structure, self._optimizer, self._seed, self._keeps_ema, self.mesh)
+        return initial_state(self.structure, self._optimizer, self._seed, self._keeps_ema, self.mesh, self._shard)
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state."""
-        return abstract_state(self.structure, self._optimizer, self._keeps_ema, self.mesh)
+        return abstract_state(self.structure, self._optimizer, self._keeps_ema, self.mesh, self._shard)
+
+    def inference_weights(self, state: TrainState) -> tuple[Arrays, Arrays]:
+        """(parameters, frozen variables), whole on every device: the moving average where one is kept.
+
+        In a run of several processes, every one of them calls it, since split arrays are gathered from all.
+        """
+        weights = state.ema or state.params, state.frozen
+        return weights if self._shard == "none" else jax.jit(lambda tree: tree, out_shardings=self._whole)(weights)
 
     def __call__(self, kind: tuple[str, str], state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One step on a batch of `kind`, (dataset, task); `state` is donated (its arrays are dead afterwards).
@@ -181,34 +215,50 @@ class TrainStepper:
 
         Metrics: those of `make_update`, "loss", and the terms as `summarize` names them.
         """
-        objective = self._objectives[kind]
-        whole, split = self._whole, self._split
-
-        def gradients(*arguments: Any) -> tuple[Arrays, jax.Array, Metrics]:
-            grads, loss, terms = self._gradients[objective](*arguments)
-            return grads, loss, summarize(loss, terms)
-
-        grads, loss, metrics = self._run(
-            (objective, shapes_of(dict(batch))),
-            lambda: jax.jit(gradients, in_shardings=(whole, whole, split, whole, whole), out_shardings=whole),
-            (state.params, state.frozen, dict(batch), self._key, state.step),
+        grads, loss, metrics = self.programs.get(
+            (self._objectives[kind], shapes_of(dict(batch))),
+            lambda: self.lower_gradients(kind, batch),
             f"gradients of {' '.join(kind)}, images {'x'.join(map(str, batch['images'].shape[:-1]))}",
-        )
-        state, more = self._run(
-            "update",
-            # The new state takes the place of the old one.
-            lambda: jax.jit(self._update, donate_argnums=0, in_shardings=whole, out_shardings=whole),
-            (state, grads, loss),
-            "update",
-        )
+        )(state.params, state.frozen, dict(batch), self._key, state.step)
+        state, more = self.programs.get("update", self.lower_update, "update")(state, grads, loss)
         return state, metrics | more
 
-    def _run(self, key: Any, jitted: Callable[[], Any], arguments: tuple, description: str) -> Any:
-        def lower() -> jax.stages.Lowered:
-            with jax.set_mesh(self.mesh):  # custom kernels split their batch by it
-                return jitted().lower(*arguments)
+    def lower_gradients(self, kind: tuple[str, str], batch: Mapping[str, jax.Array]) -> jax.stages.Lowered:
+        """The program of gradients for batches of `kind` like `batch`, which may be shapes alone; not yet compiled."""
 
-        return self.programs.get(key, lower, description)(*arguments)
+        def gradients(*arguments: Any) -> tuple[Arrays, jax.Array, Metrics]:
+            grads, loss, terms = self._gradients[self._objectives[kind]](*arguments)
+            return grads, loss, summarize(loss, terms)
+
+        state, whole = self.abstract_state(), self._whole
+        key = jax.eval_shape(lambda: jax.random.key(0, impl=_GENERATOR))
+        shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in batch.items()}
+        jitted = jax.jit(
+            gradients,
+            in_shardings=(_shardings(state.params), _shardings(state.frozen), self._split, whole, whole),
+            out_shardings=(_shardings(self._abstract_grads()), whole, whole),
+        )
+        with jax.set_mesh(self.mesh):  # custom kernels split their batch by it
+            return jitted.lower(state.params, state.frozen, shapes, key, state.step)
+
+    def lower_update(self) -> jax.stages.Lowered:
+        """The program that updates the state, which is the same for all batches; not yet compiled."""
+        state, grads = self.abstract_state(), self._abstract_grads()
+        jitted = jax.jit(
+            self._update,
+            donate_argnums=0,  # the new state takes the place of the old one
+            in_shardings=(_shardings(state), _shardings(grads), self._whole),
+            out_shardings=(_shardings(state), self._whole),
+        )
+        with jax.set_mesh(self.mesh):
+            return jitted.lower(state, grads, jax.ShapeDtypeStruct((), jnp.float32))
+
+    def _abstract_grads(self) -> dict[str, jax.ShapeDtypeStruct]:
+        lie = shardings_of(self.structure.params, self._shard, self.mesh, "grads")
+        return {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=lie[name])
+            for name, leaf in self.structure.params.items()
+        }
 
     def first_bad_tensor(self, kind: tuple[str, str], state: TrainState, batch: Batch) -> str:
         """Names the first tensor that is not finite when `state` takes a step on `batch`.
@@ -232,6 +282,10 @@ class TrainStepper:
         return "the updated parameters (the update itself overflowed)"
 
 
+def _shardings(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+
 def make_stepper(config: Config, mesh: Mesh) -> TrainStepper:
     """The stepper of a run: model, optimizer and objectives as its config says."""
     structure = ModelStructure(config.model)
@@ -243,4 +297,5 @@ def make_stepper(config: Config, mesh: Mesh) -> TrainStepper:
         objectives=tasks.objectives(config),
         seed=config.train.seed,
         mesh=mesh,
+        shard=config.train.shard,
     )
