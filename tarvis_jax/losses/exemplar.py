@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from tarvis_jax.losses.config import LossConfig
-from tarvis_jax.losses.masks import mask_terms
+from tarvis_jax.losses.masks import pair_losses
 from tarvis_jax.losses.points import PointDraws
 
 
@@ -30,23 +30,13 @@ def exemplar_loss(
     Returns:
       (scalar, terms): the sum over layers, and float32 [L] for "mask_ce", "mask_dice" and "total".
     """
-    batch, frames = masks.shape[0], masks.shape[2]
     masks = masks & valid[:, :, None, None, None]
     masks = jnp.concatenate([~masks.any(1, keepdims=True), masks], axis=1)
-    counts = jnp.concatenate([jnp.ones((batch, 1), bool), valid], axis=1)[..., None]  # [B, 1 + N, 1]
-    weights = counts / (batch * frames * counts.sum(1, keepdims=True))  # of each mask in each frame; their sum is 1
-
-    def layer_terms(layer):
-        mask_logits, draws = layer
-        cross_entropy, dice = mask_terms(mask_logits, masks, draws, config)  # [B, 1 + N, T]
-        terms = {
-            "mask_ce": (weights * jnp.where(counts, cross_entropy, 0)).sum(),
-            "mask_dice": (weights * jnp.where(counts, dice, 0)).sum(),
-        }
-        terms["total"] = (
-            config.exemplar_mask_weight * terms["mask_ce"] + config.exemplar_dice_weight * terms["mask_dice"]
-        )
-        return terms
-
-    terms = jax.lax.map(layer_terms, (mask_logits, draws))
+    counts = jnp.concatenate([jnp.ones((len(valid), 1), bool), valid], axis=1)  # [B, 1 + N]
+    shape = len(mask_logits), *counts.shape
+    slots = jnp.broadcast_to(jnp.arange(shape[-1]), shape)  # each query answers for the target of its own slot
+    weights = config.exemplar_mask_weight, config.exemplar_dice_weight
+    losses = pair_losses(mask_logits, masks, slots, slots, jnp.broadcast_to(counts, shape), draws, config, weights)
+    total, mask_ce, mask_dice = ((x.sum(2) / counts.sum(1)).mean(1) for x in losses)
+    terms = {"mask_ce": mask_ce, "mask_dice": mask_dice, "total": total}
     return terms["total"].sum(), terms

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from tarvis_jax.losses.config import LossConfig
-from tarvis_jax.losses.masks import mask_terms
+from tarvis_jax.losses.masks import pair_losses
 from tarvis_jax.losses.matching import Matching, all_finite, match, matching_costs
 from tarvis_jax.losses.points import PointDraws, draw_points, split_keys
 
@@ -86,27 +86,13 @@ def instance_loss(
         targets_per_clip = valid.sum() / batch
     num_masks = batch * jnp.maximum(targets_per_clip, 1) * frames
 
-    costs = matching_costs(mask_logits, class_logits, masks, classes, draws.matching, config)
-    matchings = match(costs, valid)  # all layers at once: the search is sequential, its width is free
-
-    def layer_terms(layer):
-        mask_logits, class_logits, costs, matching, draws = layer
-        matched_logits = jnp.take_along_axis(mask_logits, matching.queries[:, :, None, None, None], axis=1)
-        matched_masks = jnp.take_along_axis(masks, matching.targets[:, :, None, None, None], axis=1)
-        cross_entropy, dice = mask_terms(matched_logits, matched_masks, draws, config)  # [B, N, T]
-        is_pair = matching.valid[..., None]
-        terms = {
-            "mask_ce": jnp.where(is_pair, cross_entropy, 0).sum() / num_masks,
-            "mask_dice": jnp.where(is_pair, dice, 0).sum() / num_masks,
-            "class_ce": _class_cross_entropy(class_logits, classes, matching, config).mean(),
-        }
-        total = (
-            config.mask_weight * terms["mask_ce"]
-            + config.dice_weight * terms["mask_dice"]
-            + config.class_weight * terms["class_ce"]
-        )
-        terms["total"] = total + jnp.where(all_finite(costs, valid), 0.0, jnp.nan)
-        return terms
-
-    terms = jax.lax.map(layer_terms, (mask_logits, class_logits, costs, matchings, draws.masks))
+    costs = matching_costs(mask_logits, class_logits, masks, classes, valid, draws.matching, config)
+    matching = match(costs, valid)
+    weights = config.mask_weight, config.dice_weight
+    mask_losses = pair_losses(mask_logits, masks, *matching, draws.masks, config, weights)  # [L, B, N] each
+    masks_total, mask_ce, mask_dice = (x.sum((1, 2)) * frames / num_masks for x in mask_losses)
+    class_ce = jax.vmap(_class_cross_entropy, (0, None, 0, None))(class_logits, classes, matching, config).mean(1)
+    total = masks_total + config.class_weight * class_ce
+    total = total + jnp.where(all_finite(costs, valid), 0.0, jnp.nan)
+    terms = {"mask_ce": mask_ce, "mask_dice": mask_dice, "class_ce": class_ce, "total": total}
     return terms["total"].sum(), terms

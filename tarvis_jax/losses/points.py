@@ -40,6 +40,24 @@ def draw_points(keys: jax.Array, num_layers: int) -> PointDraws:
     return PointDraws(*split_keys(keys, (2, num_layers)))
 
 
+def of_slots(draws: PointDraws, *index: jax.Array) -> PointDraws:
+    """The draws of S masks: keys [S], or numbers [S, ...].
+
+    A slot's numbers depend on its clip's key and on its place among the slots, not on how many slots there are.
+
+    Args:
+      draws: of all layers: keys [L, B], or numbers [L, B, N, ...].
+      index: the layer, clip and slot of each mask, int32 [S] each.
+    """
+
+    def take(draw: jax.Array) -> jax.Array:
+        if jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
+            return jax.vmap(jax.random.fold_in)(draw[index[:2]], index[2])
+        return draw[index]
+
+    return jax.tree.map(take, draws)
+
+
 def uniform(draw: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """The uniform numbers of a draw, float32 in [0, 1).
 

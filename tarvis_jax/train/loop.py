@@ -33,7 +33,6 @@ from tarvis_jax.weights.backbone_files import find_initial_weights
 from tarvis_jax.weights.checkpoints import Checkpoints
 from tarvis_jax.weights.start import load_initial_weights
 
-
 Weights = tuple[Arrays, Arrays]  # (parameters, frozen variables), whole on every device
 
 

@@ -93,7 +93,9 @@ def test_costs_equal_slow_numpy():
     columns, rows = rng.integers(0, width, num_points), rng.integers(0, height, num_points)
     points = np.stack([(columns + 0.5) / width, (rows + 0.5) / height], -1).astype(np.float32)
     config = LossConfig(num_points=num_points)
-    found = matching_costs(mask_logits, class_logits, masks, classes, jnp.asarray(points[None, None]), config)
+    found = matching_costs(
+        mask_logits, class_logits, masks, classes, classes > 0, jnp.asarray(points[None, None]), config
+    )
     for query in range(num_queries):
         logits = mask_logits[0, 0, query][:, rows, columns].astype(np.float64).ravel()
         probs = 1 / (1 + np.exp(-logits))

@@ -1,4 +1,4 @@
-"""Run by test_mesh.py in a process of its own with eight CPU devices: steps whose batch and state are split differently.
+"""Run by test_mesh.py in a process of its own with eight CPU devices: steps whose batch and state are split in ways.
 
 The network is real, and every clip draws its points from its own key. Prints JSON: per way the loss, the norm of the
 gradient, the relative difference of the update from that of the first way, what the devices hold and exchange; and of
