@@ -1,5 +1,7 @@
 """Batches written to one compressed file, for machines without TensorFlow or without the data."""
 
+import collections
+import dataclasses
 import itertools
 import json
 import pathlib
@@ -58,15 +60,45 @@ def read_recorded_batches(
         infos = json.loads(stored[_INFO].tobytes())
         records = [(info, {key: stored[f"{i}/{key}"] for key in info["keys"]}) for i, info in enumerate(infos)]
     except Exception as error:
-        raise ValueError(
-            f"{path}: expected a file written by record_batches ({type(error).__name__}: {error})"
-        ) from error
+        raise _no_recording(path, error) from error
     if config is not None:
         _check_fits(path, records, config)
     size = len(records[0][1]["images"])
     if size % process_count:
         raise ValueError(f"{path}: its batch size {size} should be divisible by process_count {process_count}")
     return _replay(records, start_step, process_index, size // process_count, repeat)
+
+
+def with_recorded_buckets(config: DataConfig) -> DataConfig:
+    """`config` with the sizes of its recorded batches as buckets; the weight of a dataset that has no batch is 0.
+
+    Only the headers of the arrays are read.
+
+    Raises:
+      ValueError: the file is absent or is no such recording.
+    """
+    buckets = collections.defaultdict(set)
+    try:
+        with np.load(config.recorded) as file:
+            for i, info in enumerate(json.loads(file[_INFO].tobytes())):
+                with file.zip.open(f"{i}/images.npy") as member:
+                    np.lib.format.read_magic(member)
+                    buckets[info["dataset"]].add(np.lib.format.read_array_header_1_0(member)[0][2:4])
+    except Exception as error:
+        raise _no_recording(config.recorded, error) from error
+    datasets = [
+        dataclasses.replace(
+            dataset,
+            buckets=tuple(sorted(buckets.get(dataset.name, ()))),
+            weight=dataset.weight if dataset.name in buckets else 0.0,
+        )
+        for dataset in config.datasets
+    ]
+    return dataclasses.replace(config, datasets=tuple(datasets))
+
+
+def _no_recording(path: pathlib.Path | str, error: Exception) -> ValueError:
+    return ValueError(f"{path}: expected a file written by record_batches ({type(error).__name__}: {error})")
 
 
 def _check_fits(path: pathlib.Path, records: list[tuple[dict, Batch]], config: DataConfig) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from input_pipeline import batches, mixture, samples, targets
 from input_pipeline import readers as datasets
-from input_pipeline.recorded import read_recorded_batches, record_batches
+from input_pipeline.recorded import read_recorded_batches, record_batches, with_recorded_buckets
 from tests.input_pipeline import official_files
 
 STEPS = 12
@@ -138,6 +138,10 @@ def test_recorded_batches_come_back(run, tmp_path):
     for key, value in taken[1][1].items():
         np.testing.assert_array_equal(batch[key], value[2:])
     assert_same(taken[3], next(read_recorded_batches(path, config=config, start_step=3)))
+    found = with_recorded_buckets(dataclasses.replace(config, recorded=str(path)))
+    for dataset in found.datasets:
+        sizes = {batch["images"].shape[2:4] for info, batch in taken if info.dataset == dataset.name}
+        assert set(dataset.buckets) == sizes and bool(dataset.weight) == bool(sizes)
     other = dataclasses.replace(config, batch_size=2)
     with pytest.raises(ValueError, match="batch 0 of .* has the shapes"):
         read_recorded_batches(path, config=other)
@@ -148,6 +152,8 @@ def test_recorded_batches_come_back(run, tmp_path):
         record_batches(path, taken, STEPS + 1)
     with pytest.raises(ValueError, match="nothing.npz: expected a file written by record_batches"):
         read_recorded_batches(tmp_path / "nothing.npz")
+    with pytest.raises(ValueError, match="nothing.npz: expected a file written by record_batches"):
+        with_recorded_buckets(dataclasses.replace(config, recorded=str(tmp_path / "nothing.npz")))
 
 
 def test_mixture_follows_weights_and_epochs(make_config, make_dataset, workspace):
