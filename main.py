@@ -13,7 +13,11 @@ from tarvis_jax import command_line
 
 # Flags that each mode needs, and flags that it may be given. Libraries are imported by the mode that uses them.
 _MODES = {
-    "train": ([], ["config", "workdir", "finetune_from", "restore_weights", "restore_session"]),
+    "train": (
+        [],
+        "config workdir finetune_from restore_weights restore_session "
+        "coordinator_address num_processes process_id".split(),
+    ),
     "eval": (["workdir"], []),
     "infer": (["checkpoint", "dataset", "input", "output"], ["targets"]),
     "export": (
@@ -103,6 +107,11 @@ def _parser() -> command_line.Parser:
     flags.add_argument("--finetune_from", metavar="RUN", help="weights and architecture of a run or another model")
     flags.add_argument("--restore_weights", metavar="WEIGHTS", help="weights of a workdir or .pth file")
     flags.add_argument("--restore_session", metavar="RUN", help="an interrupted run, by its own config and workdir")
+
+    flags = parser.add_argument_group("train: several processes without a launcher (docs/multihost.md)")
+    flags.add_argument("--coordinator_address", metavar="HOST:PORT", help="where process 0 runs, the same for all")
+    flags.add_argument("--num_processes", metavar="N", type=int, help="how many processes train together")
+    flags.add_argument("--process_id", metavar="I", type=int, help="number of this process, from 0 on")
 
     flags = parser.add_argument_group("infer, export")
     model = "a workdir, a checkpoint of the reference (.pth), a folder of save_pretrained or an id on the hub"

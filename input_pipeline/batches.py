@@ -7,7 +7,7 @@ everything else here works on machines without it.
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -100,19 +100,18 @@ def train_batches(
     config: DataConfig,
     *,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     videos: list[list[VideoRecord]] | None = None,
     left_out: LeftOut | None = None,
 ) -> Iterator[tuple[BatchInfo, Batch]]:
-    """Endless batches from `start_step` on; host `process_index` gets its B / process_count samples of each.
+    """Endless batches from `start_step` on, or some samples of each.
 
     Starting at step k gives exactly what an uninterrupted run gives from step k on.
 
     Args:
       config: the mixture.
       start_step: the first step.
-      process_index, process_count: of this host.
+      rows: numbers, 0..batch_size-1, of the samples of each batch that this process loads; None: all.
       videos: the records of each dataset, in the config's order; read from files if None.
       left_out: where bad records are noted if `config.on_bad_record` says so; None: they are logged.
     Yields:
@@ -126,19 +125,15 @@ def train_batches(
       ValueError: at once for settings, workspace and annotations; while iterating for unreadable frames.
       WorkerError: while iterating, a worker process ended.
     """
-    if config.batch_size % process_count or not 0 <= process_index < process_count:
-        raise ValueError(
-            f"data.batch_size {config.batch_size} should be divisible by process_count {process_count}, and "
-            f"process_index {process_index} below it"
-        )
+    rows = range(config.batch_size) if rows is None else rows
+    if not rows or not set(rows) <= set(range(config.batch_size)):
+        raise ValueError(f"rows: expected numbers from 0 to {config.batch_size - 1}, found {list(rows)}")
     if start_step < 0:
         raise ValueError(f"start_step should be >= 0, found {start_step}")
     left_out = left_out or LeftOut()
     if videos is None:
         videos = read_videos(config, left_out)
     plans = mixture.Mixture(config, videos)
-    size = config.batch_size // process_count
-    rows = range(process_index * size, (process_index + 1) * size)
     return _iterate(config, plans, videos, start_step, rows, left_out)
 
 
@@ -153,7 +148,7 @@ def _iterate(
     plans: mixture.Mixture,
     videos: list[list[VideoRecord]],
     start_step: int,
-    rows: range,
+    rows: Sequence[int],
     left_out: LeftOut,
 ) -> Iterator[tuple[BatchInfo, Batch]]:
     errors: dict[int, Exception] = {}
@@ -231,7 +226,7 @@ def _sample_source(
     batch_size: int,
     stack: contextlib.ExitStack,
     left_out: LeftOut,
-) -> tuple[Callable[[mixture.BatchPlan, range], list[Batch]], int]:
+) -> tuple[Callable[[mixture.BatchPlan, Sequence[int]], list[Batch]], int]:
     """(loads samples of a batch, how many batches to load at once); `stack` ends what was started for it."""
     if config.num_parallel <= 1:
         loader = samples.SampleLoader(config, videos, left_out)
@@ -240,7 +235,7 @@ def _sample_source(
     pool = workers.WorkerPool(config, plans.pools, videos, left_out)
     stack.callback(pool.close)  # first of all: threads that wait are set free
 
-    def load_samples(plan: mixture.BatchPlan, rows: range) -> list[Batch]:
+    def load_samples(plan: mixture.BatchPlan, rows: Sequence[int]) -> list[Batch]:
         return list(threads.map(lambda row: pool.load(plan, row), rows))
 
     # One batch more than the workers can fill, so that none of them waits for the last sample of a batch.

@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -37,8 +37,7 @@ def read_recorded_batches(
     *,
     config: DataConfig | None = None,
     start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     repeat: bool = True,
 ) -> Iterator[tuple[BatchInfo, Batch]]:
     """The iterator of `train_batches`, from a recorded file.
@@ -47,11 +46,10 @@ def read_recorded_batches(
       path: what `record_batches` wrote.
       config: what the batches must fit: datasets, batch size, clip length, targets. None accepts any.
       start_step: the first step; step s takes record s modulo their number.
-      process_index, process_count: of this host, which gets its slice of every batch.
+      rows: numbers of the samples of each batch that are given; None: all.
       repeat: go on from the start when the records end; otherwise stop there.
     Raises:
-      ValueError: the file is absent or is no such recording, does not fit `config`, or process_count does not divide
-        the batch size.
+      ValueError: the file is absent or is no such recording, does not fit `config`, or has no such `rows`.
     """
     path = pathlib.Path(path)
     try:
@@ -64,9 +62,10 @@ def read_recorded_batches(
     if config is not None:
         _check_fits(path, records, config)
     size = len(records[0][1]["images"])
-    if size % process_count:
-        raise ValueError(f"{path}: its batch size {size} should be divisible by process_count {process_count}")
-    return _replay(records, start_step, process_index, size // process_count, repeat)
+    rows = range(size) if rows is None else rows
+    if not rows or not set(rows) <= set(range(size)):
+        raise ValueError(f"{path}: its batches have {size} samples; expected rows of those, found {list(rows)}")
+    return _replay(records, start_step, list(rows), repeat)
 
 
 def with_recorded_buckets(config: DataConfig) -> DataConfig:
@@ -126,8 +125,7 @@ def _check_fits(path: pathlib.Path, records: list[tuple[dict, Batch]], config: D
             )
 
 
-def _replay(records, start_step, process_index, local_size, repeat) -> Iterator[tuple[BatchInfo, Batch]]:
-    rows = slice(process_index * local_size, (process_index + 1) * local_size)
+def _replay(records, start_step, rows, repeat) -> Iterator[tuple[BatchInfo, Batch]]:
     for step in itertools.count(start_step) if repeat else range(start_step, len(records)):
         info, batch = records[step % len(records)]
         yield BatchInfo(info["dataset"], info["task"], step), {key: value[rows] for key, value in batch.items()}

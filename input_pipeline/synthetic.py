@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import shutil
 import time
 
 from input_pipeline import synthetic_writers
@@ -112,12 +113,15 @@ def write_synthetic_workspace(
         if found == manifest:
             return root
         raise ValueError(f"{root}: expected an empty folder or the data of {manifest}, found {found}")
+    part = root.with_name(f"{root.name}.part")  # of an earlier run that was killed, or of this one
+    shutil.rmtree(part, ignore_errors=True)
     for index, name in enumerate(DATASETS):
         for split, first, count in (("train", seed, num_train), ("val", val_seed, num_val)):
             if name in datasets:
                 videos = (draw_video((index, first + i), num_frames, height, width) for i in range(count))
-                DATASETS[name](root, split, videos)
-    (root / MANIFEST).write_text(json.dumps(manifest))  # last: it says that all is there
+                DATASETS[name](part, split, videos)
+    (part / MANIFEST).write_text(json.dumps(manifest))
+    part.rename(root)
     return root
 
 

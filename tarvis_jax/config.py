@@ -99,7 +99,10 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], path: str = "config")
 
 def save_json(path: pathlib.Path | str, config: Any) -> None:
     """Writes a dataclass (with every default spelled out) as JSON."""
-    pathlib.Path(path).write_text(json.dumps(to_plain(config), indent=_JSON_INDENT, allow_nan=False) + "\n")
+    path = pathlib.Path(path)
+    whole = path.with_name(f"{path.name}.part")  # a kill leaves the old file or the new one
+    whole.write_text(json.dumps(to_plain(config), indent=_JSON_INDENT, allow_nan=False) + "\n")
+    whole.replace(path)
 
 
 def load_json(cls: type[T], path: pathlib.Path | str) -> T:

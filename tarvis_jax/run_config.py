@@ -62,7 +62,6 @@ class TrainConfig:
       demo_videos: this many held-out videos per task are drawn as overlay videos at the end.
       tensorboard: write TensorBoard summaries beside metrics.jsonl.
       wandb_project: Weights & Biases project; "" does not use it.
-      distributed: join the other processes of a multi-host run at the start.
     """
 
     num_steps: Annotated[int, Range(1, 10**9)] = 90_000
@@ -86,7 +85,6 @@ class TrainConfig:
     demo_videos: Annotated[int, Range(0, 10**6)] = 0
     tensorboard: bool = True
     wandb_project: Annotated[str, Text(200)] = ""
-    distributed: bool = False
 
     def __post_init__(self):
         check_fields(self)

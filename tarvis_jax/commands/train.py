@@ -6,8 +6,11 @@ The three are options of the reference's training script; docs/migrating.md has 
 import dataclasses
 import pathlib
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.parallel import distributed
 from tarvis_jax.run_config import Config, settle
 from tarvis_jax.train.loop import train
 from tarvis_jax.weights.backbone_files import is_default
@@ -28,12 +31,29 @@ def run_training(
     finetune_from: str | None = None,
     restore_weights: str | None = None,
     restore_session: str | None = None,
+    **processes: str | int,
 ) -> None:
     """Trains by the flags of main.py: `config` in `workdir`, or the session of another run.
+
+    `processes`: arguments of `parallel.distributed.start`, by which this process finds the others of its run.
 
     Raises:
       ValueError: flags that do not go together, or see `finetuning`, `with_weights`, `saved_session` and `train`.
     """
+    try:
+        _run(config, workdir, finetune_from, restore_weights, restore_session, processes)
+    finally:
+        distributed.finish()
+
+
+def _run(
+    config: Config | None,
+    workdir: str | None,
+    finetune_from: str | None,
+    restore_weights: str | None,
+    restore_session: str | None,
+    processes: Mapping[str, Any],
+) -> None:
     sources = {
         "--finetune_from": finetune_from,
         "--restore_weights": restore_weights,
@@ -45,11 +65,13 @@ def run_training(
     if restore_session is not None:
         if config is not None or workdir is not None:
             raise ValueError("--restore_session takes config and workdir of the run it names; give neither")
+        distributed.start(**processes)
         train(saved_session(restore_session), restore_session)
         return
     missing = [flag for flag, value in (("--config", config), ("--workdir", workdir)) if value is None]
     if missing:
         raise ValueError(f"--mode=train needs {', '.join(missing)} (--help lists the flags)")
+    distributed.start(**processes)  # before anything reads weights: that touches a device
     if finetune_from is not None:
         config = finetuning(config, finetune_from)
     elif restore_weights is not None:

@@ -4,31 +4,16 @@ Two axes, "data" and "fsdp": each (micro)batch is split over both, and what of t
 "fsdp" alone. XLA inserts the gradient sum. Everything that names an axis is in this folder.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 DATA_AXIS = "data"
 FSDP_AXIS = "fsdp"
 BATCH_AXES = (DATA_AXIS, FSDP_AXIS)  # over which the clips of a batch are split
-
-
-def initialize_distributed() -> None:
-    """Joins the other processes of a multi-host run; call before anything touches a device.
-
-    On cloud TPUs and under Slurm or Open MPI, JAX finds the coordinator by itself; elsewhere set
-    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. ValueError for a number that is none.
-    """
-    numbers = {}  # JAX reads the address alone from the environment
-    for argument, variable in (("num_processes", "JAX_NUM_PROCESSES"), ("process_id", "JAX_PROCESS_ID")):
-        text = os.environ.get(variable)
-        if text is not None and not text.isdecimal():
-            raise ValueError(f"{variable}: expected a whole number, found {text!r}")
-        numbers[argument] = None if text is None else int(text)
-    jax.distributed.initialize(**numbers)
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None, fsdp_devices: int = 1) -> Mesh:
@@ -62,6 +47,11 @@ def microbatch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
 
 
+def split_over_devices(mesh: Mesh) -> NamedSharding:
+    """For arrays [number of devices, ...]: one row on each."""
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+
 def num_microbatches(batch_size: int, max_samples_per_device: int, mesh: Mesh) -> int:
     """How many microbatches a global batch needs so that no device holds more than `max_samples_per_device` samples.
 
@@ -84,12 +74,38 @@ def num_microbatches(batch_size: int, max_samples_per_device: int, mesh: Mesh) -
     raise AssertionError("unreachable: one sample per device and microbatch always fits")
 
 
+def put(value: np.ndarray | jax.Array, dtype: np.dtype, sharding: NamedSharding) -> jax.Array:
+    """Places a value that every process has whole; an array that already lies on the devices of all stays there."""
+    if isinstance(value, jax.Array) and not (value.is_fully_addressable or value.is_fully_replicated):
+        return jnp.array(jax.device_put(value, sharding), dtype, copy=True)
+    value = np.asarray(value, dtype)
+    # Unlike `jax.device_put`, this does not compare the values of all processes, which would be a message for each.
+    return jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
+
+
+def samples_of_process(batch_size: int, microbatches: int, mesh: Mesh) -> list[int]:
+    """Which samples of each global batch this process loads: those that its devices hold.
+
+    Microbatch a holds samples a * B / A up to (a + 1) * B / A, however many processes there are.
+
+    Args:
+      batch_size: B, of the global batch.
+      microbatches: A; must divide B.
+      mesh: the devices.
+    Returns:
+      Numbers 0..B-1, ascending.
+    """
+    size = batch_size // microbatches
+    shares = microbatch_sharding(mesh).addressable_devices_indices_map((microbatches, size))
+    columns = sorted({column for _, share in shares.values() for column in range(size)[share]})
+    return [a * size + column for a in range(microbatches) for column in columns]
+
+
 def put_batch(batch: Mapping[str, np.ndarray], microbatches: int, mesh: Mesh) -> dict[str, jax.Array]:
     """Moves a batch to the devices, split into microbatches.
 
     Args:
-      batch: arrays [B, ...]; in a multi-host run, this process's share of the global batch, which lies there in the
-        order of the processes.
+      batch: arrays [B, ...]; in a run of several processes, the samples that `samples_of_process` says.
       microbatches: A; must divide B.
       mesh: the devices.
     Returns:
@@ -97,13 +113,14 @@ def put_batch(batch: Mapping[str, np.ndarray], microbatches: int, mesh: Mesh) ->
       batch, which is the same however the batch is split.
     """
     sharding = microbatch_sharding(mesh)
-    size = len(next(iter(batch.values())))
-    place = np.arange(size, dtype=np.int32) + np.int32(size * jax.process_index())
+    batch_size = len(next(iter(batch.values()))) * jax.process_count()
+    place = np.array(samples_of_process(batch_size, microbatches, mesh), np.int32)
 
     def put(array: np.ndarray) -> jax.Array:
         split = array.reshape(microbatches, array.shape[0] // microbatches, *array.shape[1:])
         if jax.process_count() == 1:
             return jax.device_put(split, sharding)
-        return jax.make_array_from_process_local_data(sharding, split)
+        shape = (microbatches, batch_size // microbatches, *array.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, split, shape)
 
     return {name: put(array) for name, array in (dict(batch) | {"place": place}).items()}

@@ -21,8 +21,10 @@ from tarvis_jax.config import save_json, to_plain
 from tarvis_jax.evaluation import held_out
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.model.structure import Arrays
-from tarvis_jax.parallel.mesh import initialize_distributed, make_mesh, num_microbatches
-from tarvis_jax.run_config import CONFIG_FILE, Config
+from tarvis_jax.parallel import distributed
+from tarvis_jax.parallel.mesh import make_mesh, num_microbatches, samples_of_process
+from tarvis_jax.run_config import CONFIG_FILE, Config, TrainConfig
+from tarvis_jax.train.interruption import InterruptedRun, Interruption
 from tarvis_jax.train.metrics import MetricWriter, read_metrics
 from tarvis_jax.train.progress import Progress
 from tarvis_jax.train.state import TrainState, from_items, replace_weights, to_items
@@ -50,10 +52,9 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
       NotFiniteError: the loss, a gradient or a parameter is not finite; the last good checkpoint stays.
     """
     workdir = pathlib.Path(workdir)
-    if config.train.distributed:
-        initialize_distributed()
     is_main = jax.process_index() == 0
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints, create=True)
+    distributed.check_agreement({"config": to_plain(config), "newest checkpoint": checkpoints.latest_step})
     # Here, so that missing data and weights are known before anything is computed. A run that goes on needs no weights.
     if not config.synthetic.num_train:  # otherwise its files are yet to be written
         require_data(config.data)
@@ -62,31 +63,54 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
     microbatches = num_microbatches(config.data.batch_size, config.train.max_samples_per_device, stepper.mesh)
     state = _begin(config, workdir, stepper, checkpoints, source)
     data = prepare_data(config.data, config.synthetic, workdir, writes=is_main)
+    distributed.wait_for_all("data")
     start_step = int(state.step)
     left_out = LeftOut()
     videos = [] if data.recorded else read_videos(data, left_out)
     data = data if data.recorded else with_buckets(data, videos)
-    batches = _batches(data, videos, start_step, left_out)
+    rows = samples_of_process(config.data.batch_size, microbatches, stepper.mesh)
+    batches = _batches(data, videos, start_step, rows, left_out)
+    workdir.mkdir(parents=True, exist_ok=True)
     if is_main:  # not before: a config that does not fit the folder's checkpoint or data leaves the run as it was
         save_json(workdir / CONFIG_FILE, config)
     if data.on_bad_record == SKIP:
         left_out.keep_in(workdir, jax.process_index())
     _log_start(stepper, config, microbatches)
-    with MetricWriter(
-        workdir,
-        to_plain(config),
-        config.train.tensorboard,
-        config.train.wandb_project,
-        resume_step=start_step if start_step else None,
-    ) as writer:
-        evaluator = _Evaluator(config, data, workdir, writer)
+    with (
+        MetricWriter(
+            workdir,
+            to_plain(config),
+            config.train.tensorboard,
+            config.train.wandb_project,
+            resume_step=start_step if start_step else None,
+        ) as writer,
+        Interruption(stepper.mesh) as interruption,
+    ):
+        evaluator = _Evaluator(config, data, workdir, writer, interruption)
+        _evaluate_if_due(evaluator, stepper, state, start_step, config.train)  # the run may have ended before it was
+        pending = checkpoints.restore_interval() if start_step else []
         progress = Progress(dataclasses.replace(config, data=data), stepper.programs)
         state = _run_steps(
-            config, stepper, state, batches, microbatches, checkpoints, writer, evaluator, progress, left_out
+            config,
+            stepper,
+            state,
+            batches,
+            microbatches,
+            checkpoints,
+            writer,
+            evaluator,
+            progress,
+            left_out,
+            interruption,
+            pending,
         )
         checkpoints.close()
+        interruption.listen()
         weights = stepper.inference_weights(state)
         scores = evaluator.finish(weights) if is_main else {}
+        distributed.wait_for_all("final evaluation")
+        if interruption.has_been_asked():
+            raise InterruptedRun("SIGTERM came after the last step; the same command does what is left")
     if is_main:
         evaluation = workdir / "eval" / "final" if config.train.final_eval else None
         told = summary(workdir, config.train.num_steps) if data.on_bad_record == SKIP else {}
@@ -120,13 +144,12 @@ def _begin(
 
 
 def _batches(
-    data: DataConfig, videos: list[list[VideoRecord]], start_step: int, left_out: LeftOut
+    data: DataConfig, videos: list[list[VideoRecord]], start_step: int, rows: list[int], left_out: LeftOut
 ) -> Iterator[tuple[BatchInfo, dict[str, np.ndarray]]]:
-    """This process's share of the batches from `start_step` on."""
-    hosts = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    """Of the batches from `start_step` on, the `rows` of this process."""
     if data.recorded:
-        return read_recorded_batches(data.recorded, config=data, start_step=start_step, **hosts)
-    return train_batches(data, videos=videos, start_step=start_step, left_out=left_out, **hosts)
+        return read_recorded_batches(data.recorded, config=data, start_step=start_step, rows=rows)
+    return train_batches(data, videos=videos, start_step=start_step, left_out=left_out, rows=rows)
 
 
 def _run_steps(
@@ -140,58 +163,94 @@ def _run_steps(
     evaluator: "_Evaluator",
     progress: Progress,
     left_out: LeftOut,
+    interruption: Interruption,
+    pending: list[tuple[str, dict[str, Any]]],
 ) -> TrainState:
-    """All steps that are left. The device works on step i while the host fetches the batch of step i + 1."""
+    """All steps that are left. The device works on step i while the host fetches the batch of step i + 1.
+
+    `pending`: dataset and metrics of the steps since the last entry of the log; those of a resumed run are numbers.
+    """
     settings = config.train
-    pending: list[tuple[str, dict[str, jax.Array]]] = []
+    num_pending = 0  # of this session
     previous = None  # (kind, batch, metrics) of the step before, for the guard
     for step in range(int(state.step), settings.num_steps):
         with progress.waiting():
             info, host_batch = next(batches)
         batch = to_devices(host_batch, microbatches, stepper.mesh)
         state, metrics = stepper(info.kind, state, batch)
+        interruption.listen()
         pending.append((info.dataset, metrics))
+        num_pending += 1
         if previous is not None:
             _check_finite(stepper, state, step - 1, *previous)
         previous = (info.kind, batch, metrics["is_finite"])
 
         done = step + 1
         is_last = done == settings.num_steps
-        saves = is_last or _is_due(done, settings.checkpoint_steps)
+        is_interrupted = interruption.all_agree() and not is_last
+        saves = is_last or is_interrupted or _is_due(done, settings.checkpoint_steps)
         evaluates = _is_due(done, settings.eval_steps) and not is_last
         if saves or evaluates:
             _check_finite(stepper, state, step, *previous)  # nothing bad is ever saved
         if is_last or _is_due(done, settings.log_steps):
-            scalars = _average(pending) | progress.rates(len(pending))
+            scalars = _average(pending) | progress.rates(num_pending)
             pending.clear()
+            num_pending = 0
             if config.data.on_bad_record == SKIP:
                 scalars |= left_out.scalars()
             writer.write(done, scalars)
             if jax.process_index() == 0:
                 progress.log(done, scalars)
         if saves:
-            checkpoints.save(done, *to_items(state), to_plain(config))
+            checkpoints.save(done, *to_items(state), to_plain(config), _numbers(pending))
+        if is_interrupted:
+            checkpoints.close()
+            raise InterruptedRun(
+                f"ended by SIGTERM at step {done}, which is saved; the same command goes on from there"
+            )
         if evaluates:
-            weights = stepper.inference_weights(state)
-            if jax.process_index() == 0:
-                with progress.paused():
-                    evaluator.evaluate(weights, done)
+            with progress.paused():
+                _evaluate_if_due(evaluator, stepper, state, done, settings)
     return state
 
 
-class _Evaluator:
-    """Scores and draws the state of a run; what it compiles serves from one evaluation to the next."""
+def _evaluate_if_due(
+    evaluator: "_Evaluator", stepper: TrainStepper, state: TrainState, step: int, settings: TrainConfig
+) -> None:
+    """Process 0 evaluates, unless it has, while the others wait."""
+    if step and _is_due(step, settings.eval_steps) and step < settings.num_steps:
+        weights = stepper.inference_weights(state)
+        if jax.process_index() == 0 and not evaluator.has_evaluated(step):
+            evaluator.evaluate(weights, step)
+        distributed.wait_for_all(f"evaluation of step {step}")
 
-    def __init__(self, config: Config, data: DataConfig, workdir: pathlib.Path, writer: MetricWriter):
+
+class _Evaluator:
+    """Scores and draws the state of a run; what it compiles serves from one evaluation to the next.
+
+    SIGTERM cuts it short; what it has not written is done when the run goes on.
+    """
+
+    def __init__(
+        self, config: Config, data: DataConfig, workdir: pathlib.Path, writer: MetricWriter, interruption: Interruption
+    ):
         self._config, self._data, self._workdir, self._writer = config, data, workdir, writer
+        self._interruption = interruption
         self._predictor: Predictor | None = None
+
+    def has_evaluated(self, step: int) -> bool:
+        """Whether the log has scores of `step`."""
+        entries = (entry for entry in read_metrics(self._workdir) if entry["step"] == step)
+        return any(name.startswith("eval/") for entry in entries for name in entry)
 
     def evaluate(self, weights: Weights, step: int, name: str = "") -> held_out.Scores:
         """Scores on the held-out videos, written as metrics of `step`; tracks go to workdir/eval/<name or step>."""
         folder = self._workdir / "eval" / (name or str(step))
-        scores = held_out.evaluate_predictor(self._config, self._data, self._predictor_of(weights), folder)
-        self._writer.write(step, held_out.flatten_scores(scores))
-        return scores
+        with self._interruption.may_cut_short():
+            scores = held_out.evaluate_predictor(self._config, self._data, self._predictor_of(weights), folder)
+            self._writer.write(step, held_out.flatten_scores(scores))
+            return scores
+        return {}
 
     def finish(self, weights: Weights) -> held_out.Scores:
         """The final scores and the demonstration, as far as the config asks for them."""
@@ -199,9 +258,11 @@ class _Evaluator:
         scores: held_out.Scores = {}
         if settings.final_eval:
             scores = self.evaluate(weights, settings.num_steps, "final")
-            held_out.write_table(scores, self._workdir / "scores.txt")
-        if settings.demo_videos or settings.demo_davis:
-            held_out.write_demos(self._config, self._data, self._predictor_of(weights), self._workdir / "demo")
+        with self._interruption.may_cut_short():
+            if settings.final_eval:
+                held_out.write_table(scores, self._workdir / "scores.txt")
+            if settings.demo_videos or settings.demo_davis:
+                held_out.write_demos(self._config, self._data, self._predictor_of(weights), self._workdir / "demo")
         return scores
 
     def _predictor_of(self, weights: Weights) -> Predictor:
@@ -243,7 +304,15 @@ def _check_finite(
         )
 
 
-def _average(pending: list[tuple[str, dict[str, jax.Array]]]) -> dict[str, float]:
+def _numbers(pending: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, float]]]:
+    """`pending` as JSON knows it, exactly."""
+    return [
+        (dataset, {name: float(value) for name, value in metrics.items()})
+        for dataset, metrics in jax.device_get(pending)
+    ]
+
+
+def _average(pending: list[tuple[str, dict[str, Any]]]) -> dict[str, float]:
     """Means since the last entry: per dataset for what depends on it, overall for the rest."""
     sums: dict[str, list[float]] = defaultdict(list)
     for dataset, metrics in jax.device_get(pending):

@@ -45,7 +45,9 @@ class MetricWriter:
         if path.exists():
             entries = read_metrics(workdir) if resume_step is not None else []
             kept = [entry for entry in entries if entry["step"] <= resume_step]
-            path.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+            whole = path.with_suffix(".part")  # a kill leaves the one or the other
+            whole.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+            whole.replace(path)
         self._lines = path.open("a")
         if tensorboard:
             self._tensorboard = _tensorboard_writer(workdir)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from tarvis_jax.compiled import quick_compiler_options
 from tarvis_jax.model.structure import Arrays, ModelStructure
+from tarvis_jax.parallel.mesh import put
 from tarvis_jax.parallel.sharding import shardings_of
 
 
@@ -60,12 +61,12 @@ def initial_state(
 ) -> TrainState:
     """Draws the state from the seed, directly onto the mesh, where `shard` says what is split."""
 
-    def make(key: jax.Array) -> TrainState:
-        return new_state(*structure.initialize(key), optimizer, keep_ema)
+    def make(seed: jax.Array) -> TrainState:
+        return new_state(*structure.initialize(jax.random.key(seed)), optimizer, keep_ema)
 
     options = quick_compiler_options(mesh.devices.flat[0].platform)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(structure, optimizer, keep_ema, mesh, shard))
-    return jax.jit(make, out_shardings=shardings, compiler_options=options)(jax.random.key(seed))
+    return jax.jit(make, out_shardings=shardings, compiler_options=options)(np.uint32(seed))
 
 
 def abstract_state(
@@ -101,7 +102,7 @@ def replace_weights(state: TrainState, params: Mapping[str, Any], frozen: Mappin
         raise ValueError("the given weights do not fit the model:\n  " + "\n  ".join(problems))
 
     def place(values: Mapping[str, Any], like: Arrays) -> Arrays:
-        return {name: jax.device_put(jnp.asarray(values[name], old.dtype), old.sharding) for name, old in like.items()}
+        return {name: put(values[name], old.dtype, old.sharding) for name, old in like.items()}
 
     return dataclasses.replace(
         state,

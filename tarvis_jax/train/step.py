@@ -273,7 +273,7 @@ class TrainStepper:
             return [{name: jnp.isfinite(value).all() for name, value in group.items()} for group in groups]
 
         with jax.set_mesh(self.mesh):
-            flags = jax.device_get(jax.jit(finite_flags)(state, dict(batch), self._key))
+            flags = jax.device_get(jax.jit(finite_flags, out_shardings=self._whole)(state, dict(batch), self._key))
         kinds = ("parameter", "frozen variable", "loss term", "sum", "gradient of")
         for kind, group in zip(kinds, flags, strict=True):
             for name, is_finite in group.items():

@@ -5,7 +5,7 @@ needs), `progress` (the optimizer's state and the step) and `config` (the resolv
 """
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,35 +22,45 @@ class Checkpoints:
     """The checkpoints of one workdir."""
 
     def __init__(self, workdir: pathlib.Path | str, keep: int = 2, create: bool = False):
-        """Opens `workdir`/checkpoints.
+        """Opens `workdir`/checkpoints; all processes of a run do.
 
         Args:
           workdir: folder of the run.
           keep: how many of the newest stay when another is saved.
-          create: start the folder where there is none.
+          create: start the folder, where there is none, when the first checkpoint is saved.
         Raises:
           ValueError: there is no such folder, and `create` is False.
         """
         self._folder = pathlib.Path(workdir).absolute() / CHECKPOINTS_FOLDER
         if not create and not self._folder.is_dir():
             raise ValueError(f"{self._folder}: no such folder, expected the workdir of a run with checkpoints")
-        self._manager = ocp.CheckpointManager(
+        self._keep = keep
+        self._manager = self._open() if self._folder.is_dir() else None
+
+    def _open(self) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(
             self._folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=create, enable_async_checkpointing=True),
+            options=ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=True, enable_async_checkpointing=True),
             item_handlers={
                 "weights": ocp.StandardCheckpointHandler(),
                 "progress": ocp.StandardCheckpointHandler(),
                 "config": ocp.JsonCheckpointHandler(),
+                "interval": ocp.JsonCheckpointHandler(),
             },
         )
 
     @property
     def latest_step(self) -> int | None:
         """Step of the newest complete checkpoint, None if there is none."""
-        return self._manager.latest_step()
+        return None if self._manager is None else self._manager.latest_step()
 
     def save(
-        self, step: int, weights: Mapping[str, Any], progress: Mapping[str, Any], config: Mapping[str, Any]
+        self,
+        step: int,
+        weights: Mapping[str, Any],
+        progress: Mapping[str, Any],
+        config: Mapping[str, Any],
+        interval: Sequence[Any] = (),
     ) -> None:
         """Starts writing; returns once the arrays are copied off the devices. A step that is there is left as it is.
 
@@ -58,13 +68,17 @@ class Checkpoints:
           step: optimizer steps done; names the checkpoint.
           weights, progress: nested dicts of arrays (`train.state.to_items`).
           config: the run's config as JSON knows it.
+          interval: metrics of the steps since the last entry of the log, as JSON knows them.
         """
+        if self._manager is None:
+            self._manager = self._open()
         if step in self._manager.all_steps():
             return
         items = ocp.args.Composite(
             weights=ocp.args.StandardSave(weights),
             progress=ocp.args.StandardSave(progress),
             config=ocp.args.JsonSave(config),
+            interval=ocp.args.JsonSave(list(interval)),
         )
         self._manager.save(step, args=items)
 
@@ -137,17 +151,24 @@ class Checkpoints:
         items = ocp.args.Composite(config=ocp.args.JsonRestore())
         return self._manager.restore(self._step(step), args=items)["config"]
 
+    def restore_interval(self, step: int | None = None) -> list[Any]:
+        """What `save` got as `interval`."""
+        items = ocp.args.Composite(interval=ocp.args.JsonRestore())
+        return self._manager.restore(self._step(step), args=items)["interval"]
+
     def wait(self) -> None:
         """Returns when the last save is complete on disk."""
-        self._manager.wait_until_finished()
+        if self._manager is not None:
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Completes what is being written and frees the threads."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        if self._manager is not None:
+            self._manager.wait_until_finished()
+            self._manager.close()
 
     def _step(self, step: int | None) -> int:
-        step = self._manager.latest_step() if step is None else step
+        step = self.latest_step if step is None else step
         if step is None:
             raise ValueError(f"{self._folder}: no checkpoint here, expected a folder named for its step")
         return step

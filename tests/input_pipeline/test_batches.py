@@ -102,11 +102,13 @@ def test_a_run_that_starts_later_gives_the_same_batches(run):
 
 def test_hosts_partition_the_batch(run):
     config, taken = run
-    parts = [take(config, 4, process_index=i, process_count=2) for i in range(2)]
-    for expected, left, right in zip(taken, *parts, strict=False):
-        assert left[0] == right[0] == expected[0]
-        for key in expected[1]:
-            np.testing.assert_array_equal(np.concatenate([left[1][key], right[1][key]]), expected[1][key])
+    shares = [0, 2], [1, 3]  # two microbatches, each of both hosts
+    parts = [take(config, 4, rows=rows) for rows in shares]
+    for expected, *found in zip(taken, *parts, strict=False):
+        for rows, (info, batch) in zip(shares, found, strict=True):
+            assert info == expected[0]
+            for key in expected[1]:
+                np.testing.assert_array_equal(batch[key], expected[1][key][rows])
 
 
 def test_another_seed_gives_other_batches(run, make_config):
@@ -133,7 +135,7 @@ def test_recorded_batches_come_back(run, tmp_path):
     record_batches(path, taken, STEPS)
     for expected, found in zip(taken, read_recorded_batches(path, repeat=False), strict=True):
         assert_same(expected, found)
-    info, batch = next(read_recorded_batches(path, start_step=STEPS + 1, process_index=1, process_count=2))
+    info, batch = next(read_recorded_batches(path, start_step=STEPS + 1, rows=[2, 3]))
     assert info.step == STEPS + 1
     for key, value in taken[1][1].items():
         np.testing.assert_array_equal(batch[key], value[2:])
@@ -234,8 +236,8 @@ def test_an_unreadable_frame_is_named(damage, own_workspace, make_config, make_d
 
 
 def test_impossible_settings(make_config, make_dataset, workspace):
-    with pytest.raises(ValueError, match="batch_size 4 should be divisible by process_count 3"):
-        batches.train_batches(make_config(), process_count=3)
+    with pytest.raises(ValueError, match="rows: expected numbers from 0 to 3, found .3, 4."):
+        batches.train_batches(make_config(), rows=[3, 4])
     with pytest.raises(ValueError, match="at least one dataset with a weight"):
         batches.train_batches(make_config(datasets=()))
     with pytest.raises(ValueError, match="start_step"):

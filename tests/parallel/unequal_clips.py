@@ -13,7 +13,6 @@ prints JSON: per way to split the batch the terms, and for each prediction and c
 """
 
 import json
-import os
 import sys
 import types
 
@@ -27,7 +26,8 @@ from tarvis_jax.losses.panoptic import PanopticDraws
 from tarvis_jax.losses.points import PointDraws
 from tarvis_jax.losses.semantic import semantic_loss
 from tarvis_jax.model.decoder import Predictions
-from tarvis_jax.parallel.mesh import initialize_distributed, make_mesh, microbatch_sharding, put_batch, replicated
+from tarvis_jax.parallel import distributed
+from tarvis_jax.parallel.mesh import make_mesh, microbatch_sharding, put_batch, replicated, samples_of_process
 from tarvis_jax.tasks import exemplar, instance, panoptic
 from tarvis_jax.tasks.objective import Objective, targets_per_clip
 from tarvis_jax.train.step import make_gradients, random_key
@@ -195,8 +195,7 @@ def run(num_devices: int, microbatches: int) -> dict:
     for task in NUM_TARGETS:
         batch |= {f"{task}/{name}": x for name, x in make_targets(task).items()}
         batch |= {f"{task}/draw_{name}": x for name, x in make_draws(task).items()}
-    share = B // jax.process_count()
-    mine = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+    mine = samples_of_process(B, microbatches, mesh)
     batch = put_batch({name: x[mine] for name, x in batch.items()}, microbatches, mesh)
     structure = types.SimpleNamespace(build=lambda params, frozen: params)
     gradients = make_gradients(structure, Objective(_loss, _statistics))
@@ -209,8 +208,7 @@ def run(num_devices: int, microbatches: int) -> dict:
 
 
 def main() -> None:
-    if "JAX_COORDINATOR_ADDRESS" in os.environ:
-        initialize_distributed()
+    distributed.start()
     results = {way: run(*map(int, way.split("x"))) for way in sys.argv[1:]}
     if jax.process_index() == 0:
         print(json.dumps(results))
