@@ -35,7 +35,8 @@ class TrainConfig:
       num_steps: optimizer steps in all.
       seed: of initialization, data order and every random draw.
       max_samples_per_device: a device never sees more samples at once; the global batch (`data.batch_size`) is kept by
-        accumulating gradients over microbatches. 0: no limit.
+        accumulating gradients over microbatches. 0: as many as the compiler says there is memory for, and on CPUs,
+        whose memory is not known, all of a device's share.
       shard: what of the training state is split over devices instead of lying whole on each: "none"; "optimizer" (its
         state, the moving average and the gradients); "parameters" (those, and the parameters). It saves memory, and
         changes a result by rounding alone.
@@ -66,7 +67,7 @@ class TrainConfig:
 
     num_steps: Annotated[int, Range(1, 10**9)] = 90_000
     seed: Annotated[int, Range(0, 2**31 - 1)] = 42
-    max_samples_per_device: Annotated[int, Range(0, 10**6)] = 1
+    max_samples_per_device: Annotated[int, Range(0, 10**6)] = 0
     shard: Annotated[str, OneOf(SHARDS)] = "none"
     fsdp_devices: Annotated[int, Range(0, 10**6)] = 0
     exemplar_point_probability: Annotated[float, Range(0, 1)] = 0.3

@@ -20,11 +20,11 @@ from input_pipeline.synthetic import prepare_data
 from tarvis_jax.config import save_json, to_plain
 from tarvis_jax.evaluation import held_out
 from tarvis_jax.inference.predictor import Predictor
-from tarvis_jax.model.structure import Arrays
 from tarvis_jax.parallel import distributed
-from tarvis_jax.parallel.mesh import make_mesh, num_microbatches, samples_of_process
+from tarvis_jax.parallel.mesh import make_mesh, samples_of_process
 from tarvis_jax.run_config import CONFIG_FILE, Config, TrainConfig
 from tarvis_jax.train.interruption import InterruptedRun, Interruption
+from tarvis_jax.train.memory import choose_microbatches
 from tarvis_jax.train.metrics import MetricWriter, read_metrics
 from tarvis_jax.train.progress import Progress
 from tarvis_jax.train.state import TrainState, from_items, replace_weights, to_items
@@ -34,8 +34,6 @@ from tarvis_jax.visualize.run_report import write_training_report
 from tarvis_jax.weights.backbone_files import find_initial_weights
 from tarvis_jax.weights.checkpoints import Checkpoints
 from tarvis_jax.weights.start import load_initial_weights
-
-Weights = tuple[Arrays, Arrays]  # (parameters, frozen variables), whole on every device
 
 
 class NotFiniteError(RuntimeError):
@@ -60,7 +58,6 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
         require_data(config.data)
     source = find_initial_weights(config) if checkpoints.latest_step is None else None
     stepper = make_stepper(config, make_mesh(fsdp_devices=config.train.mesh_fsdp_devices))
-    microbatches = num_microbatches(config.data.batch_size, config.train.max_samples_per_device, stepper.mesh)
     state = _begin(config, workdir, stepper, checkpoints, source)
     data = prepare_data(config.data, config.synthetic, workdir, writes=is_main)
     distributed.wait_for_all("data")
@@ -68,6 +65,7 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
     left_out = LeftOut()
     videos = [] if data.recorded else read_videos(data, left_out)
     data = data if data.recorded else with_buckets(data, videos)
+    microbatches = choose_microbatches(dataclasses.replace(config, data=data), stepper)
     rows = samples_of_process(config.data.batch_size, microbatches, stepper.mesh)
     batches = _batches(data, videos, start_step, rows, left_out)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -87,7 +85,8 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
         Interruption(stepper.mesh) as interruption,
     ):
         evaluator = _Evaluator(config, data, workdir, writer, interruption)
-        _evaluate_if_due(evaluator, stepper, state, start_step, config.train)  # the run may have ended before it was
+        # The run may have ended before it was.
+        _evaluate_if_due(evaluator, stepper.gathered(state), start_step, config.train)
         pending = checkpoints.restore_interval() if start_step else []
         progress = Progress(dataclasses.replace(config, data=data), stepper.programs)
         state = _run_steps(
@@ -106,8 +105,8 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
         )
         checkpoints.close()
         interruption.listen()
-        weights = stepper.inference_weights(state)
-        scores = evaluator.finish(weights) if is_main else {}
+        state = stepper.gathered(state)
+        scores = evaluator.finish(state) if is_main else {}
         distributed.wait_for_all("final evaluation")
         if interruption.has_been_asked():
             raise InterruptedRun("SIGTERM came after the last step; the same command does what is left")
@@ -210,18 +209,15 @@ def _run_steps(
             )
         if evaluates:
             with progress.paused():
-                _evaluate_if_due(evaluator, stepper, state, done, settings)
+                _evaluate_if_due(evaluator, stepper.gathered(state), done, settings)
     return state
 
 
-def _evaluate_if_due(
-    evaluator: "_Evaluator", stepper: TrainStepper, state: TrainState, step: int, settings: TrainConfig
-) -> None:
+def _evaluate_if_due(evaluator: "_Evaluator", state: TrainState, step: int, settings: TrainConfig) -> None:
     """Process 0 evaluates, unless it has, while the others wait."""
     if step and _is_due(step, settings.eval_steps) and step < settings.num_steps:
-        weights = stepper.inference_weights(state)
         if jax.process_index() == 0 and not evaluator.has_evaluated(step):
-            evaluator.evaluate(weights, step)
+            evaluator.evaluate(state, step)
         distributed.wait_for_all(f"evaluation of step {step}")
 
 
@@ -243,31 +239,31 @@ class _Evaluator:
         entries = (entry for entry in read_metrics(self._workdir) if entry["step"] == step)
         return any(name.startswith("eval/") for entry in entries for name in entry)
 
-    def evaluate(self, weights: Weights, step: int, name: str = "") -> held_out.Scores:
+    def evaluate(self, state: TrainState, step: int, name: str = "") -> held_out.Scores:
         """Scores on the held-out videos, written as metrics of `step`; tracks go to workdir/eval/<name or step>."""
         folder = self._workdir / "eval" / (name or str(step))
         with self._interruption.may_cut_short():
-            scores = held_out.evaluate_predictor(self._config, self._data, self._predictor_of(weights), folder)
+            scores = held_out.evaluate_predictor(self._config, self._data, self._predictor_of(state), folder)
             self._writer.write(step, held_out.flatten_scores(scores))
             return scores
         return {}
 
-    def finish(self, weights: Weights) -> held_out.Scores:
+    def finish(self, state: TrainState) -> held_out.Scores:
         """The final scores and the demonstration, as far as the config asks for them."""
         settings = self._config.train
         scores: held_out.Scores = {}
         if settings.final_eval:
-            scores = self.evaluate(weights, settings.num_steps, "final")
+            scores = self.evaluate(state, settings.num_steps, "final")
         with self._interruption.may_cut_short():
             if settings.final_eval:
                 held_out.write_table(scores, self._workdir / "scores.txt")
             if settings.demo_videos or settings.demo_davis:
-                held_out.write_demos(self._config, self._data, self._predictor_of(weights), self._workdir / "demo")
+                held_out.write_demos(self._config, self._data, self._predictor_of(state), self._workdir / "demo")
         return scores
 
-    def _predictor_of(self, weights: Weights) -> Predictor:
-        """On the first device."""
-        params, frozen = jax.device_get(weights)
+    def _predictor_of(self, state: TrainState) -> Predictor:
+        """On the first device, with the moving average of the weights where one is kept."""
+        params, frozen = jax.device_get((state.ema or state.params, state.frozen))
         if self._predictor is None:
             self._predictor = Predictor(self._config.model, params | frozen)
         else:

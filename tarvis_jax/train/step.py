@@ -5,6 +5,7 @@ holds on any number of devices. The result does not depend on how the batch was 
 they must know of the whole batch (the number of targets) is computed first, and every clip has random keys of its own.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -200,13 +201,15 @@ class TrainStepper:
         """Shapes, dtypes and shardings of the state."""
         return abstract_state(self.structure, self._optimizer, self._keeps_ema, self.mesh, self._shard)
 
-    def inference_weights(self, state: TrainState) -> tuple[Arrays, Arrays]:
-        """(parameters, frozen variables), whole on every device: the moving average where one is kept.
+    def gathered(self, state: TrainState) -> TrainState:
+        """`state` with weights and moving average whole on every device, for evaluation.
 
         In a run of several processes, every one of them calls it, since split arrays are gathered from all.
         """
-        weights = state.ema or state.params, state.frozen
-        return weights if self._shard == "none" else jax.jit(lambda tree: tree, out_shardings=self._whole)(weights)
+        if self._shard == "none":
+            return state
+        params, ema = jax.jit(lambda tree: tree, out_shardings=self._whole)((state.params, state.ema))
+        return dataclasses.replace(state, params=params, ema=ema)
 
     def __call__(self, kind: tuple[str, str], state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One step on a batch of `kind`, (dataset, task); `state` is donated (its arrays are dead afterwards).
@@ -216,15 +219,24 @@ class TrainStepper:
         Metrics: those of `make_update`, "loss", and the terms as `summarize` names them.
         """
         grads, loss, metrics = self.programs.get(
-            (self._objectives[kind], shapes_of(dict(batch))),
-            lambda: self.lower_gradients(kind, batch),
+            self.gradients_key(kind, batch),
+            lambda: self.lower(self.trace_gradients(kind, batch)),
             f"gradients of {' '.join(kind)}, images {'x'.join(map(str, batch['images'].shape[:-1]))}",
         )(state.params, state.frozen, dict(batch), self._key, state.step)
-        state, more = self.programs.get("update", self.lower_update, "update")(state, grads, loss)
+        state, more = self.programs.get("update", lambda: self.lower(self.trace_update()), "update")(state, grads, loss)
         return state, metrics | more
 
-    def lower_gradients(self, kind: tuple[str, str], batch: Mapping[str, jax.Array]) -> jax.stages.Lowered:
-        """The program of gradients for batches of `kind` like `batch`, which may be shapes alone; not yet compiled."""
+    def gradients_key(self, kind: tuple[str, str], batch: Mapping[str, Any]) -> Any:
+        """Names the program of gradients in `programs`."""
+        return self._objectives[kind], shapes_of(dict(batch))
+
+    def lower(self, traced: jax.stages.Traced) -> jax.stages.Lowered:
+        """A program of this stepper for its mesh, to be compiled."""
+        with jax.set_mesh(self.mesh):  # custom kernels split their batch by it
+            return traced.lower()
+
+    def trace_gradients(self, kind: tuple[str, str], batch: Mapping[str, jax.Array]) -> jax.stages.Traced:
+        """The program of gradients for batches of `kind` like `batch`, which may be shapes alone."""
 
         def gradients(*arguments: Any) -> tuple[Arrays, jax.Array, Metrics]:
             grads, loss, terms = self._gradients[self._objectives[kind]](*arguments)
@@ -238,11 +250,11 @@ class TrainStepper:
             in_shardings=(_shardings(state.params), _shardings(state.frozen), self._split, whole, whole),
             out_shardings=(_shardings(self._abstract_grads()), whole, whole),
         )
-        with jax.set_mesh(self.mesh):  # custom kernels split their batch by it
-            return jitted.lower(state.params, state.frozen, shapes, key, state.step)
+        with jax.set_mesh(self.mesh):
+            return jitted.trace(state.params, state.frozen, shapes, key, state.step)
 
-    def lower_update(self) -> jax.stages.Lowered:
-        """The program that updates the state, which is the same for all batches; not yet compiled."""
+    def trace_update(self) -> jax.stages.Traced:
+        """The program that updates the state, which is the same for all batches."""
         state, grads = self.abstract_state(), self._abstract_grads()
         jitted = jax.jit(
             self._update,
@@ -251,7 +263,7 @@ class TrainStepper:
             out_shardings=(_shardings(state), self._whole),
         )
         with jax.set_mesh(self.mesh):
-            return jitted.lower(state, grads, jax.ShapeDtypeStruct((), jnp.float32))
+            return jitted.trace(state, grads, jax.ShapeDtypeStruct((), jnp.float32))
 
     def _abstract_grads(self) -> dict[str, jax.ShapeDtypeStruct]:
         lie = shardings_of(self.structure.params, self._shard, self.mesh, "grads")

@@ -28,7 +28,7 @@ KIND = ("VIS", "instance")
 # name -> devices, of which so many share a state, samples a device, what is split
 WAYS = {
     "8x1": (1, 1, 1, "none"),
-    "devices": (8, 1, 1, "none"),
+    "devices": (2, 1, 2, "none"),
     "optimizer 2x2": (4, 2, 1, "optimizer"),
     "parameters 2x4": (8, 4, 1, "parameters"),
 }
@@ -51,7 +51,7 @@ def main(folder: pathlib.Path) -> None:
         before = jax.device_get(state.params)
         steppers[name], batches[name] = stepper, put_batch(batch, microbatches, mesh)
         state, metrics = stepper(KIND, state, batches[name])
-        after, _ = jax.device_get(stepper.inference_weights(state))  # the moving average
+        after = jax.device_get(stepper.gathered(state).ema)
         updates.append(np.concatenate([(after[key] - before[key]).ravel() for key in sorted(after)]))
         hlo = "".join(program.as_text() for program in stepper.programs.all())
         results[name] = {
