@@ -100,7 +100,7 @@ def compile_steps(config: Config, topology: str | None = None, programs: int = 0
     room = "memory not known" if limit is None else f"{limit / _GIB:.2f} GiB each"
     print(f"{name}: {len(devices)} x {devices[0].device_kind}, {room}; jax {jax.__version__}")
     print(f"sizes of clips: {origin}")
-    config, stepper, tried = _settle(config, devices, limit)
+    config, stepper, tried = _settle(config, devices, limit, programs)
     settings = _settings(config, len(devices))
     print(f"settings: {settings}" + (f" ({'; '.join(tried)})" if tried else ""))
     rows = []
@@ -135,7 +135,9 @@ def _with_sizes(config: Config) -> tuple[Any, str]:
     return with_buckets(data, read_videos(data)), "those of the videos"
 
 
-def _settle(config: Config, devices: list[jax.Device], limit: int | None) -> tuple[Config, TrainStepper, list[str]]:
+def _settle(
+    config: Config, devices: list[jax.Device], limit: int | None, most: int
+) -> tuple[Config, TrainStepper, list[str]]:
     """(config, its stepper, what did not fit before) with the first settings under which all tasks fit."""
     tried: list[str] = []
     for candidate in _candidates(config, len(devices)):
@@ -144,7 +146,7 @@ def _settle(config: Config, devices: list[jax.Device], limit: int | None) -> tup
         stepper = make_stepper(candidate, mesh)
         if limit is None:
             return candidate, stepper, tried
-        problem = _first_problem(candidate, stepper, microbatches, limit)
+        problem = _first_problem(candidate, stepper, microbatches, limit, most)
         if problem is None:
             return candidate, stepper, tried
         tried.append(f"{_settings(candidate, len(devices))}: {problem}")
@@ -171,9 +173,9 @@ def _candidates(config: Config, num_devices: int) -> Iterator[Config]:
     yield from (changed(samples[-1], remats[-1], shard) for shard in shards[1:])
 
 
-def _first_problem(config: Config, stepper: TrainStepper, microbatches: int, limit: int) -> str | None:
+def _first_problem(config: Config, stepper: TrainStepper, microbatches: int, limit: int, most: int) -> str | None:
     state = stepper.abstract_state()
-    for program in largest_programs(gradient_programs(config, microbatches)):
+    for program in largest_programs(gradient_programs(config, microbatches))[: most or None]:
         compiled = compile_gradients(stepper, program, "")
         if compiled is None:
             return f"{_name(program)} needs more than the compiler may use"

@@ -105,7 +105,7 @@ def largest_programs(programs: list[GradientProgram]) -> list[GradientProgram]:
     largest: dict[str, GradientProgram] = {}
     for program in sorted(programs, key=lambda each: (each.batch["images"].size, each.batch["classes"].size)):
         largest[program.kind[1]] = program
-    return list(largest.values())
+    return sorted(largest.values(), key=lambda each: -each.batch["images"].size)
 
 
 def samples_to_try(batch_size: int, num_devices: int, most: int) -> Iterator[int]:
