@@ -16,7 +16,7 @@ from tarvis_jax import command_line
 _MODES = {
     "train": (
         [],
-        "config workdir finetune_from restore_weights restore_session "
+        "config workdir profile finetune_from restore_weights restore_session "
         "coordinator_address num_processes process_id".split(),
     ),
     "eval": (["workdir"], []),
@@ -44,6 +44,8 @@ def main(arguments: list[str]) -> None:
     overrides = [argument.lstrip("-") for argument in arguments if _is_override(argument)]
     parser = _parser()
     flags = parser.parse_args([argument for argument in arguments if not _is_override(argument)])
+    if flags.profile is not None:
+        overrides.append(f"config.train.profile={flags.profile}")
     if overrides and flags.config is None:
         raise ValueError(f"--{overrides[0]}: expected --config=FILE too, whose setting it changes")
     config = None
@@ -63,6 +65,7 @@ def main(arguments: list[str]) -> None:
     if flags.mode == "train":
         from tarvis_jax.commands.train import run_training
 
+        given.pop("profile", None)  # the config has it
         run_training(**given | {"config": config})
     elif flags.mode == "eval":
         from tarvis_jax.commands.evaluate import evaluate_workdir
@@ -113,6 +116,10 @@ def _parser() -> command_line.Parser:
     flags.add_argument("--finetune_from", metavar="RUN", help="weights and architecture of a run or another model")
     flags.add_argument("--restore_weights", metavar="WEIGHTS", help="weights of a workdir or .pth file")
     flags.add_argument("--restore_session", metavar="RUN", help="an interrupted run, by its own config and workdir")
+
+    flags = parser.add_argument_group("train: what it does beside")
+    steps = "write a trace of these steps for XProf to the workdir: 20:25 is the 21st to the 25th"
+    flags.add_argument("--profile", metavar="FIRST:END", help=steps)
 
     flags = parser.add_argument_group("train: several processes without a launcher (docs/multihost.md)")
     flags.add_argument("--coordinator_address", metavar="HOST:PORT", help="where process 0 runs, the same for all")

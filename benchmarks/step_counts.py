@@ -4,8 +4,9 @@
     python -m benchmarks.step_counts --tasks=instance --targets=40
 
 The data and the losses are those of `configs/finetune.py` (64 slots, 12544 points), the network is that of
-`configs/quickstart.py` with 128 instance queries: so small that the losses are most of a step. Prints one JSON object per task. The compiler
-counts the body of a loop once, however often it runs.
+`configs/quickstart.py` with 128 instance queries: so small that the losses are most of a step. Prints one JSON object
+per task; seconds are pairs of wall time and processor time, with tracing where it is compiled. The compiler counts the
+body of a loop once, however often it runs.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import time
 import jax
 import numpy as np
 
-from benchmarks.common import environment
+from benchmarks.common import environment, time_of
 from configs import finetune, quickstart
 from input_pipeline.batches import batch_shapes
 from tarvis_jax import tasks
@@ -70,17 +71,13 @@ def measure(config: Config, task: str, num_targets: int, steps: int) -> dict:
     batch = put_batch(make_batch(config, dataset, task, num_targets), 1, mesh)
     arguments = params, frozen, batch, random_key(0, mesh), np.int32(0)
     function = make_gradients(structure, tasks.objectives(config)[dataset.name, task])
+    wall, processor = time.perf_counter(), time.process_time()
     with jax.set_mesh(mesh):
-        start = time.perf_counter()
         lowered = jax.jit(function).lower(*arguments)
-        trace_s = time.perf_counter() - start
         compiled = lowered.compile()
-    compile_s = time.perf_counter() - start - trace_s
-    seconds = []
-    for _ in range(1 + steps):
-        start = time.perf_counter()
-        _, loss, _ = jax.block_until_ready(compiled(*arguments))
-        seconds.append(time.perf_counter() - start)
+    compile_seconds = time.perf_counter() - wall, time.process_time() - processor
+    _, loss, _ = compiled(*arguments)
+    seconds = [time_of(lambda: compiled(*arguments)) for _ in range(steps)]
     cost = compiled.cost_analysis()
     return {
         "task": task,
@@ -88,9 +85,8 @@ def measure(config: Config, task: str, num_targets: int, steps: int) -> dict:
         "images": list(batch["images"].shape[1:-1]),
         "targets": [num_targets, dataset.num_slots(task)],
         "loss": float(loss),
-        "step_s": round(statistics.median(seconds[1:]), 2),
-        "trace_s": round(trace_s, 1),
-        "compile_s": round(compile_s, 1),
+        "step_s": [round(statistics.median(column), 2) for column in zip(*seconds, strict=True)],
+        "compile_s": [round(each, 1) for each in compile_seconds],
         "gflops": round(cost["flops"] / 1e9, 1),
         "gbytes": round(cost["bytes accessed"] / 1e9, 2),
         "temp_mb": round(compiled.memory_analysis().temp_size_in_bytes / 1e6),

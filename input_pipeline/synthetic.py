@@ -14,9 +14,15 @@ two ranges must not meet; held-out videos do not depend on `seed`.
 import argparse
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
+import signal
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Sequence
 
 from input_pipeline import synthetic_writers
 from input_pipeline.config import DataConfig, SyntheticConfig
@@ -49,12 +55,78 @@ def prepare_data(
     Returns:
       `data`, with the folder of the videos as its workspace.
     """
-    if not synthetic.num_train:
-        return data
-    root = pathlib.Path(workdir).absolute() / "data"
-    if writes:
-        write_synthetic_workspace(root, **dataclasses.asdict(synthetic))
-    return dataclasses.replace(data, workspace=str(root))
+    with Preparation(data, synthetic, workdir, writes) as preparation:
+        return preparation.finish()
+
+
+class Preparation:
+    """`prepare_data` in a process of its own, so that there is time for something else until `finish`.
+
+    A context manager: on leaving, also before `finish`, nothing is written any more. The process ends with this one,
+    however this one ends.
+    """
+
+    def __init__(self, data: DataConfig, synthetic: SyntheticConfig, workdir: str | pathlib.Path, writes: bool = True):
+        """See `prepare_data`; ValueError at once where `write_synthetic_workspace` would raise one."""
+        self._data, self._process = data, None
+        if not synthetic.num_train:
+            return
+        self._root = pathlib.Path(workdir).absolute() / "data"
+        self._data = dataclasses.replace(data, workspace=str(self._root))
+        arguments = dataclasses.asdict(synthetic)
+        if writes and not _is_complete(self._root, _manifest(**arguments)):
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", "from input_pipeline import synthetic; synthetic.serve()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            )
+            self._process.stdin.write(json.dumps(arguments | {"root": str(self._root)}) + "\n")
+            self._process.stdin.flush()
+
+    def __enter__(self) -> "Preparation":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.stdin.close()
+            if self._process.wait():
+                shutil.rmtree(_part_of(self._root), ignore_errors=True)
+            self._process.stdout.close()
+
+    def finish(self) -> DataConfig:
+        """Returns when all is written; see `prepare_data`.
+
+        Raises:
+          OSError: a file cannot be written.
+        """
+        if self._process is not None:
+            message = self._process.stdout.read()
+            if status := self._process.wait():
+                raise OSError(
+                    f"{self._root}: the videos could not be written ({message.strip() or f'status {status}'})"
+                )
+        return self._data
+
+
+def serve() -> None:
+    """The life of the process of a `Preparation`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal; the caller decides
+    arguments = json.loads(sys.stdin.readline())
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    try:
+        write_synthetic_workspace(**arguments)
+    except OSError as error:
+        print(error)
+        sys.stdout.flush()
+        os._exit(1)
+    os._exit(0)  # at once: a thread waits in `sys.stdin`
+
+
+def _exit_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)  # returns when the other end is closed
+    os._exit(1)
 
 
 def write_synthetic_workspace(
@@ -83,6 +155,37 @@ def write_synthetic_workspace(
       ValueError: an argument out of range, seed ranges that meet, or a folder with something else in it.
     """
     root = pathlib.Path(root)
+    manifest = _manifest(num_train, num_val, num_frames, height, width, seed, val_seed, datasets)
+    if _is_complete(root, manifest):
+        return root
+    part = _part_of(root)  # of an earlier run that was killed, or of this one
+    shutil.rmtree(part, ignore_errors=True)
+    for index, name in enumerate(DATASETS):
+        for split, first, count in (("train", seed, num_train), ("val", val_seed, num_val)):
+            if name in datasets:
+                videos = (draw_video((index, first + i), num_frames, height, width) for i in range(count))
+                DATASETS[name](part, split, videos)
+    (part / MANIFEST).write_text(json.dumps(manifest))
+    part.rename(root)
+    return root
+
+
+def _part_of(root: pathlib.Path) -> pathlib.Path:
+    """The folder while it is not complete."""
+    return root.with_name(f"{root.name}.part")
+
+
+def _manifest(
+    num_train: int,
+    num_val: int,
+    num_frames: int,
+    height: int,
+    width: int,
+    seed: int,
+    val_seed: int,
+    datasets: Sequence[str] = tuple(DATASETS),
+) -> dict:
+    """What the folder of these arguments says that it holds; ValueErrors are those of `write_synthetic_workspace`."""
     unknown = [name for name in datasets if name not in DATASETS]
     if unknown or not datasets:
         raise ValueError(f"datasets: expected names out of {list(DATASETS)}, found {unknown or 'none'}")
@@ -96,7 +199,7 @@ def write_synthetic_workspace(
             f"training and held-out videos would share seeds: {seed}..{seed + num_train - 1} and "
             f"{val_seed}..{val_seed + num_val - 1}"
         )
-    manifest = {
+    return {
         "version": VERSION,
         "num_train": num_train,
         "num_val": num_val,
@@ -107,22 +210,17 @@ def write_synthetic_workspace(
         "val_seed": val_seed,
         "datasets": list(datasets),
     }
-    if root.exists() and any(root.iterdir()):
-        file = root / MANIFEST
-        found = json.loads(file.read_text()) if file.is_file() else "no complete synthetic data"
-        if found == manifest:
-            return root
+
+
+def _is_complete(root: pathlib.Path, manifest: dict) -> bool:
+    """Whether the folder holds what `manifest` says; ValueError if it holds something else."""
+    if not root.exists() or not any(root.iterdir()):
+        return False
+    file = root / MANIFEST
+    found = json.loads(file.read_text()) if file.is_file() else "no complete synthetic data"
+    if found != manifest:
         raise ValueError(f"{root}: expected an empty folder or the data of {manifest}, found {found}")
-    part = root.with_name(f"{root.name}.part")  # of an earlier run that was killed, or of this one
-    shutil.rmtree(part, ignore_errors=True)
-    for index, name in enumerate(DATASETS):
-        for split, first, count in (("train", seed, num_train), ("val", val_seed, num_val)):
-            if name in datasets:
-                videos = (draw_video((index, first + i), num_frames, height, width) for i in range(count))
-                DATASETS[name](part, split, videos)
-    (part / MANIFEST).write_text(json.dumps(manifest))
-    part.rename(root)
-    return root
+    return True
 
 
 def main(arguments: list[str]) -> None:

@@ -23,6 +23,11 @@ def num_planes(num_slots: int) -> int:
     return -(-num_slots // 8)
 
 
+def may_be_id_map(num_slots: int) -> bool:
+    """Whether so many slots are ever packed as an id map; see `pack_masks`."""
+    return 8 < num_slots <= _MOST_IDS
+
+
 def padded_targets(
     clip: Clip, classes: np.ndarray, bucket: tuple[int, int], max_instances: int, num_classes: int, where: str
 ) -> dict[str, np.ndarray]:
@@ -85,7 +90,7 @@ def pack_masks(layers: IdLayers, num_slots: int) -> dict[str, np.ndarray]:
       targets overlap, where one plane holds all slots (it is as small as an id map), and where an id has more than 8
       bits.
     """
-    if len(layers.maps) == 1 and 8 < num_slots <= _MOST_IDS:
+    if len(layers.maps) == 1 and may_be_id_map(num_slots):
         return {"id_map": layers.maps[0]}
     planes = sum(bit_planes(layer, num_slots) for layer in layers.maps)  # a target is in one layer at each pixel
     return {"bit_planes": planes}

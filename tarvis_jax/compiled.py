@@ -1,9 +1,16 @@
-"""Programs compiled ahead of time: one cache for training and inference, which counts and times what it compiles."""
+"""Programs compiled ahead of time: one cache for training and inference, which counts and times what it compiles.
+
+Within a process it is `Programs`; from one process to the next it is a folder, which `keep_between_runs` chooses.
+"""
 
 import contextlib
+import dataclasses
+import os
+import pathlib
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import jax
@@ -11,6 +18,16 @@ import numpy as np
 from absl import logging
 
 REPEAT_SECONDS = 30.0  # how often a long compilation is announced again
+AUTO = "auto"  # as the folder of compiled programs: the user's own
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A program to compile: its key, what traces and lowers it, and what the log calls it."""
+
+    key: Hashable
+    lower: Callable[[], jax.stages.Lowered]
+    description: str
 
 
 class Programs:
@@ -43,6 +60,64 @@ class Programs:
     def all(self) -> list[jax.stages.Compiled]:
         """What was compiled so far, in this order."""
         return list(self._compiled.values())
+
+    def compile_all(self, requests: Sequence[Request]) -> None:
+        """Compiles the programs that are not there yet side by side, as many at once as there are cores.
+
+        Lowering is Python's work, so it happens in this thread, one program after the other; the compiler works in
+        other threads meanwhile. The log of process 0 has a line for each program that is done.
+        """
+        missing = {request.key: request for request in requests if request.key not in self._compiled}
+        if not missing:
+            return
+        start, total = time.monotonic(), len(missing)
+
+        def compile_one(lowered: jax.stages.Lowered) -> tuple[Any, float]:
+            since = time.monotonic()
+            return lowered.compile(), time.monotonic() - since
+
+        with _announced(f"{total} programs side by side"), ThreadPoolExecutor(num_cores()) as pool:
+            try:
+                running = {pool.submit(compile_one, each.lower()): each for each in missing.values()}
+                for number, future in enumerate(as_completed(running), start=1):
+                    request = running[future]
+                    self._compiled[request.key], seconds = future.result()
+                    self.num_compilations += 1
+                    if jax.process_index() == 0:
+                        logging.info("%d of %d compiled (%.1f s): %s", number, total, seconds, request.description)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        self.compile_seconds += time.monotonic() - start
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_between_runs(folder: str = AUTO) -> None:
+    """From here on JAX keeps compiled programs in a folder and takes them from there, also those of other processes.
+
+    Several processes may share it: entries are found by a digest of the program, the compiler, its options and the
+    device, of the processes of a run the first alone writes, and an entry that cannot be read is compiled anew.
+
+    Args:
+      folder: `AUTO`: that of the environment variable JAX_COMPILATION_CACHE_DIR, or else "tarvis_jax" in the user's
+        folder for caches (XDG_CACHE_HOME, or ~/.cache). "": none. A folder that cannot be made is none, and a warning
+        says so.
+    """
+    if folder == AUTO:
+        caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(pathlib.Path(caches) / "tarvis_jax")
+    if folder and "://" not in folder:  # in a bucket there is nothing to make
+        folder = str(pathlib.Path(folder).expanduser().absolute())
+        try:
+            pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            logging.warning("compiled programs are not kept for later runs: %s (train.compilation_cache)", error)
+            folder = ""
+    jax.config.update("jax_compilation_cache_dir", folder or None)
 
 
 @contextlib.contextmanager

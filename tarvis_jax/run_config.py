@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
@@ -63,6 +64,10 @@ class TrainConfig:
       demo_videos: this many held-out videos per task are drawn as overlay videos at the end.
       tensorboard: write TensorBoard summaries beside metrics.jsonl.
       wandb_project: Weights & Biases project; "" does not use it.
+      compilation_cache: a folder in which compiled programs are kept for later runs, on a disk or in a bucket. "auto":
+        that of JAX_COMPILATION_CACHE_DIR, or else tarvis_jax in the user's folder for caches (XDG_CACHE_HOME, or
+        ~/.cache). "": none.
+      profile: the steps that a trace is written of, in workdir/profile: "20:25" is the 21st to the 25th. "": none.
     """
 
     num_steps: Annotated[int, Range(1, 10**9)] = 90_000
@@ -86,9 +91,19 @@ class TrainConfig:
     demo_videos: Annotated[int, Range(0, 10**6)] = 0
     tensorboard: bool = True
     wandb_project: Annotated[str, Text(200)] = ""
+    compilation_cache: _Path = "auto"
+    profile: Annotated[str, Text(100)] = ""
 
     def __post_init__(self):
         check_fields(self)
+        if self.profile and not self.profiled_steps:
+            raise_problems([f'profile: expected "FIRST:END" with FIRST below END, found {self.profile!r}'])
+
+    @property
+    def profiled_steps(self) -> range:
+        """The steps of `profile`, numbered from 0."""
+        found = re.fullmatch(r"(\d{1,9}):(\d{1,9})", self.profile)
+        return range(*map(int, found.groups())) if found else range(0)
 
     @property
     def mesh_fsdp_devices(self) -> int:

@@ -9,6 +9,7 @@ import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # commands under test leave the user's folder alone
 if os.environ["JAX_PLATFORMS"] == "cpu":
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # see tests/xla_flags.py
 

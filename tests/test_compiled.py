@@ -2,8 +2,10 @@
 
 import re
 import time
+import types
 from collections.abc import Callable
 
+import jax
 import pytest
 from absl import logging
 
@@ -50,6 +52,74 @@ def test_a_long_compilation_is_announced_again(lines, monkeypatch):
     assert len(repeated) >= 2 and all(re.fullmatch(r"still compiling the update \(\d+ s\)", line) for line in repeated)
     time.sleep(0.1)
     assert lines[-1].startswith("compiled in ")  # the thread has ended
+
+
+def test_programs_are_compiled_side_by_side(lines, monkeypatch):
+    monkeypatch.setattr(compiled, "num_cores", lambda: 2)
+    begun: list[int] = []
+
+    class Waiting(FakeLowered):
+        """Is compiled when the other one is being compiled, too."""
+
+        def __init__(self, value: int):
+            super().__init__(value, lambda: len(begun) == 2)
+
+        def compile(self):
+            begun.append(self._value)
+            return super().compile()
+
+    programs = compiled.Programs()
+    programs.get("c", lambda: FakeLowered(3))
+    requests = [compiled.Request(key, lambda v=v: Waiting(v), f"number {v}") for v, key in enumerate("ab")]
+    requests += [requests[0], compiled.Request("c", lambda: pytest.fail("it is there"), "")]
+    programs.compile_all(requests)
+    programs.compile_all(requests)  # nothing is left to do
+    assert programs.num_compilations == 3 and sorted(begun) == [0, 1]
+    assert [programs.get(key, pytest.fail)() for key in "abc"] == [0, 1, 3]
+    assert lines[0] == "compiling 2 programs side by side" and lines[-1].endswith("s: 2 programs side by side")
+    assert sorted(re.fullmatch(r"(\d) of 2 compiled \(\d+\.\d s\): number \d", line)[1] for line in lines[1:-1]) == [
+        "1",
+        "2",
+    ]
+
+
+def test_a_program_that_cannot_be_compiled_ends_the_others(lines):
+    def fail():
+        raise RuntimeError("out of memory")
+
+    programs = compiled.Programs()
+    lowered = types.SimpleNamespace(compile=fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        programs.compile_all([compiled.Request("a", lambda: lowered, "the update")])
+    assert programs.num_compilations == 0
+
+
+@pytest.fixture
+def cache_setting():
+    before = jax.config.jax_compilation_cache_dir
+    yield lambda: jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_where_programs_are_kept(tmp_path, monkeypatch, cache_setting):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    compiled.keep_between_runs()
+    assert cache_setting() == str(tmp_path / "caches" / "tarvis_jax") and (tmp_path / "caches" / "tarvis_jax").is_dir()
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "of_jax"))
+    compiled.keep_between_runs()
+    assert cache_setting() == str(tmp_path / "of_jax")
+    compiled.keep_between_runs(str(tmp_path / "given"))
+    assert cache_setting() == str(tmp_path / "given") and (tmp_path / "given").is_dir()
+    compiled.keep_between_runs("gs://bucket/programs")
+    assert cache_setting() == "gs://bucket/programs"
+    compiled.keep_between_runs("")
+    assert cache_setting() is None
+    warnings = []
+    monkeypatch.setattr(logging, "warning", lambda text, *values: warnings.append(text % values))
+    (tmp_path / "file").touch()
+    compiled.keep_between_runs(str(tmp_path / "file" / "folder"))
+    assert cache_setting() is None and "compiled programs are not kept for later runs" in warnings[0]
 
 
 def test_a_compilation_that_fails_is_not_announced_further(lines, monkeypatch):

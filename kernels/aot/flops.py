@@ -35,7 +35,9 @@ def count_flops(jaxpr: Jaxpr | ClosedJaxpr) -> int:
         else:
             times = params["length"] if name == "scan" else 1
             if name == "shard_map":
-                axes = params["newly_manual_axes" if "newly_manual_axes" in params else "manual_axes"]  # JAX 0.10, later
+                axes = params[
+                    "newly_manual_axes" if "newly_manual_axes" in params else "manual_axes"
+                ]  # JAX 0.10, later
                 times = math.prod(params["mesh"].shape[axis] for axis in axes)
             total += times * sum(count_flops(inner) for inner in _inner(params))
     return total

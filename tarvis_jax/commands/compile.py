@@ -176,7 +176,7 @@ def _candidates(config: Config, num_devices: int) -> Iterator[Config]:
 def _first_problem(config: Config, stepper: TrainStepper, microbatches: int, limit: int, most: int) -> str | None:
     state = stepper.abstract_state()
     for program in largest_programs(gradient_programs(config, microbatches))[: most or None]:
-        compiled = compile_gradients(stepper, program, "")
+        compiled = compile_gradients(stepper, program)
         if compiled is None:
             return f"{_name(program)} needs more than the compiler may use"
         needs = step_memory(compiled, state).total
@@ -194,7 +194,7 @@ def _rows(config: Config, stepper: TrainStepper, most: int) -> Iterator[Row]:
     others = sorted((each for each in listed if each not in first), key=lambda each: -each.batch["images"].size)
     for program in itertools.islice([*first, *others], most or None):
         start = time.monotonic()
-        compiled = compile_gradients(stepper, program, "")
+        compiled = compile_gradients(stepper, program)
         if compiled is None:
             raise DoesNotFitError(f"{_name(program)} needs more than the compiler may use")
         seconds = time.monotonic() - start

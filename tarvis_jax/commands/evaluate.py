@@ -3,6 +3,7 @@
 import pathlib
 
 from input_pipeline.synthetic import prepare_data
+from tarvis_jax.compiled import keep_between_runs
 from tarvis_jax.config import to_plain
 from tarvis_jax.evaluation.held_out import Scores, evaluate_predictor, write_table
 from tarvis_jax.inference.predictor import Predictor
@@ -26,6 +27,7 @@ def evaluate_workdir(workdir: pathlib.Path | str) -> Scores:
     if opened.run is None:
         raise ValueError(f"{workdir}: expected the workdir of a training run, found a model without a run's config")
     config = settle(opened.run)
+    keep_between_runs(config.train.compilation_cache)
     predictor = Predictor(config.model, opened.variables)
     data = prepare_data(config.data, config.synthetic, workdir)
     folder = workdir / "eval" / "final"

@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 
 from tarvis_jax.api import load
+from tarvis_jax.compiled import keep_between_runs
 from tarvis_jax.inference.video import segment_video
 from tarvis_jax.masks import rle
 from tarvis_jax.results.target import Target
@@ -29,6 +30,7 @@ def segment_input(checkpoint: str, input_path: str, output: str, dataset: str, t
     Raises:
       ValueError: unknown dataset, unreadable input or targets.
     """
+    keep_between_runs()
     given = read_targets(targets) if targets else ()
     model = load(checkpoint)
     if dataset not in model.datasets:

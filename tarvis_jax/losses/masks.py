@@ -1,9 +1,9 @@
 """Binary cross-entropy and dice of binary masks on uncertain points, computed for real pairs alone.
 
 Batches have many more slots than targets: 64 for 5 are common. The pairs of all layers and clips make one list, which a
-loop takes in blocks, as often as there are blocks; each device has a list and a loop of its own. Reverse differentiation
-knows no loop whose length is decided while it runs. The loop therefore computes the gradient together with the loss
-and keeps it for the backward pass, where it would be computed from the same points in any case.
+loop takes in blocks, as often as there are blocks; each device has a list and a loop of its own. JAX cannot
+differentiate a loop whose length is decided while it runs. The loop therefore computes the gradient together with the
+loss and keeps it for the backward pass.
 """
 
 import functools
@@ -55,6 +55,7 @@ def mask_terms(
     return sigmoid_cross_entropy(logits, labels), dice(logits, labels)
 
 
+@jax.named_scope("mask_losses")
 def pair_losses(
     mask_logits: jax.Array,
     masks: jax.Array,
@@ -78,8 +79,8 @@ def pair_losses(
       weights: of cross-entropy and dice in their sum.
 
     Returns:
-      (weighted sum, cross-entropy, dice), float32 [L, B, N], means over frames; 0 where there is no pair. Only the first
-      has a gradient, with regard to `mask_logits`.
+      (weighted sum, cross-entropy, dice), float32 [L, B, N], means over frames; 0 where there is no pair. Only the
+      first has a gradient, with regard to `mask_logits`.
     """
     inputs = masks, queries, targets, is_pair, draws
     total, cross_entropy, dice_loss = _pair_losses(config, weights, mask_logits, inputs)

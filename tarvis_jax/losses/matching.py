@@ -186,6 +186,7 @@ def assign(costs: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.zeros(num_targets, jnp.int32).at[order].set(end.column_of_row), end.step
 
 
+@jax.named_scope("matching")
 def match(costs: jax.Array, valid: jax.Array) -> Matching:
     """Pairs queries and targets at minimum total cost.
 
@@ -222,6 +223,7 @@ def all_finite(costs: jax.Array, valid: jax.Array) -> jax.Array:
     return jnp.all(jnp.isfinite(costs) | ~valid[..., None, :])
 
 
+@jax.named_scope("matching_costs")
 def matching_costs(
     mask_logits: jax.Array,
     class_logits: jax.Array,

@@ -84,6 +84,7 @@ def _point_terms(
     return terms
 
 
+@jax.named_scope("semantic_loss")
 def instance_semantic_loss(
     mask_logits: jax.Array,
     masks: jax.Array,
@@ -155,6 +156,7 @@ def _dense_terms(mask_logits, semantic_map, ignore_mask, config):
     return {"ce": worst.mean(), "total": config.panoptic_semantic_weight * worst.mean()}
 
 
+@jax.named_scope("semantic_loss")
 def semantic_loss(
     mask_logits: jax.Array,
     semantic_map: jax.Array,

@@ -58,8 +58,11 @@ class TarViS(nnx.Module):
             raise ValueError(
                 f"images: expected shape [B, T, H, W, 3] with H and W multiples of {divisor}, found {images.shape}"
             )
-        return self.neck(self.backbone_features(images, rng_keys))
+        features = self.backbone_features(images, rng_keys)
+        with jax.named_scope("neck"):
+            return self.neck(features)
 
+    @jax.named_scope("backbone")
     def backbone_features(self, images: jax.Array, rng_keys: jax.Array | None = None) -> dict[int, jax.Array]:
         """What `features` gives to the temporal neck: {stride: [B, T, H/stride, W/stride, D]} for 4, 8, 16, 32."""
         B, T = images.shape[:2]
@@ -79,6 +82,7 @@ class TarViS(nnx.Module):
         """
         return self.queries.class_query_set(dataset, batch_size)
 
+    @jax.named_scope("object_encoder")
     def encode_objects(self, pyramid: dict[int, jax.Array], **objects: jax.Array | int | None) -> ObjectQueries:
         """Queries of targets given by masks or points; the arguments are those of `ObjectEncoder.__call__`."""
         return self.object_encoder(pyramid, **objects)
@@ -87,6 +91,7 @@ class TarViS(nnx.Module):
         """Queries for VOS and PET: groups background_vos, vos (the q slots of an object next to each other)."""
         return self.queries.exemplar_query_set(objects)
 
+    @jax.named_scope("decoder")
     def decode(self, pyramid: dict[int, jax.Array], query_set: QuerySet, *, all_layers: bool = True) -> Predictions:
         """Masks and classes of the queries; after every decoder layer, or after the last one only (L = 1)."""
         return self.decoder(pyramid, query_set, all_layers=all_layers)

@@ -1,5 +1,6 @@
 """The training loop, top to bottom: what it calls returns values and never decides what comes next."""
 
+import contextlib
 import dataclasses
 import pathlib
 from collections import defaultdict
@@ -14,22 +15,26 @@ from input_pipeline.bad_records import SKIP, LeftOut, summary
 from input_pipeline.batches import BatchInfo, read_videos, require_data, train_batches
 from input_pipeline.config import DataConfig
 from input_pipeline.mixture import with_buckets
-from input_pipeline.recorded import read_recorded_batches
+from input_pipeline.recorded import read_recorded_batches, with_recorded_buckets
 from input_pipeline.records import VideoRecord
-from input_pipeline.synthetic import prepare_data
+from input_pipeline.synthetic import Preparation
+from tarvis_jax.compiled import keep_between_runs
 from tarvis_jax.config import save_json, to_plain
 from tarvis_jax.evaluation import held_out
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.parallel import distributed
 from tarvis_jax.parallel.mesh import make_mesh, samples_of_process
 from tarvis_jax.run_config import CONFIG_FILE, Config, TrainConfig
+from tarvis_jax.train.ahead import RunAhead
 from tarvis_jax.train.interruption import InterruptedRun, Interruption
 from tarvis_jax.train.memory import choose_microbatches
 from tarvis_jax.train.metrics import MetricWriter, read_metrics
+from tarvis_jax.train.profiling import Profiler
+from tarvis_jax.train.programs import gradient_programs
 from tarvis_jax.train.progress import Progress
 from tarvis_jax.train.state import TrainState, from_items, replace_weights, to_items
 from tarvis_jax.train.step import TrainStepper, make_stepper
-from tarvis_jax.train.transfer import to_devices
+from tarvis_jax.train.transfer import prepare_transfer, to_devices
 from tarvis_jax.visualize.run_report import write_training_report
 from tarvis_jax.weights.backbone_files import find_initial_weights
 from tarvis_jax.weights.checkpoints import Checkpoints
@@ -50,6 +55,7 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
       NotFiniteError: the loss, a gradient or a parameter is not finite; the last good checkpoint stays.
     """
     workdir = pathlib.Path(workdir)
+    keep_between_runs(config.train.compilation_cache)
     is_main = jax.process_index() == 0
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints, create=True)
     distributed.check_agreement({"config": to_plain(config), "newest checkpoint": checkpoints.latest_step})
@@ -58,16 +64,19 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
         require_data(config.data)
     source = find_initial_weights(config) if checkpoints.latest_step is None else None
     stepper = make_stepper(config, make_mesh(fsdp_devices=config.train.mesh_fsdp_devices))
-    state = _begin(config, workdir, stepper, checkpoints, source)
-    data = prepare_data(config.data, config.synthetic, workdir, writes=is_main)
+    with Preparation(config.data, config.synthetic, workdir, writes=is_main) as preparation:
+        state = _begin(config, workdir, stepper, checkpoints, source)
+        if all(dataset.buckets for dataset in config.data.datasets if dataset.weight):
+            _compile_steps(config, config.data, stepper)
+        data = preparation.finish()
     distributed.wait_for_all("data")
     start_step = int(state.step)
     left_out = LeftOut()
     videos = [] if data.recorded else read_videos(data, left_out)
     data = data if data.recorded else with_buckets(data, videos)
-    microbatches = choose_microbatches(dataclasses.replace(config, data=data), stepper)
+    microbatches = choose_microbatches(_with_sizes(config, data), stepper)
     rows = samples_of_process(config.data.batch_size, microbatches, stepper.mesh)
-    batches = _batches(data, videos, start_step, rows, left_out)
+    host_batches = _batches(data, videos, start_step, rows, left_out)
     workdir.mkdir(parents=True, exist_ok=True)
     if is_main:  # not before: a config that does not fit the folder's checkpoint or data leaves the run as it was
         save_json(workdir / CONFIG_FILE, config)
@@ -88,21 +97,12 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
         # The run may have ended before it was.
         _evaluate_if_due(evaluator, stepper.gathered(state), start_step, config.train)
         pending = checkpoints.restore_interval() if start_step else []
-        progress = Progress(dataclasses.replace(config, data=data), stepper.programs)
-        state = _run_steps(
-            config,
-            stepper,
-            state,
-            batches,
-            microbatches,
-            checkpoints,
-            writer,
-            evaluator,
-            progress,
-            left_out,
-            interruption,
-            pending,
-        )
+        with RunAhead(host_batches, lambda each: (each[0], to_devices(each[1], microbatches, stepper.mesh))) as batches:
+            _compile_steps(config, data, stepper)
+            log = _Log(config, writer, Progress(config, stepper.programs), left_out, pending)
+            profiler = Profiler(config.train.profiled_steps, workdir)
+            with contextlib.closing(profiler):
+                state = _run_steps(config, stepper, state, batches, checkpoints, evaluator, log, interruption, profiler)
         checkpoints.close()
         interruption.listen()
         state = stepper.gathered(state)
@@ -142,6 +142,20 @@ def _begin(
     return replace_weights(state, params, frozen)
 
 
+def _compile_steps(config: Config, data: DataConfig, stepper: TrainStepper) -> None:
+    """All programs of the run's steps, so far as they have not been compiled; `data`: the mixture with its buckets."""
+    config = _with_sizes(config, data)
+    programs = gradient_programs(config, choose_microbatches(config, stepper))
+    stepper.compile_ahead(programs)
+    for program in programs:
+        prepare_transfer(program.batch, stepper.mesh)
+
+
+def _with_sizes(config: Config, data: DataConfig) -> Config:
+    """`config` with `data`, and with the sizes of recorded batches, which only their file knows."""
+    return dataclasses.replace(config, data=with_recorded_buckets(data) if data.recorded else data)
+
+
 def _batches(
     data: DataConfig, videos: list[list[VideoRecord]], start_step: int, rows: list[int], left_out: LeftOut
 ) -> Iterator[tuple[BatchInfo, dict[str, np.ndarray]]]:
@@ -155,33 +169,27 @@ def _run_steps(
     config: Config,
     stepper: TrainStepper,
     state: TrainState,
-    batches: Iterator[tuple[BatchInfo, dict[str, np.ndarray]]],
-    microbatches: int,
+    batches: Iterator[tuple[BatchInfo, dict[str, jax.Array]]],
     checkpoints: Checkpoints,
-    writer: MetricWriter,
     evaluator: "_Evaluator",
-    progress: Progress,
-    left_out: LeftOut,
+    log: "_Log",
     interruption: Interruption,
-    pending: list[tuple[str, dict[str, Any]]],
+    profiler: Profiler,
 ) -> TrainState:
-    """All steps that are left. The device works on step i while the host fetches the batch of step i + 1.
-
-    `pending`: dataset and metrics of the steps since the last entry of the log; those of a resumed run are numbers.
-    """
+    """All steps that are left. What the host wants to know of a step it asks when the next one has been started."""
     settings = config.train
-    num_pending = 0  # of this session
     previous = None  # (kind, batch, metrics) of the step before, for the guard
     for step in range(int(state.step), settings.num_steps):
-        with progress.waiting():
-            info, host_batch = next(batches)
-        batch = to_devices(host_batch, microbatches, stepper.mesh)
+        profiler.before(step)
+        with log.progress.waiting():
+            info, batch = next(batches)
         state, metrics = stepper(info.kind, state, batch)
+        profiler.after(step, metrics["is_finite"])
         interruption.listen()
-        pending.append((info.dataset, metrics))
-        num_pending += 1
         if previous is not None:
             _check_finite(stepper, state, step - 1, *previous)
+        log.write_entry()
+        log.add(info.dataset, metrics)
         previous = (info.kind, batch, metrics["is_finite"])
 
         done = step + 1
@@ -192,25 +200,68 @@ def _run_steps(
         if saves or evaluates:
             _check_finite(stepper, state, step, *previous)  # nothing bad is ever saved
         if is_last or _is_due(done, settings.log_steps):
-            scalars = _average(pending) | progress.rates(num_pending)
-            pending.clear()
-            num_pending = 0
-            if config.data.on_bad_record == SKIP:
-                scalars |= left_out.scalars()
-            writer.write(done, scalars)
-            if jax.process_index() == 0:
-                progress.log(done, scalars)
+            log.end_entry(done)
+        if saves or evaluates:
+            log.write_entry()  # a run that goes on from here does not write it
         if saves:
-            checkpoints.save(done, *to_items(state), to_plain(config), _numbers(pending))
+            checkpoints.save(done, *to_items(state), to_plain(config), _numbers(log.pending))
         if is_interrupted:
             checkpoints.close()
             raise InterruptedRun(
                 f"ended by SIGTERM at step {done}, which is saved; the same command goes on from there"
             )
         if evaluates:
-            with progress.paused():
+            with log.progress.paused():
                 _evaluate_if_due(evaluator, stepper.gathered(state), done, settings)
     return state
+
+
+class _Log:
+    """Entries of the log, each of the steps since the one before.
+
+    An entry is written after the step that follows it has been started, so that the devices have something to do while
+    the host waits for its numbers.
+
+    Attributes:
+      progress: the clock of the run.
+      pending: dataset and metrics of the steps that are in no entry yet.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        writer: MetricWriter,
+        progress: Progress,
+        left_out: LeftOut,
+        pending: list[tuple[str, dict[str, Any]]],
+    ):
+        """`pending`: of a resumed run, as numbers."""
+        self._writer, self.progress, self.pending = writer, progress, pending
+        self._left_out = left_out if config.data.on_bad_record == SKIP else None
+        self._num_steps = 0  # of this session that are pending
+        self._entry: tuple[int, list[tuple[str, dict[str, Any]]], int] | None = None
+
+    def add(self, dataset: str, metrics: dict[str, jax.Array]) -> None:
+        """Notes a step; nothing is read."""
+        self.pending.append((dataset, metrics))
+        self._num_steps += 1
+
+    def end_entry(self, step: int) -> None:
+        """The steps that are pending are those of the entry of `step`."""
+        self._entry = step, self.pending, self._num_steps
+        self.pending, self._num_steps = [], 0
+
+    def write_entry(self) -> None:
+        """Writes the entry that has ended, if there is one."""
+        if self._entry is None:
+            return
+        (step, of_steps, num_steps), self._entry = self._entry, None
+        scalars = _average(of_steps) | self.progress.rates(num_steps)
+        if self._left_out is not None:
+            scalars |= self._left_out.scalars()
+        self._writer.write(step, scalars)
+        if jax.process_index() == 0:
+            self.progress.log(step, scalars)
 
 
 def _evaluate_if_due(evaluator: "_Evaluator", state: TrainState, step: int, settings: TrainConfig) -> None:

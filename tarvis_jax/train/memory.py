@@ -85,18 +85,15 @@ def memory_of(device: jax.Device) -> int | None:
     return stats.get("bytes_limit") or (chip and chip.memory_bytes)
 
 
-def compile_gradients(stepper: TrainStepper, program: GradientProgram, description: str) -> jax.stages.Compiled | None:
+def compile_gradients(stepper: TrainStepper, program: GradientProgram) -> jax.stages.Compiled | None:
     """The compiled program, kept in `stepper.programs`; None if the compiler says that memory does not suffice."""
+    request = stepper.gradients_request(program.kind, program.batch)
     try:
-        return stepper.programs.get(
-            stepper.gradients_key(program.kind, program.batch),
-            lambda: stepper.lower(stepper.trace_gradients(program.kind, program.batch)),
-            description,
-        )
+        return stepper.programs.get(request.key, request.lower, request.description)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        logging.info("%s: %s", description, str(error).partition("\n")[0])
+        logging.info("%s: %s", request.description, str(error).partition("\n")[0])
         return None
 
 
@@ -158,7 +155,7 @@ def _all_fit(
 ) -> bool:
     for program in largest_programs(gradient_programs(config, microbatches)):
         name = f"{' '.join(program.kind)} with {samples} samples on a device at once"
-        compiled = compile_gradients(stepper, program, name)
+        compiled = compile_gradients(stepper, program)
         needs = None if compiled is None else step_memory(compiled, state).total
         fits = needs is not None and needs <= limit
         shown = "more" if needs is None else f"{needs / _GIB:.2f}"

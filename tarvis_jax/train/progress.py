@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 
 from absl import logging
 
-from input_pipeline.batches import batch_shapes
-from tarvis_jax import tasks
 from tarvis_jax.compiled import Programs
 from tarvis_jax.run_config import Config
 
@@ -28,7 +26,6 @@ class Progress:
         self._num_steps = config.train.num_steps
         self._datasets = [dataset.name for dataset in config.data.datasets]
         self._labels = short_names(self._datasets)
-        self._num_programs = num_programs(config)
         self._programs, self._now = programs, now
         self._num_lines = 0
         self._steps, self._busy = 0, 0.0  # of all intervals so far
@@ -67,16 +64,8 @@ class Progress:
         return rates
 
     def seconds_left(self, step: int) -> float:
-        """From `step` to the last step, without evaluations: steps and compilations.
-
-        Steps take the mean time of those so far. The programs that are still to be compiled are those of the mixture
-        (`num_programs`) less those that were, at most one a step; each takes the mean time of compiling so far. A size
-        of clip that never comes up is never compiled: until all have been, this is an upper estimate.
-        """
-        steps = self._num_steps - step
-        programs = min(max(self._num_programs - self._programs.num_compilations, 0), steps)
-        compiling = self._programs.compile_seconds / max(self._programs.num_compilations, 1)
-        return steps * self._busy / max(self._steps, 1) + programs * compiling
+        """From `step` to the last step at the mean time of the steps so far, without evaluations."""
+        return (self._num_steps - step) * self._busy / max(self._steps, 1)
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes a line for `step`; `scalars`: the metrics of the interval, those of `rates` among them."""
@@ -107,21 +96,6 @@ class Progress:
         cells += [f"{loss:>{max(len(label), 6)}}" for loss, label in zip(losses, self._labels, strict=True)]
         widths = (7, 7, 7, 4, 8)
         return "  ".join(cells + [f"{text:>{width}}" for text, width in zip(others, widths, strict=True)])
-
-
-def num_programs(config: Config) -> int:
-    """How many programs a run compiles if its clips take every size: gradients for each pair of an objective and the
-    shapes of a batch (datasets that are trained alike share them), and the update. A dataset whose buckets are not
-    known (those of recorded batches) counts as one shape."""
-    objectives = tasks.objectives(config)
-    trained = [dataset for dataset in config.data.datasets if dataset.weight]
-    gradients = {
-        (objectives[dataset.name, task], tuple(batch_shapes(config.data, dataset, bucket, task).items()))
-        for dataset in trained
-        for task in dataset.task_shares
-        for bucket in dataset.buckets
-    }
-    return len(gradients) + sum(not dataset.buckets for dataset in trained) + 1
 
 
 def short_names(names: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ they must know of the whole batch (the number of targets) is computed first, and
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,13 +16,14 @@ import optax
 from jax.sharding import Mesh
 
 from tarvis_jax import tasks
-from tarvis_jax.compiled import Programs, shapes_of
+from tarvis_jax.compiled import Programs, Request, shapes_of
 from tarvis_jax.model.structure import Arrays, ModelStructure
 from tarvis_jax.parallel.mesh import microbatch_sharding, replicated
 from tarvis_jax.parallel.sharding import GATHERED, gather, shardings_of
 from tarvis_jax.run_config import Config
 from tarvis_jax.tasks.objective import Batch, Objective
 from tarvis_jax.train.optimizer import learning_rate_at, make_optimizer
+from tarvis_jax.train.programs import GradientProgram
 from tarvis_jax.train.state import TrainState, abstract_state, initial_state
 from tarvis_jax.train.transfer import expand
 
@@ -53,6 +54,7 @@ def make_update(
     not finite the state stays as it was, but for `is_healthy`.
     """
 
+    @jax.named_scope("update")
     def update(state: TrainState, grads: Arrays, loss: jax.Array) -> tuple[TrainState, Metrics]:
         grad_norm = optax.global_norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -218,17 +220,30 @@ class TrainStepper:
 
         Metrics: those of `make_update`, "loss", and the terms as `summarize` names them.
         """
-        grads, loss, metrics = self.programs.get(
-            self.gradients_key(kind, batch),
-            lambda: self.lower(self.trace_gradients(kind, batch)),
-            f"gradients of {' '.join(kind)}, images {'x'.join(map(str, batch['images'].shape[:-1]))}",
-        )(state.params, state.frozen, dict(batch), self._key, state.step)
-        state, more = self.programs.get("update", lambda: self.lower(self.trace_update()), "update")(state, grads, loss)
+        gradients, update = self.gradients_request(kind, batch), self.update_request()
+        grads, loss, metrics = self._program(gradients)(state.params, state.frozen, dict(batch), self._key, state.step)
+        state, more = self._program(update)(state, grads, loss)
         return state, metrics | more
 
-    def gradients_key(self, kind: tuple[str, str], batch: Mapping[str, Any]) -> Any:
-        """Names the program of gradients in `programs`."""
-        return self._objectives[kind], shapes_of(dict(batch))
+    def compile_ahead(self, programs: Sequence[GradientProgram]) -> None:
+        """Compiles `programs` and the update side by side; steps on batches of these shapes compile nothing more."""
+        requests = [self.gradients_request(each.kind, each.batch) for each in programs]
+        self.programs.compile_all([*requests, self.update_request()])
+
+    def _program(self, request: Request) -> Callable:
+        return self.programs.get(request.key, request.lower, request.description)
+
+    def gradients_request(self, kind: tuple[str, str], batch: Mapping[str, Any]) -> Request:
+        """The program of gradients for batches of `kind` like `batch`, which may be shapes alone."""
+        return Request(
+            (self._objectives[kind], shapes_of(dict(batch))),
+            lambda: self.lower(self.trace_gradients(kind, batch)),
+            f"gradients of {' '.join(kind)}, images {'x'.join(map(str, batch['images'].shape[:-1]))}",
+        )
+
+    def update_request(self) -> Request:
+        """The program that updates the state, which is the same for all batches."""
+        return Request("update", lambda: self.lower(self.trace_update()), "update")
 
     def lower(self, traced: jax.stages.Traced) -> jax.stages.Lowered:
         """A program of this stepper for its mesh, to be compiled."""

@@ -14,8 +14,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from input_pipeline.images import VOID
-from input_pipeline.targets import num_planes
-from tarvis_jax.parallel.mesh import put_batch
+from input_pipeline.targets import may_be_id_map, num_planes
+from tarvis_jax.parallel.mesh import make_mesh, put_batch, split_over_devices
 
 
 def to_devices(batch: Mapping[str, np.ndarray], microbatches: int, mesh: Mesh) -> dict[str, jax.Array]:
@@ -34,9 +34,27 @@ def to_devices(batch: Mapping[str, np.ndarray], microbatches: int, mesh: Mesh) -
     if "id_map" in arrays:
         ids, planes = arrays.pop("id_map"), num_planes(batch["classes"].shape[1])
         shape = (*ids.shape[:2], planes, *ids.shape[2:])
-        shards = [_planes_of(shard.data, planes) for shard in ids.addressable_shards]
-        arrays["bit_planes"] = jax.make_array_from_single_device_arrays(shape, ids.sharding, shards)
+        arrays["bit_planes"] = jax.make_array_from_single_device_arrays(shape, ids.sharding, _local_planes(ids, planes))
     return arrays
+
+
+def prepare_transfer(batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh) -> None:
+    """Compiles what `to_devices` runs for batches of these shapes [A, B / A, ...], if their masks may be an id map."""
+    microbatches, size, _, *volume = batch["bit_planes"].shape
+    num_slots = batch["classes"].shape[-1]
+    if may_be_id_map(num_slots):
+        local = microbatches * size // jax.process_count()
+        ids, classes = np.zeros((local, *volume), np.uint8), np.zeros((local, num_slots), np.int32)
+        to_devices({"id_map": ids, "classes": classes}, microbatches, mesh)
+
+
+def _local_planes(ids: jax.Array, planes: int) -> list[jax.Array]:
+    """The bit planes of the shards of this process, made by one program for all of its devices."""
+    shards = ids.addressable_shards
+    sharding = split_over_devices(make_mesh([shard.device for shard in shards]))
+    shape = (len(shards) * shards[0].data.shape[0], *shards[0].data.shape[1:])
+    joined = jax.make_array_from_single_device_arrays(shape, sharding, [shard.data for shard in shards])
+    return [shard.data for shard in _planes_of(joined, planes).addressable_shards]
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -35,6 +35,7 @@ def weights(workdir):
 @pytest.mark.slow
 def test_recorded_run_equals_the_run_from_data(tmp_path):
     environment = os.environ | {
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": xla_flags.QUICK,

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from tarvis_jax.losses.config import LossConfig
-from tarvis_jax.losses.matching import all_finite, match, matching_costs
+from tarvis_jax.losses.matching import all_finite, assign, match, matching_costs
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def jitted_match():
 
 
 def _check_against_scipy(costs, valid, found):
-    """Equal total cost always; equal pairs where the optimum is unique (random real costs)."""
+    """Equal pairs, in scipy's order."""
     for i in range(len(costs)):
         columns = np.flatnonzero(valid[i])
         rows, picked = linear_sum_assignment(costs[i][:, columns])
@@ -26,10 +26,8 @@ def _check_against_scipy(costs, valid, found):
         assert sorted(targets) == columns.tolist()
         assert len(set(queries.tolist())) == count and np.all(np.diff(queries) > 0)
         assert sorted(np.asarray(found.targets[i]).tolist()) == list(range(valid.shape[1]))
-        total = costs[i][queries, targets].sum(dtype=np.float64)
-        best = costs[i][rows, columns[picked]].sum(dtype=np.float64)
-        assert total == pytest.approx(best, rel=1e-5, abs=1e-5)
-        yield queries, targets, rows, columns[picked]
+        np.testing.assert_array_equal(queries, rows)
+        np.testing.assert_array_equal(targets, columns[picked])
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e3])
@@ -39,12 +37,10 @@ def test_random_costs_give_scipys_pairs(jitted_match, scale):
     valid = np.arange(9) < rng.integers(0, 10, size=(48, 1))
     valid[::5] = valid[::5][:, ::-1]  # padding need not come last
     costs[~np.broadcast_to(valid[:, None], costs.shape)] = 1e5  # padded columns hold anything
-    for queries, targets, rows, columns in _check_against_scipy(costs, valid, jitted_match(costs, valid)):
-        np.testing.assert_array_equal(queries, rows)
-        np.testing.assert_array_equal(targets, columns)
+    _check_against_scipy(costs, valid, jitted_match(costs, valid))
 
 
-def test_degenerate_costs_are_optimal(jitted_match):
+def test_of_equally_good_pairs_scipys_are_taken(jitted_match):
     rng = np.random.default_rng(1)
     costs = rng.integers(0, 3, size=(48, 24, 9)).astype(np.float32)  # many ties
     costs[0] = 0.0
@@ -52,14 +48,28 @@ def test_degenerate_costs_are_optimal(jitted_match):
     costs[2] = np.arange(24)[:, None] * np.arange(9)
     costs[3, 5:] = 1e6  # fewer good queries than targets
     valid = np.ones((48, 9), bool)
-    assert len(list(_check_against_scipy(costs, valid, jitted_match(costs, valid)))) == 48
+    _check_against_scipy(costs, valid, jitted_match(costs, valid))
 
 
 def test_square_problem():
     rng = np.random.default_rng(2)
     costs = rng.normal(size=(4, 8, 8)).astype(np.float32)
     valid = np.ones((4, 8), bool)
-    assert len(list(_check_against_scipy(costs, valid, match(costs, valid)))) == 4
+    _check_against_scipy(costs, valid, jax.jit(match)(costs, valid))
+
+
+def test_padding_takes_no_steps():
+    """5 targets in 64 slots: at least a step for each, at most the square; every target wants the same queries."""
+    rng = np.random.default_rng(5)
+    costs = rng.normal(size=(4, 128, 64)).astype(np.float32) * 0.1
+    costs[2:] += rng.normal(size=(128, 1))
+    valid = np.zeros((4, 64), bool)
+    valid[:, 3:60:12] = True
+    queries, steps = jax.jit(jax.vmap(assign))(costs, valid)
+    assert ((queries < 128) == valid).all()
+    assert np.all((steps >= 5) & (steps <= 25)), steps
+    _, steps = jax.jit(jax.vmap(assign))(costs, np.zeros_like(valid))
+    assert not steps.any()
 
 
 def test_costs_that_are_not_numbers(jitted_match):

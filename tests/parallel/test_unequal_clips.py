@@ -93,3 +93,8 @@ def test_draws_from_keys_do_not_depend_on_the_split(in_one_process, in_two_proce
             for name, values in first[kind].items():
                 if "_keyed/" in name:
                     np.testing.assert_allclose(found[kind][name], values, rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+def test_nothing_is_gathered_from_all_devices(in_one_process, in_two_processes):
+    """Neither matching costs nor logits: each device matches and samples its own clips."""
+    assert all(found["all_gathers"] == [] for found in (in_one_process | in_two_processes).values())

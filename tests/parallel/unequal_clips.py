@@ -9,10 +9,12 @@ Run as a program by test_unequal_clips.py, in a process of its own with some CPU
 
     python -m tests.parallel.unequal_clips DEVICESxMICROBATCHES ...
 
-prints JSON: per way to split the batch the terms, and for each prediction and clip two numbers of its gradient.
+prints JSON: per way to split the batch the terms, for each prediction and clip two numbers of its gradient, and the
+shapes of what is gathered from all devices.
 """
 
 import json
+import re
 import sys
 import types
 
@@ -200,8 +202,12 @@ def run(num_devices: int, microbatches: int) -> dict:
     structure = types.SimpleNamespace(build=lambda params, frozen: params)
     gradients = make_gradients(structure, Objective(_loss, _statistics))
     jitted = jax.jit(gradients, in_shardings=(whole, whole, split, whole, whole), out_shardings=whole)
-    grads, _, terms = jitted(params, {}, batch, random_key(0, mesh), np.int32(7))
+    arguments = params, {}, batch, random_key(0, mesh), np.int32(7)
+    with jax.set_mesh(mesh):
+        compiled = jitted.lower(*arguments).compile()
+    grads, _, terms = compiled(*arguments)
     return {
+        "all_gathers": re.findall(r"= (\S+) all-gather(?:-start)?\(", compiled.as_text()),
         "terms": {name: np.asarray(values).tolist() for name, values in terms.items()},
         "gradients": {name: gradient_numbers(gradient) for name, gradient in grads.items()},
     }

@@ -23,6 +23,7 @@ NUM_STEPS = 40
 def environment(tmp_path_factory):
     # One cache for all runs of this test, and no optimization: compiling would take most of the time.
     return os.environ | {
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": xla_flags.QUICK,
@@ -30,16 +31,27 @@ def environment(tmp_path_factory):
     }
 
 
-def start(workdir, environment):
+def start(workdir, environment, *flags):
     command = [sys.executable, "main.py", f"--config=tests/train/tiny_config.py:{NUM_STEPS}", f"--workdir={workdir}"]
+    command += flags
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def finish(workdir, environment):
-    process = start(workdir, environment)
+def finish(workdir, environment, *flags):
+    process = start(workdir, environment, *flags)
     _, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors[-3000:]
     return errors
+
+
+def assert_has_scopes(workdir):
+    """The trace that `--profile` wrote names the parts of the network and of the loss."""
+    (trace,) = workdir.glob("profile/**/*.xplane.pb")
+    content = trace.read_bytes()
+    scopes = ("backbone", "neck", "object_encoder", "decoder", "mask_losses", "update")
+    assert not [
+        scope for scope in scopes if f"/{scope}/".encode() not in content and f"({scope})/".encode() not in content
+    ]
 
 
 def final_weights(workdir):
@@ -53,7 +65,9 @@ def final_weights(workdir):
 @pytest.mark.slow
 def test_kill_and_resume(tmp_path, environment):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(whole, environment)
+    errors = finish(whole, environment, "--profile=3:5")
+    assert "2 of 2 compiled" in errors and f"trace of steps 4 to 5 in {whole / 'profile'}" in errors
+    assert_has_scopes(whole)
 
     process = start(killed, environment)
     deadline = time.monotonic() + 500
