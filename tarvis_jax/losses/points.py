@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from tarvis_jax.losses.config import LossConfig
+from tarvis_jax.parallel.clips import map_devices
 
 
 class PointDraws(NamedTuple):
@@ -144,6 +145,14 @@ def sample_nearest(maps: jax.Array, points_xy: jax.Array) -> jax.Array:
     return jnp.take_along_axis(maps.reshape(*batch, height * width), index, axis=-1, mode="promise_in_bounds")
 
 
+def top_k(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """The k largest of the last axis and their indices: [B, ..., M] -> [B, ..., k], float32 and int32.
+
+    Each device sorts its own clips; left alone, XLA may gather the scores of all of them first.
+    """
+    return map_devices(lambda scores: tuple(jax.lax.top_k(scores, k)), (0,), (0, 0))(scores)
+
+
 def uncertain_points(
     uncertainty: Callable[[jax.Array], jax.Array],
     batch_shape: tuple[int, ...],
@@ -166,7 +175,7 @@ def uncertain_points(
     num_uncertain = int(config.importance_ratio * num_points)
     candidates = uniform(draws.candidates, (*batch_shape, int(num_points * config.oversample_ratio), 2))
     scores = jax.lax.stop_gradient(uncertainty(candidates))
-    chosen = jax.lax.top_k(scores, num_uncertain)[1]
+    chosen = top_k(scores, num_uncertain)[1]
     points = jnp.take_along_axis(candidates, chosen[..., None], axis=-2, mode="promise_in_bounds")
     random = uniform(draws.random, (*batch_shape, num_points - num_uncertain, 2))
     return jax.lax.stop_gradient(jnp.concatenate([points, random], axis=-2))

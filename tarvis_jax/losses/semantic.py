@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from tarvis_jax.losses.config import LossConfig
-from tarvis_jax.losses.points import PointDraws, sample_channels, sample_nearest, sample_points, uncertain_points
+from tarvis_jax.losses.points import (
+    PointDraws,
+    sample_channels,
+    sample_nearest,
+    sample_points,
+    top_k,
+    uncertain_points,
+)
 
 _ABSENT_LOGIT = -1000.0
 
@@ -152,7 +159,7 @@ def _dense_terms(mask_logits, semantic_map, ignore_mask, config):
     labels = jnp.where(ignore_mask, 0, jnp.clip(semantic_map, 0, mask_logits.shape[1] - 1))
     losses = -jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]
     losses = jnp.where(ignore_mask, 0, losses).reshape(len(losses), -1)
-    worst = jax.lax.top_k(losses, round(config.bootstrap_ratio * losses.shape[1]))[0]
+    worst = top_k(losses, round(config.bootstrap_ratio * losses.shape[1]))[0]
     return {"ce": worst.mean(), "total": config.panoptic_semantic_weight * worst.mean()}
 
 

@@ -71,13 +71,17 @@ def _rotated_offsets(num_heads: int, num_levels: int, num_points: int) -> nnx.In
 
 
 class DeformableLayer(nnx.Module):
-    """Deformable self-attention over the scales of one frame, then a feed-forward network; post-norm, always float32.
+    """Deformable self-attention over the scales of one frame, then a feed-forward network; post-norm.
 
-    bfloat16 has 8 bits: around column 100 it cannot tell positions closer than half a cell apart.
+    Where it looks, and how much each place counts, is computed in float32 whatever the compute dtype: bfloat16 has 8
+    bits, which around column 100 cannot tell positions closer than half a cell apart.
+
+    Differs from the reference, which computes the whole layer in float32 always.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         hidden_size = config.hidden_size
+        self.dtype = dtype = jnp.dtype(config.compute_dtype)
         self.num_heads = config.num_heads
         self.num_points = config.neck_points
         self.backend = config.ms_deform_attn_backend
@@ -93,15 +97,15 @@ class DeformableLayer(nnx.Module):
         self.attention_weights = nnx.Linear(
             hidden_size, num_samples, kernel_init=nnx.initializers.zeros_init(), rngs=rngs
         )
-        self.value_proj = linear(hidden_size, hidden_size, rngs=rngs)
-        self.output_proj = linear(hidden_size, hidden_size, rngs=rngs)
-        self.norm = layer_norm(hidden_size, rngs=rngs)
-        self.ffn = FeedForward(hidden_size, config.neck_ffn_size, rngs=rngs)
+        self.value_proj = linear(hidden_size, hidden_size, rngs=rngs, dtype=dtype)
+        self.output_proj = linear(hidden_size, hidden_size, rngs=rngs, dtype=dtype)
+        self.norm = layer_norm(hidden_size, rngs=rngs, dtype=dtype)
+        self.ffn = FeedForward(hidden_size, config.neck_ffn_size, rngs=rngs, dtype=dtype)
 
     def __call__(self, x: jax.Array, position: jax.Array, level_shapes: LevelShapes) -> jax.Array:
-        """Args: x [N, S, C] of frames, position [S, C], static (h, w) per level. Returns float32 [N, S, C]."""
-        x = x.astype(jnp.float32)
-        query = x + position
+        """Args: x [N, S, C] of frames, float32 position [S, C], static (h, w) per level. Returns [N, S, C]."""
+        x = x.astype(self.dtype)
+        query = x.astype(jnp.float32) + position
         samples = (*x.shape[:2], self.num_heads, len(level_shapes), self.num_points)  # [N, S, M, L, P]
         attended = ms_deform_attn(
             self.value_proj(x).reshape(*x.shape[:2], self.num_heads, -1),

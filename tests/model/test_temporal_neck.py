@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from kernels.ms_deform_attn.operator import ms_deform_attn
+from tarvis_jax.model import temporal_neck
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.temporal_neck import DeformableLayer, TemporalLayer, TemporalNeck, from_windows, to_windows
 from tests import tiny
@@ -146,6 +148,25 @@ def test_bfloat16(tiny_state, tiny_run):
         assert rounded[stride].dtype == jnp.bfloat16
         error = np.linalg.norm(exact[stride] - rounded[stride].astype(jnp.float32)) / np.linalg.norm(exact[stride])
         assert 1e-5 < error < 0.03, (stride, error)  # bfloat16 rounds by up to 0.4 %
+
+
+def test_bfloat16_layer_looks_where_float32_says(monkeypatch):
+    """Values are of the compute dtype; offsets and logits, from which locations and weights come, are float32."""
+    config = dataclasses.replace(TINY, compute_dtype="bfloat16")
+    found = []
+
+    def attend(*arrays, **settings):
+        found.append([array.dtype for array in arrays[:3]])
+        return ms_deform_attn(*arrays, **settings)
+
+    monkeypatch.setattr(temporal_neck, "ms_deform_attn", attend)
+
+    def run(x, position):
+        return DeformableLayer(config, rngs=nnx.Rngs(0))(x, position, ((2, 3), (4, 6), (8, 12)))
+
+    shapes = (jax.ShapeDtypeStruct((1, 126, TINY.hidden_size), jnp.bfloat16), np.zeros((126, TINY.hidden_size), "f"))
+    assert jax.eval_shape(run, *shapes).dtype == jnp.bfloat16
+    assert found == [[jnp.bfloat16, jnp.float32, jnp.float32]]
 
 
 @pytest.mark.parametrize("remat", ["none", "products", "blocks"])
