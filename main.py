@@ -9,6 +9,7 @@ python main.py --mode=record --config=configs/quickstart.py --workdir=runs/recor
 """
 
 import argparse
+import sys
 
 from tarvis_jax import command_line
 
@@ -32,7 +33,13 @@ _MODES = {
 
 def run() -> None:
     """The console script `tarvis-jax`."""
-    command_line.run_and_exit(main)
+    command_line.run_and_exit(main, _finish)
+
+
+def _finish(status: int) -> bool:
+    """Parts from the other processes of a training, if there are any; see `command_line.run_and_exit`."""
+    distributed = sys.modules.get("tarvis_jax.parallel.distributed")
+    return distributed is None or distributed.finish(status)
 
 
 def main(arguments: list[str]) -> None:

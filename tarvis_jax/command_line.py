@@ -1,7 +1,8 @@
 """How every command of the project reads its flags, speaks to its user and ends.
 
 Exit status: 0 done; 2 an error of the user's, told in one message on standard error; 3 training met a value that is not
-finite; 130 interrupted (Ctrl-C); 1, with Python's traceback, a bug of ours. `--debug` shows the traceback always.
+finite; 4 another process of the training has ended; 130 interrupted (Ctrl-C); 143 training was ended by SIGTERM and the
+same command goes on; 1, with Python's traceback, a bug of ours. `--debug` shows the traceback always.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags, logging
 
-DONE, USER_ERROR, INTERRUPTED = 0, 2, 130
+DONE, BUG, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 _OURS = ("tarvis_jax", "input_pipeline", "kernels", "configs", "main", "__main__")
 
 
@@ -54,10 +55,17 @@ def run(main: Callable[[list[str]], None], arguments: Sequence[str] | None = Non
     return status
 
 
-def run_and_exit(main: Callable[[list[str]], None]) -> None:
-    """Ends the process with the status that `run` gives."""
-    status = run(main)
-    if status == INTERRUPTED:
+def run_and_exit(main: Callable[[list[str]], None], finish: Callable[[int], bool] = lambda status: True) -> None:
+    """Ends the process with the status that `run` gives.
+
+    `finish` is called with the status when the message has been printed; if it returns False, the process ends at once.
+    """
+    try:
+        status = run(main)
+    except Exception as error:
+        traceback.print_exception(error)
+        status = BUG
+    if not finish(status) or status == INTERRUPTED:
         # Threads of libraries (compiler, input pipeline) still work; they can crash while Python is taken down.
         sys.stdout.flush()
         sys.stderr.flush()

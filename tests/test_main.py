@@ -72,7 +72,7 @@ def fail(capsys, monkeypatch):
             ),
             "/no (from config.data.workspace) is not an existing folder",
         ),
-        ((CONFIG, "--workdir=README.md"), "README.md/checkpoints: Not a directory"),
+        ((CONFIG, "--workdir=README.md"), "README.md: expected a folder to train in, found a file"),
     ],
 )
 def test_errors_of_the_user(fail, arguments, message):

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.parallel import distributed
 from tarvis_jax.run_config import Config, settle
@@ -42,8 +44,13 @@ def run_training(
     """
     try:
         _run(config, workdir, finetune_from, restore_weights, restore_session, processes)
-    finally:
-        distributed.finish()
+    except jax.errors.JaxRuntimeError as error:
+        if not distributed.is_lost(error):
+            raise
+        raise distributed.ProcessLostError(
+            f"process {jax.process_index()} cannot go on without the others, one of which has ended: see its log for "
+            f"the cause ({str(error).partition(chr(10))[0]}); the same command goes on from the last checkpoint"
+        ) from error
 
 
 def _run(

@@ -20,7 +20,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 HEARTBEAT_SECONDS = 60  # after so many without a sign of life, a process counts as dead and the others stop
-SHUTDOWN_SECONDS = 30  # how long a process that ends, well or badly, waits for the others to end, too
+SHUTDOWN_SECONDS = 30  # how long a process that ends, well or not, waits for the others to end, too
 _FOREVER_MS = 30 * 24 * 3600 * 1000
 
 _ADDRESS, _COUNT, _ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -217,18 +217,40 @@ def wait_for_all(name: str) -> None:
     dies, the others do not wait for it (see `HEARTBEAT_SECONDS`).
     """
     if jax.process_count() > 1:
-        from jax._src import distributed  # JAX has no public barrier without devices
-
-        distributed.global_state.client.wait_at_barrier(name, _FOREVER_MS)
+        _wait(name, _FOREVER_MS)
 
 
-def finish() -> None:
-    """Takes leave of the other processes; waits at most `SHUTDOWN_SECONDS` for them."""
-    if jax.distributed.is_initialized():
-        try:
-            jax.distributed.shutdown()
-        except jax.errors.JaxRuntimeError as error:
-            logging.warning("not all processes of the run have ended: %s", str(error).partition("\n")[0])
+def is_lost(error: Exception) -> bool:
+    """Whether what a library raised means that another process of the run has ended."""
+    return jax.process_count() > 1 and "RESOURCE_EXHAUSTED" not in str(error)
+
+
+def finish(status: int) -> bool:
+    """Ends this process's part in the run, when its message has been printed and nothing else is to be done.
+
+    Args:
+      status: with which the process is about to exit.
+    Returns:
+      Whether all processes have come to their end. If not, only leaving without more ado ends this one: JAX would wait
+      for the others, and then abort it with another status.
+    """
+    if not jax.distributed.is_initialized():
+        return True
+    if status == ProcessLostError.exit_status:
+        return False
+    try:
+        _wait("end", 1000 * SHUTDOWN_SECONDS)
+    except jax.errors.JaxRuntimeError:
+        logging.warning("the other processes have not ended within %d s; this one leaves", SHUTDOWN_SECONDS)
+        return False
+    jax.distributed.shutdown()
+    return True
+
+
+def _wait(name: str, milliseconds: int) -> None:
+    from jax._src import distributed  # JAX has no public barrier without devices
+
+    distributed.global_state.client.wait_at_barrier(name, milliseconds)
 
 
 def _slurm(environ: Mapping[str, str]) -> Launch | None:

@@ -29,11 +29,13 @@ class Checkpoints:
           keep: how many of the newest stay when another is saved.
           create: start the folder, where there is none, when the first checkpoint is saved.
         Raises:
-          ValueError: there is no such folder, and `create` is False.
+          ValueError: there is no such folder, and `create` is False; or there is a file of its name.
         """
         self._folder = pathlib.Path(workdir).absolute() / CHECKPOINTS_FOLDER
         if not create and not self._folder.is_dir():
             raise ValueError(f"{self._folder}: no such folder, expected the workdir of a run with checkpoints")
+        if create and self._folder.parent.exists() and not self._folder.parent.is_dir():
+            raise ValueError(f"{workdir}: expected a folder to train in, found a file")
         self._keep = keep
         self._manager = self._open() if self._folder.is_dir() else None
 
