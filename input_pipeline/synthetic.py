@@ -43,20 +43,24 @@ MANIFEST = "synthetic.json"
 VERSION = 1  # raise it whenever the same arguments give other videos
 
 
-def prepare_data(
-    data: DataConfig, synthetic: SyntheticConfig, workdir: str | pathlib.Path, writes: bool = True
-) -> DataConfig:
+def prepare_data(data: DataConfig, synthetic: SyntheticConfig, workdir: str | pathlib.Path) -> DataConfig:
     """Writes the made-up videos to `workdir`/data if the config asks for them.
 
     Args:
       data, synthetic: sections of a run's config.
       workdir: folder of the run.
-      writes: False in all processes but one of a run.
     Returns:
       `data`, with the folder of the videos as its workspace.
     """
-    with Preparation(data, synthetic, workdir, writes) as preparation:
-        return preparation.finish()
+    if not synthetic.num_train:
+        return data
+    root = _root_of(workdir)
+    write_synthetic_workspace(root, **dataclasses.asdict(synthetic))
+    return dataclasses.replace(data, workspace=str(root))
+
+
+def _root_of(workdir: str | pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(workdir).absolute() / "data"
 
 
 class Preparation:
@@ -67,11 +71,16 @@ class Preparation:
     """
 
     def __init__(self, data: DataConfig, synthetic: SyntheticConfig, workdir: str | pathlib.Path, writes: bool = True):
-        """See `prepare_data`; ValueError at once where `write_synthetic_workspace` would raise one."""
+        """ValueError at once where `write_synthetic_workspace` would raise one.
+
+        Args:
+          data, synthetic, workdir: see `prepare_data`.
+          writes: False in all processes but one of a run.
+        """
         self._data, self._process = data, None
         if not synthetic.num_train:
             return
-        self._root = pathlib.Path(workdir).absolute() / "data"
+        self._root = _root_of(workdir)
         self._data = dataclasses.replace(data, workspace=str(self._root))
         arguments = dataclasses.asdict(synthetic)
         if writes and not _is_complete(self._root, _manifest(**arguments)):

@@ -72,7 +72,7 @@ def fail(capsys, monkeypatch):
             ),
             "/no (from config.data.workspace) is not an existing folder",
         ),
-        ((CONFIG, "--workdir=README.md"), "README.md: expected a folder to train in, found a file"),
+        ((CONFIG, "--workdir=README.md"), "--workdir=README.md: expected a folder, found a file"),
     ],
 )
 def test_errors_of_the_user(fail, arguments, message):
@@ -124,5 +124,5 @@ def test_help_as_a_process():
     assert process.returncode == 0, process.stderr
     for mode, (needed, allowed) in main._MODES.items():
         assert mode in process.stdout and all(f"--{name} " in process.stdout for name in needed + allowed)
-    assert "--config.train.num_steps=3000\n" in process.stdout
+    assert "--config.train.num_steps=2600\n" in process.stdout
     assert max(len(line) for line in process.stdout.splitlines()) <= 140

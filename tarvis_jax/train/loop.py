@@ -28,7 +28,7 @@ from tarvis_jax.run_config import CONFIG_FILE, Config, TrainConfig
 from tarvis_jax.train.ahead import RunAhead
 from tarvis_jax.train.interruption import InterruptedRun, Interruption
 from tarvis_jax.train.memory import choose_microbatches
-from tarvis_jax.train.metrics import MetricWriter, read_metrics
+from tarvis_jax.train.metrics import MetricWriter, read_metrics, require_packages
 from tarvis_jax.train.profiling import Profiler
 from tarvis_jax.train.programs import gradient_programs
 from tarvis_jax.train.progress import Progress
@@ -55,8 +55,12 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
       NotFiniteError: the loss, a gradient or a parameter is not finite; the last good checkpoint stays.
     """
     workdir = pathlib.Path(workdir)
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"--workdir={workdir}: expected a folder, found a file")
     keep_between_runs(config.train.compilation_cache)
     is_main = jax.process_index() == 0
+    if is_main:
+        require_packages(config.train.tensorboard, config.train.wandb_project)
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints, create=True)
     distributed.check_agreement({"config": to_plain(config), "newest checkpoint": checkpoints.latest_step})
     # Here, so that missing data and weights are known before anything is computed. A run that goes on needs no weights.
@@ -66,7 +70,8 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
     stepper = make_stepper(config, make_mesh(fsdp_devices=config.train.mesh_fsdp_devices))
     with Preparation(config.data, config.synthetic, workdir, writes=is_main) as preparation:
         state = _begin(config, workdir, stepper, checkpoints, source)
-        if all(dataset.buckets for dataset in config.data.datasets if dataset.weight):
+        # Otherwise errors in the data come first. The same in all processes: compilers of GPUs wait for each other.
+        if config.synthetic.num_train and all(d.buckets for d in config.data.datasets if d.weight):
             _compile_steps(config, config.data, stepper)
         data = preparation.finish()
     distributed.wait_for_all("data")

@@ -3,6 +3,7 @@
 The only importer of clu (and through it TensorFlow, which is told to leave accelerators alone). Only process 0 writes.
 """
 
+import importlib.util
 import json
 import math
 import pathlib
@@ -39,7 +40,8 @@ class MetricWriter:
         self._lines = self._tensorboard = self._wandb = None
         if jax.process_index() != 0:
             return
-        if wandb_project:  # first: it may not be installed, and then the run stays as it was
+        require_packages(tensorboard, wandb_project)  # first: without them the run stays as it was
+        if wandb_project:
             self._wandb = _wandb_run(wandb_project, workdir, config)
         path = pathlib.Path(workdir) / JSON_LINES
         if path.exists():
@@ -77,6 +79,18 @@ class MetricWriter:
             self._wandb.finish()
 
 
+def require_packages(tensorboard: bool, wandb_project: str) -> None:
+    """The ValueErrors of `MetricWriter`, in moments: nothing is imported."""
+    if wandb_project and importlib.util.find_spec("wandb") is None:
+        raise ValueError(
+            f"train.wandb_project: {wandb_project!r} asks for Weights & Biases, which is not installed here: "
+            "run `pip install wandb` or set it to ''"
+        )
+    missing = [name for name in ("clu", "tensorflow") if importlib.util.find_spec(name) is None]
+    if tensorboard and missing:
+        raise _without_tensorboard(f"{' and '.join(missing)} not found")
+
+
 def read_metrics(workdir: pathlib.Path | str) -> list[dict[str, Any]]:
     """The entries of metrics.jsonl in order; a last line that a kill cut short is left out."""
     path = pathlib.Path(workdir) / JSON_LINES
@@ -96,23 +110,22 @@ def _tensorboard_writer(workdir: pathlib.Path | str) -> Any:
         import tensorflow as tf
         from clu.metric_writers import AsyncWriter, SummaryWriter
     except ImportError as error:
-        raise ValueError(
-            f"train.tensorboard: needs the packages clu and tensorflow ({error}): "
-            "run `pip install clu tensorflow-cpu` or set it to False"
-        ) from error
+        raise _without_tensorboard(error) from error
 
     tf.config.set_visible_devices([], "GPU")
     return AsyncWriter(SummaryWriter(str(workdir)))
 
 
+def _without_tensorboard(reason: object) -> ValueError:
+    return ValueError(
+        f"train.tensorboard: needs the packages clu and tensorflow ({reason}): "
+        "run `pip install clu tensorflow-cpu` or set it to False"
+    )
+
+
 def _wandb_run(project: str, workdir: pathlib.Path | str, config: Mapping[str, Any]) -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise ValueError(
-            f"train.wandb_project: {project!r} asks for Weights & Biases, which is not installed here: "
-            "run `pip install wandb` or set it to ''"
-        ) from error
+    import wandb
+
     return wandb.init(
         project=project, dir=str(workdir), name=pathlib.Path(workdir).name, config=dict(config), resume="allow"
     )

@@ -1,8 +1,10 @@
 """The drawn videos, and the four formats they are written in, read back with independent readers."""
 
+import dataclasses
 import hashlib
 import json
 import pathlib
+import time
 
 import cv2
 import numpy as np
@@ -11,8 +13,8 @@ import pytest
 from PIL import Image
 
 from input_pipeline import readers as datasets
-from input_pipeline.config import dataset_config
-from input_pipeline.synthetic import main, write_synthetic_workspace
+from input_pipeline.config import DataConfig, SyntheticConfig, dataset_config
+from input_pipeline.synthetic import Preparation, main, write_synthetic_workspace
 from input_pipeline.synthetic_scenes import THINGS, draw_video
 
 SIZE = (48, 80)
@@ -94,6 +96,37 @@ def test_complete_folder_is_kept_and_another_refused(workspace, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match="no complete synthetic data"):
         write_synthetic_workspace(tmp_path, **ARGUMENTS)
+
+
+def test_preparation_beside_something_else(workspace, tmp_path):
+    """The same files by another process, or nothing where somebody does not wait for them."""
+    data = DataConfig()
+    small = SyntheticConfig(**ARGUMENTS)
+    with Preparation(data, small, tmp_path / "a") as preparation:
+        found = preparation.finish()
+    assert found == dataclasses.replace(data, workspace=str(tmp_path / "a" / "data"))
+    assert digest(tmp_path / "a" / "data") == digest(workspace)
+    with Preparation(data, small, tmp_path / "a") as preparation:  # they are there: no process
+        assert preparation.finish() == found
+    with pytest.raises(ValueError, match="expected an empty folder or the data of"):
+        Preparation(data, dataclasses.replace(small, num_train=3), tmp_path / "a")
+
+    (tmp_path / "b").mkdir()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Preparation(data, dataclasses.replace(small, num_train=10**5), tmp_path / "b"),
+    ):
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("b/data.part/**/*.jpg")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert list(tmp_path.glob("b/data.part/**/*.jpg"))
+        raise KeyboardInterrupt
+    assert list((tmp_path / "b").iterdir()) == []
+
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file/data: the videos could not be written .*Not a directory"):
+        with Preparation(data, small, tmp_path / "file") as preparation:
+            preparation.finish()
 
 
 def test_held_out_videos_are_not_training_videos(tmp_path):
