@@ -5,7 +5,6 @@ python main.py --mode=eval --workdir=runs/quickstart
 python main.py --mode=infer --checkpoint=runs/quickstart --dataset=YOUTUBE_VIS --input=clip.mp4 --output=out
 python main.py --mode=export --checkpoint=runs/quickstart --export_clip=12,64,128 --output=exported
 python main.py --mode=compile --config=configs/finetune.py --topology=v5e:4x4
-python main.py --mode=record --config=configs/quickstart.py --workdir=runs/record --output=batches.npz
 """
 
 import argparse
@@ -27,7 +26,6 @@ _MODES = {
         "checkpoint config export_clip export_objects export_datasets export_platforms export_backend".split(),
     ),
     "compile": (["config"], ["topology", "programs", "output"]),
-    "record": (["config", "workdir", "output"], ["record_steps"]),
 }
 
 
@@ -87,15 +85,10 @@ def main(arguments: list[str]) -> None:
 
         settings = {name.removeprefix("export_"): given[name] for name in given if name.startswith("export_")}
         run_export(flags.output, flags.checkpoint, config, **settings)
-    elif flags.mode == "compile":
+    else:
         from tarvis_jax.commands.compile import compile_steps
 
         compile_steps(config, flags.topology, flags.programs or 0, flags.output)
-    else:
-        from tarvis_jax.commands.record import record
-
-        count = config.train.num_steps if flags.record_steps is None else flags.record_steps
-        record(config, flags.workdir, flags.output, count)
 
 
 def _parser() -> command_line.Parser:
@@ -112,10 +105,10 @@ def _parser() -> command_line.Parser:
     flags.add_argument("--debug", action="store_true", help="show the traceback of errors")
     flags.add_argument("--verbosity", type=int, default=0, help="0: progress (default); -1: warnings; -2: errors")
 
-    flags = parser.add_argument_group("train, eval, record")
+    flags = parser.add_argument_group("train, eval")
     flags.add_argument("--workdir", help="folder of the run: checkpoints, metrics, results")
 
-    flags = parser.add_argument_group("train, compile, export, record")
+    flags = parser.add_argument_group("train, export, compile")
     flags.add_argument("--config", metavar="FILE", help="config file, with an argument where it takes one: file.py:arg")
     flags.add_argument("--config.a.b", metavar="VALUE", help="a setting of the config, in place of the file's")
 
@@ -137,8 +130,8 @@ def _parser() -> command_line.Parser:
     model = "a workdir, a checkpoint of the reference (.pth), a folder of save_pretrained or an id on the hub"
     flags.add_argument("--checkpoint", metavar="MODEL", help=model)
 
-    flags = parser.add_argument_group("infer, export, record, compile")
-    flags.add_argument("--output", help="folder of the results or of the export; record, compile: the file")
+    flags = parser.add_argument_group("infer, export, compile")
+    flags.add_argument("--output", help="folder of the results or of the export; compile: a JSON file")
 
     flags = parser.add_argument_group("infer")
     flags.add_argument("--input", help="a folder of frames or a video file")
@@ -158,9 +151,6 @@ def _parser() -> command_line.Parser:
     topology = "TPUs such as v5e:4x4 or GPUs of one machine such as h100:8 (default: the devices that are here)"
     flags.add_argument("--topology", metavar="CHIPS", help=topology)
     flags.add_argument("--programs", metavar="N", type=int, help="only the N largest, and the update (default: all)")
-
-    flags = parser.add_argument_group("record")
-    flags.add_argument("--record_steps", metavar="N", type=int, help="how many batches (default: all of the training)")
     return parser
 
 

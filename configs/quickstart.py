@@ -26,7 +26,7 @@ COSINE_SHARE = math.acos(2 * 0.02 - 1) / math.pi
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """`arg`: "steps=<number>,seed=<number>"; the seed is that of training, the videos stay the same."""
-    options = base.parse_arg(arg, steps="2600", seed="0")
+    options = base.parse_arg(arg, steps="3000", seed="0")
     num_steps, seed = int(options.steps), int(options.seed)
     config = base.get_config()
 
@@ -58,9 +58,8 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
             "thing_classes": THING_CLASSES,
             "max_instances": 6,
         },
-        # All 5 objects that a video may show are followed, in a fifth of the batches: crowded scenes are the hard ones.
-        "DAVIS": {"weight": 0.15, "max_instances": 5},
-        "BURST": {"weight": 0.15, "max_instances": 5, "min_mask_area": 1},
+        "DAVIS": {"weight": 0.15},
+        "BURST": {"weight": 0.15, "min_mask_area": 1},
     }
     config.data.datasets = tuple(to_plain(dataset_config(name, **small, **sets[name])) for name in sets)
     config.data.batch_size = 4

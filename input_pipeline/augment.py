@@ -9,7 +9,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-from input_pipeline.id_layers import IdLayers, resize_classes
+from input_pipeline.id_layers import IdLayers, mirrored, resize_classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,23 +46,35 @@ def jitter_colors(
     hue, saturation = rng.integers(-hue_saturation, hue_saturation + 1, size=2).tolist()
     alpha = rng.uniform(*contrast)
     shift = int(rng.integers(-brightness, brightness + 1))
-    values, strip = np.arange(256), _strip(images)
     hue = int(hue / 255 * 180)  # OpenCV's 8-bit hue has 180 steps; on the way back it takes them modulo 180
-    if hue or saturation:
-        strip = cv2.cvtColor(strip, cv2.COLOR_RGB2HSV)
-        if hue < 0:
-            shifted = cv2.LUT(cv2.extractChannel(strip, 0), ((values + hue) % 180).astype(np.uint8))
-            cv2.insertChannel(shifted, strip, 0)
-        # Adding saturates at 0 and 255, and takes a tenth of the time of a table of three channels.
-        strip = cv2.cvtColor(cv2.add(strip, (max(hue, 0), saturation, 0, 0), dst=strip), cv2.COLOR_HSV2RGB)
-    table = np.clip(np.clip(127 + alpha * (values - 127), 0, 255).astype(np.uint8).astype(np.int64) + shift, 0, 255)
-    return cv2.LUT(strip, table.astype(np.uint8)).reshape(images.shape)
+    lower_hue = ((np.arange(256) + hue) % 180).astype(np.uint8)
+    # Contrast rounds down, which is the nearest integer of half a level less; the rest decides what is halfway.
+    offset = 127 - alpha * 127 + shift - 0.5 + 2**-10
+    result = np.empty(images.shape, np.uint8)
+    for frame, out in zip(images, result, strict=True):
+        if hue or saturation:
+            hsv = cv2.cvtColor(frame, cv2.COLOR_RGB2HSV)
+            if hue < 0:
+                cv2.insertChannel(cv2.LUT(cv2.extractChannel(hsv, 0), lower_hue), hsv, 0)
+            # Adding saturates at 0 and 255, and takes a tenth of the time of a table of three channels.
+            cv2.add(hsv, (max(hue, 0), saturation, 0, 0), dst=hsv)
+            frame = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=out)
+        cv2.addWeighted(frame, alpha, frame, 0, offset, dst=out)
+        # What contrast takes beyond 0 and 255 is cut off before brightness shifts it.
+        if alpha > 1 and shift > 0:
+            cv2.max(out, (shift,) * 4, dst=out)
+        if alpha > 1 and shift < 0:
+            cv2.min(out, (255 + shift,) * 4, dst=out)
+    return result
 
 
 def flip(clip: Clip) -> Clip:
     """Mirrors left and right."""
-    semantic = None if clip.semantic is None else _mirrored(clip.semantic)
-    return Clip(_mirrored(clip.images), clip.masks.flip(), semantic)
+    semantic = None if clip.semantic is None else mirrored(clip.semantic)
+    images = np.empty(clip.images.shape, np.uint8)
+    for image, out in zip(clip.images, images, strict=True):
+        cv2.flip(image, 1, dst=out)
+    return Clip(images, clip.masks.flip(), semantic)
 
 
 def crop(clip: Clip, top: int, left: int, height: int, width: int) -> Clip:
@@ -89,11 +101,11 @@ def containing_crop(
       (top, left) of the first of `tries` windows that touch the objects' box and keep enough, and true; where none
       does, the one that keeps the most, and false; None and false where there is no object.
     """
-    union = masks.any((0, 1))
+    union = np.logical_or.reduce(masks, (0, 1))
     box = _bounding_box(union)
     if box is None:
         return None, False
-    needed = max(1, int(union.sum() * min_coverage))
+    needed = max(1, int(np.count_nonzero(union) * min_coverage))
     # Windows that overlap the box in at least one pixel.
     lows = [max(0, box[axis] - size[axis] + 1) for axis in (0, 1)]
     highs = [min(union.shape[axis] - size[axis], box[axis + 2] - 1) for axis in (0, 1)]
@@ -101,7 +113,7 @@ def containing_crop(
     for _ in range(tries):
         left = int(rng.integers(lows[1], highs[1] + 1))
         top = int(rng.integers(lows[0], highs[0] + 1))
-        kept = int(union[top : top + size[0], left : left + size[1]].sum())
+        kept = np.count_nonzero(union[top : top + size[0], left : left + size[1]])
         if kept >= needed:
             return (top, left), True
         if kept > most:
@@ -149,26 +161,6 @@ def resize(clip: Clip, size: tuple[int, int]) -> Clip:
     if clip.semantic is not None:
         semantic = np.stack([resize_classes(classes, size) for classes in clip.semantic])
     return Clip(images, clip.masks.resize(size), semantic)
-
-
-def _solid(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array)
-
-
-def _mirrored(frames: np.ndarray) -> np.ndarray:
-    """uint8 [T, H, W] or [T, H, W, 3] with left and right exchanged.
-
-    Copying a view with negative strides would take 30 times as long.
-    """
-    result = np.empty(frames.shape, frames.dtype)
-    for frame, out in zip(frames, result, strict=True):
-        cv2.flip(frame, 1, dst=out)
-    return result
-
-
-def _strip(images: np.ndarray) -> np.ndarray:
-    """Frames on top of each other, so that one call serves all: [T * H, W, 3]."""
-    return _solid(images).reshape(-1, *images.shape[2:])
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:

@@ -1,15 +1,17 @@
-"""Training batches: samples stacked, ordered and prefetched by a tf.data graph.
+"""Training batches: samples stacked, ordered and made ahead by threads.
 
-`train_batches` yields the batch contract of docs/architecture.md. TensorFlow is imported inside the functions, so that
-everything else here works on machines without it.
+`train_batches` yields the batch contract of docs/architecture.md.
 """
 
+import collections
 import contextlib
 import dataclasses
-import threading
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
+import cv2
 import numpy as np
 
 from input_pipeline import mixture, readers, samples, targets, workers
@@ -32,7 +34,6 @@ _KEYS = {
     "reference_frame": np.int32,
     "points_yx": np.float32,
 }
-_FOREVER = 2**62
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,7 @@ def batch_shapes(
 
 def require_data(config: DataConfig) -> None:
     """Raises ValueError where files that training reads are absent; a matter of moments, since nothing is read."""
-    if not (config.shards or config.recorded):
+    if not config.shards:
         readers.require_training_files([each for each in config.datasets if each.weight], config.workspace)
 
 
@@ -151,120 +152,40 @@ def _iterate(
     rows: Sequence[int],
     left_out: LeftOut,
 ) -> Iterator[tuple[BatchInfo, Batch]]:
-    errors: dict[int, Exception] = {}
-    calls = _Calls()
-    with contextlib.ExitStack() as stack:
-        stack.callback(calls.wait)  # last of all
-        load_samples, at_once = _sample_source(config, plans, videos, len(rows), stack, left_out)
-        stack.callback(calls.stop)  # first of all
+    cv2.setNumThreads(1)  # samples already run in parallel
+    # With workers, one batch more than they can fill, so that none of them waits for the last sample of a batch.
+    at_once = 1 if config.num_parallel <= 1 else 1 + -(-config.num_parallel // len(rows))
+    with contextlib.ExitStack() as stack:  # ends from the bottom up
+        threads = stack.enter_context(ThreadPoolExecutor(at_once))
+        load_samples = _sample_source(config, plans, videos, stack, left_out)
+        stack.callback(functools.partial(threads.shutdown, wait=False, cancel_futures=True))
         del videos  # worker processes have them
 
-        def load(step: np.ndarray) -> list[np.ndarray]:
-            # tf.data would wrap an exception in a long text of its own; it is kept aside and raised by the consumer.
-            batch: Batch = {}
-            try:
-                with calls.one():
-                    if not calls.are_stopped:
-                        batch = targets.stack_samples(load_samples(plans.plan(int(step)), rows))
-            except Exception as error:
-                errors[int(step)] = error
-                if not calls.are_stopped:  # then there is no consumer, and tf.data would print the exception
-                    raise
-            return [np.asarray(batch.get(key, np.zeros(0, dtype)), dtype) for key, dtype in _KEYS.items()]
+        def load(step: int) -> tuple[BatchInfo, Batch]:
+            plan = plans.plan(step)
+            batch = targets.stack_samples(load_samples(plan, rows))
+            info = BatchInfo(config.datasets[plan.pool.dataset].name, plan.pool.task, step)
+            return info, {key: batch[key] for key in _KEYS if key in batch}
 
-        stream = iter(_graph(config, load, start_step, at_once))
-        step = start_step
-        while True:
-            try:
-                arrays = next(stream)
-            except Exception:
-                if errors:
-                    raise errors[min(errors)] from None
-                raise
-            pool = plans.plan(step).pool
-            info = BatchInfo(config.datasets[pool.dataset].name, pool.task, step)
-            yield info, {key: array for key, array in zip(_KEYS, arrays, strict=True) if array.size}
-            step += 1
-
-
-class _Calls:
-    """Counts calls that run, so that the end of the iterator can wait for them.
-
-    A thread of TensorFlow that is in Python code while the interpreter is taken down aborts the process.
-    """
-
-    def __init__(self):
-        self._changed = threading.Condition()
-        self._running = 0
-        self.are_stopped = False
-
-    @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
-        with self._changed:
-            self._running += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._running -= 1
-                self._changed.notify_all()
-
-    def stop(self) -> None:
-        """From now on nobody asks for what calls return."""
-        self.are_stopped = True
-
-    def wait(self) -> None:
-        """Returns when no call runs."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._running)
+        ahead: collections.deque[Future[tuple[BatchInfo, Batch]]] = collections.deque()
+        for step in itertools.count(start_step):
+            ahead.append(threads.submit(load, step))
+            if len(ahead) == at_once + config.prefetch:
+                yield ahead.popleft().result()
 
 
 def _sample_source(
     config: DataConfig,
     plans: mixture.Mixture,
     videos: list[list[VideoRecord]],
-    batch_size: int,
     stack: contextlib.ExitStack,
     left_out: LeftOut,
-) -> tuple[Callable[[mixture.BatchPlan, Sequence[int]], list[Batch]], int]:
-    """(loads samples of a batch, how many batches to load at once); `stack` ends what was started for it."""
+) -> Callable[[mixture.BatchPlan, Sequence[int]], list[Batch]]:
+    """What loads samples of a batch; `stack` ends what was started for it."""
     if config.num_parallel <= 1:
         loader = samples.SampleLoader(config, videos, left_out)
-        return lambda plan, rows: [loader.load(plan, row) for row in rows], 1
+        return lambda plan, rows: [loader.load(plan, row) for row in rows]
     threads = stack.enter_context(ThreadPoolExecutor(config.num_parallel))  # each waits for one worker
     pool = workers.WorkerPool(config, plans.pools, videos, left_out)
-    stack.callback(pool.close)  # first of all: threads that wait are set free
-
-    def load_samples(plan: mixture.BatchPlan, rows: Sequence[int]) -> list[Batch]:
-        return list(threads.map(lambda row: pool.load(plan, row), rows))
-
-    # One batch more than the workers can fill, so that none of them waits for the last sample of a batch.
-    return load_samples, 1 + -(-config.num_parallel // batch_size)
-
-
-def _graph(config: DataConfig, load, start_step: int, at_once: int):
-    import cv2
-
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise ValueError(
-            f"batches of videos need the package tensorflow ({error}): run `pip install tensorflow-cpu`, "
-            "or train from recorded batches (data.recorded)"
-        ) from error
-
-    cv2.setNumThreads(1)  # samples already run in parallel
-    tf.config.set_visible_devices([], "GPU")
-    types = [tf.as_dtype(dtype) for dtype in _KEYS.values()]
-    graph = tf.data.Dataset.range(start_step, _FOREVER)
-    graph = graph.map(
-        lambda step: tf.numpy_function(load, [step], types, stateful=False),
-        num_parallel_calls=at_once,
-        deterministic=True,
-    )
-    graph = graph.prefetch(config.prefetch)
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = at_once
-    # Nothing is left to tune, and its thread would keep the process for up to a minute at the end.
-    options.autotune.enabled = False
-    return graph.with_options(options).as_numpy_iterator()
+    stack.callback(pool.close)  # before the threads end: those that wait are set free
+    return lambda plan, rows: list(threads.map(lambda row: pool.load(plan, row), rows))

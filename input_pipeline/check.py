@@ -28,6 +28,7 @@ from tarvis_jax.masks.palette import palette
 # The splits that the datasets' evaluations use.
 SPLITS = {"VIPSEG": ("val", "test"), "DAVIS": ("val", "testdev"), "BURST": ("val", "test")}
 _SHOWN = 5  # bad records of a dataset
+_TRIED = 10  # frames for a preview
 _DEFAULT_SPLITS = ("val",)
 
 
@@ -56,7 +57,9 @@ def main(arguments: list[str]) -> None:
         if not videos:
             unusable.append(dataset.name)
         elif options.previews:
-            print(f"  preview   {write_preview(videos, dataset, pathlib.Path(options.previews))}")
+            with leaving_out(left_out, dataset.name):
+                written = write_preview(videos, dataset, pathlib.Path(options.previews))
+            _print("preview", str(written or "no frame can be drawn"), _bad(left_out))
         for split in SPLITS.get(dataset.name, _DEFAULT_SPLITS) if dataset.eval_images else ():
             _report(dataset, split, root, options.full)
     if unusable:
@@ -87,11 +90,15 @@ def _report(
     except ValueError as error:
         return _print(split, "unusable", [str(error)])
     text, _, source = readers.summary(videos).partition(", from ")
-    bad = left_out.take_new() if left_out else []
-    notes += [f"bad, and left out of the training: {record.error}" for record in bad[:_SHOWN]]
-    notes += [f"and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
-    _print(split, text, [f"from {source}", *notes])
+    _print(split, text, [f"from {source}", *notes, *_bad(left_out)])
     return videos
+
+
+def _bad(left_out: LeftOut | None) -> list[str]:
+    """What is to be said of the records that were left out since the last call."""
+    bad = left_out.take_new() if left_out else []
+    notes = [f"bad, and left out of the training: {record.error}" for record in bad[:_SHOWN]]
+    return notes + ([f"and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else [])
 
 
 def _evaluation(dataset: DatasetConfig, split: str, root: str) -> tuple[list[VideoRecord], list[str]]:
@@ -135,15 +142,33 @@ def read_everything(videos: list[VideoRecord], dataset: DatasetConfig) -> None:
     keep_good(((video, frame) for video in videos for frame in range(video.num_frames)), read)
 
 
-def write_preview(videos: list[VideoRecord], dataset: DatasetConfig, folder: pathlib.Path) -> pathlib.Path:
+def write_preview(videos: list[VideoRecord], dataset: DatasetConfig, folder: pathlib.Path) -> pathlib.Path | None:
     """Writes <folder>/<dataset>.png: of one video after the other, the frame with the most objects, and its targets.
 
     Classes are tinted, objects have an outline; both colors are those of the palette PNGs.
+
+    Returns:
+      the file; None, inside `leaving_out`, if none of the frames that were tried can be read.
+    Raises:
+      ValueError: outside of `leaving_out`, the frame cannot be read; the file cannot be written.
     """
-    video, frame = max(
+    places = sorted(
         ((video, frame) for video in videos for frame in range(video.num_frames)),
-        key=lambda place: len(place[0].segmentations[place[1]]),
+        key=lambda place: -len(place[0].segmentations[place[1]]),
     )
+    for place in places[:_TRIED]:
+        drawn = keep_good([place], lambda place: _preview(*place, dataset))
+        if drawn:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{dataset.name}.png"
+            if not cv2.imwrite(str(path), drawn[0][..., ::-1]):
+                raise ValueError(f"{path}: could not be written")
+            return path
+    return None
+
+
+def _preview(video: VideoRecord, frame: int, dataset: DatasetConfig) -> np.ndarray:
+    """A frame and, beside or below it, the same with its targets: uint8 RGB."""
     picture = video.load_frame(frame)
     colors = palette()
     drawn = picture.astype(np.float32)
@@ -160,12 +185,7 @@ def write_preview(videos: list[VideoRecord], dataset: DatasetConfig, folder: pat
     for number, mask in enumerate(masks, start=1):
         outline, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(drawn, outline, -1, colors[number % 256].tolist(), 2)
-    both = np.concatenate([picture, drawn], axis=int(picture.shape[1] > picture.shape[0]) ^ 1)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{dataset.name}.png"
-    if not cv2.imwrite(str(path), both[..., ::-1]):
-        raise ValueError(f"{path}: could not be written")
-    return path
+    return np.concatenate([picture, drawn], axis=int(picture.shape[1] > picture.shape[0]) ^ 1)
 
 
 if __name__ == "__main__":

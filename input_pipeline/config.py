@@ -175,14 +175,11 @@ class DataConfig:
         are left out when annotations are read, samples with a bad frame are drawn again, and the run counts both.
       shards: a folder of prepared shards (`input_pipeline/shards`), on a disk or in a bucket; training reads its frames
         from there instead of from the datasets' own files. "": none.
-      recorded: a file of batches (`main.py --mode=record`, `input_pipeline/recorded.py`); training takes its batches
-        from there, round and round, instead of making them: it then needs neither TensorFlow nor the data. "": none.
     """
 
     datasets: Annotated[tuple[DatasetConfig, ...], Length(0, 1000)] = ()
     workspace: _Path = ""
     shards: _Path = ""
-    recorded: _Path = ""
     batch_size: _Count = 32
     clip_length: Annotated[int, Range(1, 10_000)] = 3
     chunk_steps: _Count = 8

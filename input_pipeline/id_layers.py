@@ -20,7 +20,7 @@ class IdLayers:
     """N targets in L layers.
 
     Attributes:
-      maps: uint8 [L, T, H, W], or uint16 for more than 255 targets.
+      maps: uint8 [L, T, H, W], or uint16 for more than 254 targets.
       count: N.
     """
 
@@ -72,8 +72,11 @@ class IdLayers:
 
     def to_bool(self) -> np.ndarray:
         """bool [N, T, H, W]."""
-        numbers = np.arange(1, self.count + 1).reshape(-1, 1, 1, 1)
-        return np.logical_or.reduce([layer == numbers for layer in self.maps])
+        numbers = np.arange(1, self.count + 1, dtype=self.maps.dtype).reshape(-1, 1, 1, 1)
+        masks = self.maps[0] == numbers
+        for layer in self.maps[1:]:
+            masks |= layer == numbers
+        return masks
 
     def of_frame(self, frame: int) -> np.ndarray:
         """bool [N, H, W]."""
@@ -83,10 +86,11 @@ class IdLayers:
         """bool [H, W]: pixels of any target in any of the frames."""
         return np.bitwise_or.reduce(self.maps[:, frames], axis=(0, 1)) != 0
 
-    def areas(self) -> np.ndarray:
-        """int64 [N, T]: pixels of each target in each frame."""
-        planes = self.maps.reshape(-1, *self.maps.shape[-2:]) if self.maps.size else self.maps[:0, 0]
-        counts = np.array([_histogram(plane, self.count + 1) for plane in planes]).reshape(*self.maps.shape[:2], -1)
+    def areas(self, frames: slice = slice(None)) -> np.ndarray:
+        """int64 [N, T]: pixels of each target in each of the frames."""
+        maps = self.maps[:, frames]
+        planes = maps.reshape(-1, *maps.shape[-2:]) if maps.size else maps[:0, 0]
+        counts = np.array([_histogram(plane, self.count + 1) for plane in planes]).reshape(*maps.shape[:2], -1)
         return counts.sum(0)[:, 1:].T
 
     def select(self, targets: np.ndarray) -> "IdLayers":
@@ -99,15 +103,33 @@ class IdLayers:
 
     def flip(self) -> "IdLayers":
         """Mirrored left and right."""
-        return IdLayers(self.maps[..., ::-1], self.count)
+        maps = mirrored(self.maps.reshape(-1, *self.maps.shape[2:]))
+        return IdLayers(maps.reshape(self.maps.shape), self.count)
 
     def crop(self, rows: slice, columns: slice) -> "IdLayers":
         return IdLayers(self.maps[..., rows, columns], self.count)
 
     def resize(self, size: tuple[int, int]) -> "IdLayers":
         """A pixel is of the target whose mask, bilinearly interpolated, is above 0.5 there."""
-        planes = [[_resize_ids(plane, size) for plane in layer] for layer in self.maps]
-        return IdLayers(np.stack([np.stack(layer) for layer in planes]), self.count)
+        planes = self.maps.reshape(-1, *self.maps.shape[2:])
+        result = np.zeros((len(planes), *size), planes.dtype)
+        box = _box(planes)
+        if box is not None:
+            axes = [_neighbors(new, old, *ends) for new, old, ends in zip(size, planes.shape[1:], box, strict=True)]
+            (source_rows, rows, *y), (source_columns, columns, *x) = axes
+            if result[:, rows, columns].size:  # otherwise targets are too small to be seen at this size
+                result[:, rows, columns] = _resize_ids(planes[:, source_rows, source_columns], y, x)
+        return IdLayers(result.reshape(*self.maps.shape[:2], *size), self.count)
+
+
+def mirrored(planes: np.ndarray) -> np.ndarray:
+    """Maps [P, H, W] with left and right exchanged.
+
+    A view where they lie by columns. By rows, a view would take ten times as long to copy as the maps themselves.
+    """
+    if abs(planes.strides[1]) < abs(planes.strides[2]):
+        return planes[..., ::-1]
+    return np.stack([cv2.flip(plane, 1) for plane in planes])
 
 
 def resize_classes(classes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -116,11 +138,13 @@ def resize_classes(classes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         np.minimum(np.floor(np.arange(new) * (1 / (new / old))).astype(np.intp), old - 1)
         for new, old in zip(size, classes.shape, strict=True)
     )
-    return _take(classes, rows, columns)
+    result = np.empty(size, classes.dtype)
+    _take(classes, rows, columns, result)
+    return result
 
 
 def _dtype(count: int) -> type[np.unsignedinteger]:
-    return np.uint8 if count < 256 else np.uint16
+    return np.uint8 if count < 255 else np.uint16  # the largest number stays free, for `_resize_ids`
 
 
 def _histogram(plane: np.ndarray, size: int) -> np.ndarray:
@@ -129,41 +153,75 @@ def _histogram(plane: np.ndarray, size: int) -> np.ndarray:
     return cv2.calcHist([plane], [0], None, [size], [0, size]).ravel().astype(np.int64)
 
 
-def _take(plane: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """plane[rows][:, columns], whole rows or columns of memory at a time."""
+def _take(plane: np.ndarray, rows: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
+    """out[:] = plane[rows][:, columns], whole rows or columns of memory at a time."""
     if abs(plane.strides[0]) < abs(plane.strides[1]):
-        return cv2.transpose(plane.T[columns])[rows]
-    return cv2.transpose(cv2.transpose(plane[rows])[columns])
+        np.take(cv2.transpose(plane.T[columns]), rows, axis=0, out=out, mode="clip")
+    else:
+        cv2.transpose(cv2.transpose(plane[rows])[columns], dst=out)
 
 
-def _neighbors(new: int, old: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of `new` pixels the two of `old` pixels around it, int [new], and the share of the second, float32."""
+def _box(planes: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """(first, last + 1) row and column of all maps [P, H, W] that has a target; None where none has."""
+    occupied = np.bitwise_or.reduce(planes) != 0
+    rows, columns = np.flatnonzero(occupied.any(1)), np.flatnonzero(occupied.any(0))
+    if not rows.size:
+        return None
+    return (int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)
+
+
+def _neighbors(new: int, old: int, start: int, stop: int) -> tuple[slice, slice, np.ndarray, np.ndarray]:
+    """What one axis of a map needs to get `new` pixels of `old`, of which only [start, stop) are of a target.
+
+    Returns:
+      the old pixels that matter, the new ones that depend on targets, and for each of these the first of the two old
+      ones around it, int, counted from the first that matters, and the share of the second, float32.
+    """
     place = (np.arange(new) + 0.5) * (old / new) - 0.5
     place = np.clip(place, 0, old - 1)
     first = np.floor(place).astype(np.intp)
-    return first, np.minimum(first + 1, old - 1), (place - first).astype(np.float32)
+    source = slice(max(0, start - 1), min(old, stop + 1))
+    inside = slice(*np.searchsorted(first, (source.start, source.stop)).tolist())
+    return source, inside, first[inside] - source.start, (place - first)[inside].astype(np.float32)
 
 
-def _resize_ids(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if abs(ids.strides[1]) < abs(ids.strides[0]):  # by rows
-        return _resize_ids(ids.T, size[::-1]).T
-    (top, bottom, below), (left, right, beside) = (
-        _neighbors(new, old) for new, old in zip(size, ids.shape, strict=True)
+def _resize_ids(planes: np.ndarray, vertical: Sequence[np.ndarray], horizontal: Sequence[np.ndarray]) -> np.ndarray:
+    """Maps [P, H, W] at another size, by rows; see `IdLayers.resize` and `_neighbors`."""
+    (top, below), (left, beside) = vertical, horizontal
+    mark = planes.dtype.type(np.iinfo(planes.dtype).max)
+    result = np.empty((len(planes), len(top), len(left)), planes.dtype)
+    for plane, resized in zip(_marked(planes, mark), result, strict=True):
+        _take(plane, top, left, resized)
+    # The others are few: elsewhere all four neighbors agree.
+    places = np.flatnonzero(result == mark)
+    plane, place = np.divmod(places, len(top) * len(left))
+    rows, columns = np.divmod(place, len(left))
+    y, x, rows, columns = below[rows], beside[columns], top[rows], left[columns]
+    next_rows, next_columns = (
+        np.minimum(first + 1, old - 1) for first, old in zip((rows, columns), planes.shape[1:], strict=True)
     )
-    sides = [cv2.transpose(ids.T[columns]) for columns in (left, right)]
-    corners = [side[rows] for rows in (top, bottom) for side in sides]
-    result = corners[0].copy()
-    differ = result != corners[1]
-    for corner in corners[2:]:
-        differ |= result != corner
-    places = np.flatnonzero(differ)  # few: elsewhere all four neighbors agree
-    rows, columns = np.divmod(places, size[1])
-    y, x = below[rows], beside[columns]
-    weights = ((1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x)
-    values = [corner.reshape(-1)[places] for corner in corners]
-    winner = np.zeros(len(places), ids.dtype)
+    values = np.stack([planes[plane, row, column] for row in (rows, next_rows) for column in (columns, next_columns)])
+    weights = np.stack([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x])
+    winner = np.zeros(len(places), planes.dtype)
     for value in values:
-        share = sum(np.where(other == value, weight, 0) for other, weight in zip(values, weights, strict=True))
+        share = np.einsum("ij,ij->j", values == value, weights)
         winner = np.where(share > 0.5, value, winner)
     result.reshape(-1)[places] = winner
     return result
+
+
+def _marked(planes: np.ndarray, mark: np.unsignedinteger) -> np.ndarray:
+    """Maps [P, H, W] with `mark`, all bits set, where a pixel is not the same as the next in its row and those below.
+
+    Pixels of the last row and column may be marked without need.
+    """
+    by_columns = abs(planes.strides[1]) < abs(planes.strides[2])
+    lines = np.ascontiguousarray(planes.swapaxes(1, 2) if by_columns else planes)
+    pixels, length = lines.reshape(-1), lines.shape[2]
+    along, across = pixels[1:] != pixels[:-1], pixels[length:] != pixels[:-length]  # also past the end of a line
+    differ = np.zeros(pixels.shape, planes.dtype)
+    differ[:-1] = along
+    differ[:-length] |= across
+    differ[: -length - 1] |= along[length:]
+    marked = (pixels | differ * mark).reshape(lines.shape)
+    return marked.swapaxes(1, 2) if by_columns else marked

@@ -25,23 +25,25 @@ def mask_to_point(masks: np.ndarray) -> np.ndarray:
     """
     if masks.ndim != 3:
         raise ValueError(f"masks: expected shape [N, H, W], found {masks.shape}")
-    empty = np.flatnonzero(~masks.any((1, 2)))
-    if empty.size:
-        raise ValueError(f"masks: expected some pixels in each, found none in masks {empty.tolist()} of {len(masks)}")
-    points = np.array([_center(mask) for mask in masks.astype(bool)], np.float32).reshape(-1, 2)
+    pixels = np.ascontiguousarray(masks, bool).view(np.uint8)
+    boxes = [cv2.boundingRect(mask) for mask in pixels]  # x, y, width, height
+    empty = [n for n, box in enumerate(boxes) if not box[2]]
+    if empty:
+        raise ValueError(f"masks: expected some pixels in each, found none in masks {empty} of {len(masks)}")
+    points = np.array([_center(*each) for each in zip(pixels, boxes, strict=True)], np.float32).reshape(-1, 2)
     return (points + np.float32(0.5)) / np.array(masks.shape[1:], np.float32)
 
 
-def _center(mask: np.ndarray) -> tuple[int, int]:
-    """Row and column of the pixel."""
+def _center(mask: np.ndarray, box: tuple[int, int, int, int]) -> tuple[int, int]:
+    """Row and column of the pixel; the mask is of 0 and 1, its box (x, y, width, height)."""
     # Only the mask's box matters, and the pixels around it, where the image has any: they are the nearest outside.
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    top, left = max(0, rows[0] - 1), max(0, columns[0] - 1)
-    mask = mask[top : rows[-1] + 2, left : columns[-1] + 2]
+    x, y, width, height = box
+    top, left = max(0, y - 1), max(0, x - 1)
+    mask = mask[top : y + height + 1, left : x + width + 1]
     if mask.all():
         farthest = np.argwhere(mask)
     else:
-        distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        distance = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         # Squared distances are integers: of these pixels rounding chooses the ones that are equally far.
         near = np.argwhere(distance > distance.max() - 0.01)
         squared = np.rint(distance[tuple(near.T)].astype(np.float64) ** 2)

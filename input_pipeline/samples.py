@@ -168,22 +168,27 @@ class SampleLoader:
         if not choice.instances:
             return None
         clip, cropped = self._load(video, choice, with_semantics=dataset.task == "panoptic"), False
+        clip = _flip(clip, dataset, rng)
         if dataset.task == "exemplar":
+            reference = slice(choice.reference, choice.reference + 1)
             size = resized_size(clip.size, plan.min_dim, dataset.max_dim)
             # Explicit buckets may be too small; then the whole frame shrinks until what is cropped from it fits.
             shares = dataset.crop if plan.pool.cropped else (1.0, 1.0)
             largest = tuple(int(side / share) for side, share in zip(plan.bucket, shares, strict=True))
-            clip = augment.resize(clip, augment.fitted_size(size, largest))
-            clip = _flip(clip, dataset, rng)
+            size = augment.fitted_size(size, largest)
             if plan.pool.cropped:
+                clip = augment.resize(clip, size)
                 window = augment.crop_size(clip.size, dataset.crop)
-                reference = slice(choice.reference, choice.reference + 1)
                 corner = augment.preserving_crop(clip.masks.union(reference)[None], window, rng)
                 if corner is None:  # a box that became one pixel larger than the window by rounding
                     return None
-                clip, cropped = augment.crop(clip, *corner, *window), True
+                clip, cropped = _color(augment.crop(clip, *corner, *window), dataset, rng), True
+            else:
+                clip = _resize_and_color(clip, size, dataset, rng)
+            visible = np.arange(len(choice.instances))
+            if not clip.masks.areas(reference).all():
+                return None
         else:
-            clip = _flip(clip, dataset, rng)
             if plan.pool.cropped:
                 window = augment.crop_size(clip.size, dataset.crop)
                 corner, is_enough = augment.containing_crop(clip.masks.union()[None, None], window, rng)
@@ -194,20 +199,11 @@ class SampleLoader:
                 if corner is not None and (is_enough or augment.fitted_size(whole, plan.bucket) != whole):
                     clip, cropped = augment.crop(clip, *corner, *window), True
             size = resized_size(clip.size, plan.min_dim, dataset.max_dim)
-            clip = augment.resize(clip, augment.fitted_size(size, plan.bucket))
-        areas = clip.masks.areas()
-        visible = np.flatnonzero(areas.any(1))
-        if not visible.size or dataset.task == "exemplar" and not areas[:, choice.reference].all():
-            return None
-        # Colors come last, on the fewest pixels; they commute with everything but the interpolation.
-        images = augment.jitter_colors(
-            clip.images,
-            rng,
-            hue_saturation=dataset.hue_saturation,
-            contrast=dataset.contrast,
-            brightness=dataset.brightness,
-        )
-        clip = augment.Clip(images, clip.masks.select(visible), clip.semantic)
+            clip = _resize_and_color(clip, augment.fitted_size(size, plan.bucket), dataset, rng)
+            visible = np.flatnonzero(clip.masks.areas().any(1))
+            if not visible.size:
+                return None
+        clip = augment.Clip(clip.images, clip.masks.select(visible), clip.semantic)
         classes = np.asarray([video.instances[i] for i in choice.instances], np.int32)[visible]
         return DrawnClip(video, choice, clip, classes, cropped)
 
@@ -263,6 +259,26 @@ def _naming(video: VideoRecord, frame: int) -> Iterator[None]:
 
 def _flip(clip: augment.Clip, dataset: DatasetConfig, rng: np.random.Generator) -> augment.Clip:
     return augment.flip(clip) if rng.random() < dataset.flip_probability else clip
+
+
+def _color(clip: augment.Clip, dataset: DatasetConfig, rng: np.random.Generator) -> augment.Clip:
+    images = augment.jitter_colors(
+        clip.images,
+        rng,
+        hue_saturation=dataset.hue_saturation,
+        contrast=dataset.contrast,
+        brightness=dataset.brightness,
+    )
+    return dataclasses.replace(clip, images=images)
+
+
+def _resize_and_color(
+    clip: augment.Clip, size: tuple[int, int], dataset: DatasetConfig, rng: np.random.Generator
+) -> augment.Clip:
+    """Colors are changed where there are fewer pixels: they commute with everything but the interpolation."""
+    if size[0] * size[1] < clip.size[0] * clip.size[1]:
+        return _color(augment.resize(clip, size), dataset, rng)
+    return augment.resize(_color(clip, dataset, rng), size)
 
 
 def _can_crop(video: VideoRecord, reference: int, instances: list[int], dataset: DatasetConfig) -> bool:

@@ -92,7 +92,9 @@ def pack_masks(layers: IdLayers, num_slots: int) -> dict[str, np.ndarray]:
     """
     if len(layers.maps) == 1 and may_be_id_map(num_slots):
         return {"id_map": layers.maps[0]}
-    planes = sum(bit_planes(layer, num_slots) for layer in layers.maps)  # a target is in one layer at each pixel
+    planes = bit_planes(layers.maps[0], num_slots)
+    for layer in layers.maps[1:]:
+        planes |= bit_planes(layer, num_slots)
     return {"bit_planes": planes}
 
 

@@ -15,7 +15,7 @@ ONLY = {
     "orbax": ("tarvis_jax/weights/checkpoints.py",),
     "clu": ("tarvis_jax/train/metrics.py",),
     "matplotlib": ("tarvis_jax/visualize/curves.py",),
-    "tensorflow": ("input_pipeline/", "tarvis_jax/train/metrics.py"),
+    "tensorflow": ("tarvis_jax/train/metrics.py",),
     "tensorflow_datasets": ("input_pipeline/shards/",),
     "array_record": ("input_pipeline/shards/",),
 }

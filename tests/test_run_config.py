@@ -54,7 +54,8 @@ from kernels.ms_deform_attn import backends
 from kernels.attention import cudnn
 from input_pipeline import workspace
 assert backends.requested(None, False).name is None
-cudnn.where_possible(np.sin, np.cos, np.zeros(1), dtype=np.dtype("float32"), head_size=8, backend=None)
+kind = dict(dtype=np.dtype("float32"), head_size=8, num_queries=2, num_keys=2)
+cudnn.where_possible(np.sin, np.cos, np.zeros(1), **kind, backend=None)
 try:
     workspace.workspace_root("")
 except ValueError as error:

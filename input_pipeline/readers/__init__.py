@@ -83,11 +83,11 @@ def require_training_files(datasets: Sequence[DatasetConfig], workspace: str = "
     missing = {name: texts for name, texts in missing.items() if texts}
     if missing:
         listed = "".join(f"\n  {name}: {'; '.join(texts)}" for name, texts in missing.items())
-        present = "+".join(dataset.name for dataset in datasets if dataset.name not in missing)
+        present = ", ".join(dataset.name for dataset in datasets if dataset.name not in missing)
         raise ValueError(
             f"{len(missing)} of {len(datasets)} datasets have no training files in the workspace:{listed}\n"
-            + (f"train on the others with --config=configs/finetune.py:datasets={present}; " if present else "")
-            + "python -m input_pipeline.check says what is there"
+            + (f"to train on {present} alone, leave the others out of data.datasets; " if present else "")
+            + "python -m input_pipeline.check, with the same --config, says what is there"
         )
 
 

@@ -3,8 +3,9 @@
     python -m input_pipeline.shards --config=configs/finetune.py --output=SHARDS
     python -m input_pipeline.shards --config=configs/finetune.py --output=SHARDS --check
 
-Then `python main.py --config=configs/finetune.py --config.data.shards=SHARDS ...` trains from them. SHARDS may be a
-folder in a bucket (gs://...). A preparation that was interrupted goes on where it was when it is started once more.
+Then `python main.py --config=configs/finetune.py --config.data.shards=SHARDS ...` trains from them. Shards are prepared
+on a disk; their copy in a bucket (gs://...) is checked and trained from like a folder. A preparation that was
+interrupted goes on where it was when it is started once more.
 """
 
 import logging
@@ -19,15 +20,17 @@ from tarvis_jax.config import from_mapping, load_config_file
 
 
 def main(arguments: list[str]) -> None:
-    """Raises ValueError for wrong flags, unreadable data, and (with --check) for shards that are not complete."""
+    """Raises ValueError for wrong flags, unreadable data, an output in a bucket, and (with --check) damaged shards."""
     overrides = [argument.lstrip("-") for argument in arguments if argument.startswith("--config.")]
     parser = command_line.Parser(prog="python -m input_pipeline.shards", description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, help="config file, whose data.datasets are prepared")
-    parser.add_argument("--output", required=True, help="folder of the shards, on a disk or in a bucket")
+    parser.add_argument("--output", required=True, help="folder of the shards; with --check also in a bucket")
     parser.add_argument("--check", action="store_true", help="compare all checksums instead of preparing")
     flags = parser.parse_args([argument for argument in arguments if not argument.startswith("--config.")])
     command_line.start_logging(0)
     config = from_mapping(DataConfig, load_config_file(flags.config, overrides)["data"].to_dict())
+    if not flags.check:
+        files.require_disk(flags.output)
     workspace = config.workspace or os.environ.get(WORKSPACE_VARIABLE, "")
     for dataset in config.datasets:
         if not flags.check:
@@ -49,7 +52,7 @@ def prepare(dataset: Any, workspace: str, output: str, **settings: Any) -> None:
     Args:
       dataset: its `DatasetConfig`.
       workspace: see `DataConfig`.
-      output: a folder, on a disk or in a bucket.
+      output: a folder on a disk.
       settings: further arguments of `builder.TarvisFrames`.
     """
     from input_pipeline.shards import builder

@@ -5,8 +5,9 @@
 reads the workspace that TARVIS_WORKSPACE_DIR names; `python -m input_pipeline.shards` does the same for the datasets of
 a config. With Apache Beam (a runner in the `DownloadConfig`) shards are written in parallel on a cluster.
 
-A shard gets its final name when it is complete. A preparation that was interrupted goes on with the shards that are
-missing, and until all of them are there the dataset's folder does not exist.
+It writes to a disk; a bucket gets a copy of the finished folder. A shard gets its final name when it is complete. A
+preparation that was interrupted goes on with the shards that are missing, and until all of them are there the dataset's
+folder does not exist.
 """
 
 import dataclasses
@@ -29,7 +30,8 @@ from input_pipeline.workspace import WORKSPACE_VARIABLE
 from tarvis_jax.datasets import DATASETS
 
 SPLIT = "train"
-_FRAMES_PER_SHARD = 512  # about 100 MB of JPEGs in 720p
+# About 400 MB of JPEGs in 720p. A process keeps 256 shards open (`records.py`), which are then half a million frames.
+_FRAMES_PER_SHARD = 2048
 
 
 class TarvisFrames(tfds.core.ShardBasedBuilder):
@@ -62,9 +64,13 @@ class TarvisFrames(tfds.core.ShardBasedBuilder):
           frames_per_shard: a shard is closed after the video with which it has at least so many.
           file_format: what tensorflow-datasets passes; frames are read at random, so no other format than array_record
             will do.
-          kwargs: further arguments of tensorflow-datasets, `data_dir` above all.
+          kwargs: further arguments of tensorflow-datasets, `data_dir` above all: a folder on a disk.
+
+        Raises:
+          ValueError: `data_dir` is in a bucket.
         """
         del file_format
+        files.require_disk(kwargs.get("data_dir"))
         if config is None and dataset is not None:
             name = dataset.name.lower()
             config = name if name in self.builder_configs else tfds.core.BuilderConfig(name=name)

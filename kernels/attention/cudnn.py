@@ -21,9 +21,11 @@ def where_possible(
     *args: jax.Array,
     dtype: jnp.dtype,
     head_size: int,
+    num_queries: int,
+    num_keys: int,
     backend: str | None,
 ) -> jax.Array:
-    """flash(*args) in programs for NVIDIA GPUs (Ampere or newer) if cuDNN takes such heads, else otherwise(*args).
+    """flash(*args) in programs for NVIDIA GPUs (Ampere or newer) if cuDNN takes such arrays, else otherwise(*args).
 
     Args:
       flash: may call `attend_by_cudnn`.
@@ -31,6 +33,8 @@ def where_possible(
       *args: pytrees of arrays.
       dtype: of queries, keys and values.
       head_size: of them.
+      num_queries: in one batch element; JAX differentiates cuDNN's attention for even numbers only.
+      num_keys: in one batch element; likewise.
       backend: "xla" never takes cuDNN; None takes cuDNN if possible.
 
     Raises:
@@ -38,7 +42,8 @@ def where_possible(
     """
     if backend not in (None, "xla"):
         raise ValueError(f'attention: expected "xla" or None, found {backend!r}')
-    is_possible = dtype in (jnp.bfloat16, jnp.float16) and head_size % 8 == 0 and head_size <= MAX_HEAD_SIZE
+    fits = head_size % 8 == 0 and head_size <= MAX_HEAD_SIZE and num_queries % 2 == 0 and num_keys % 2 == 0
+    is_possible = dtype in (jnp.bfloat16, jnp.float16) and fits
     if backend == "xla" or not (is_possible and _has_cuda_plugin()):
         return otherwise(*args)
     return jax.lax.platform_dependent(*args, cuda=flash, default=otherwise)

@@ -38,7 +38,7 @@ def attend(
     Returns:
       [B, Q, M, D] of the dtype of `query`. Logits, softmax and sums are float32.
     """
-    _, num_queries, num_heads, _ = query.shape
+    _, num_queries, num_heads, head_size = query.shape
     num_tokens = tokens.features.shape[1]
     bytes_per_token = 4 * num_heads * num_queries
 
@@ -56,7 +56,16 @@ def attend(
     if bias is not None:
         return plain(query, tokens, projections)
     return cudnn.where_possible(
-        flash, plain, query, tokens, projections, dtype=query.dtype, head_size=query.shape[-1], backend=backend
+        flash,
+        plain,
+        query,
+        tokens,
+        projections,
+        dtype=query.dtype,
+        head_size=head_size,
+        num_queries=num_queries,
+        num_keys=num_tokens,
+        backend=backend,
     )
 
 

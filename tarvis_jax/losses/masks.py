@@ -117,10 +117,11 @@ def _in_blocks(config, weights, with_gradient, mask_logits, *inputs):
 
 
 def _on_device(config, weights, with_gradient, mask_logits, masks, queries, targets, is_pair, draws):
-    num_layers = len(is_pair)
+    num_layers, num_clips, num_slots = is_pair.shape
     size, block_size = is_pair.size, min(BLOCK_SIZE, is_pair.size)
     num_pairs = is_pair.sum()
-    places = jnp.nonzero(is_pair.reshape(-1), size=size + -size % block_size, fill_value=0)[0]
+    places = jnp.argsort(~is_pair.reshape(-1), stable=True).astype(jnp.int32)  # pairs first
+    places = jnp.pad(places, (0, -size % block_size))
 
     def losses_of_block(logits, labels, draws):
         cross_entropy, dice_loss = (x.mean(-1) for x in mask_terms(logits, labels, draws, config))  # [S]
@@ -130,8 +131,9 @@ def _on_device(config, weights, with_gradient, mask_logits, masks, queries, targ
     def add_block(i, results):
         losses, gradient = results
         place = jax.lax.dynamic_slice_in_dim(places, i * block_size, block_size)
-        index = jnp.unravel_index(place, is_pair.shape)  # layer, clip, slot
-        layer, clip, query = *index[:2], queries[index]
+        row, slot = jax.lax.div(place, num_slots), jax.lax.rem(place, num_slots)
+        index = layer, clip, _ = jax.lax.div(row, num_clips), jax.lax.rem(row, num_clips), slot
+        query = queries[index]
         block = mask_logits[layer, clip, query], masks[clip, targets[index]], of_slots(draws, *index)
         number = i * block_size + jnp.arange(block_size)
         is_filled = number < num_pairs  # what is left over in the last block is written outside of the arrays

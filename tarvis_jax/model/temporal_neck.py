@@ -152,6 +152,8 @@ class TemporalLayer(nnx.Module):
             positions,
             dtype=self.dtype,
             head_size=windows.shape[-1] // self.attention.num_heads,
+            num_queries=windows.shape[2],
+            num_keys=windows.shape[2],
             backend=self.attention.backend,
         )
         return from_windows(windows, num_frames, level_shapes, self.window)

@@ -15,7 +15,6 @@ from input_pipeline.bad_records import SKIP, LeftOut, summary
 from input_pipeline.batches import BatchInfo, read_videos, require_data, train_batches
 from input_pipeline.config import DataConfig
 from input_pipeline.mixture import with_buckets
-from input_pipeline.recorded import read_recorded_batches, with_recorded_buckets
 from input_pipeline.records import VideoRecord
 from input_pipeline.synthetic import Preparation
 from tarvis_jax.compiled import keep_between_runs
@@ -55,8 +54,6 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
       NotFiniteError: the loss, a gradient or a parameter is not finite; the last good checkpoint stays.
     """
     workdir = pathlib.Path(workdir)
-    if workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"--workdir={workdir}: expected a folder, found a file")
     keep_between_runs(config.train.compilation_cache)
     is_main = jax.process_index() == 0
     if is_main:
@@ -72,14 +69,14 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
         state = _begin(config, workdir, stepper, checkpoints, source)
         # Otherwise errors in the data come first. The same in all processes: compilers of GPUs wait for each other.
         if config.synthetic.num_train and all(d.buckets for d in config.data.datasets if d.weight):
-            _compile_steps(config, config.data, stepper)
+            _compile_steps(config, config.data, stepper, choose_microbatches(config, stepper))
         data = preparation.finish()
     distributed.wait_for_all("data")
     start_step = int(state.step)
     left_out = LeftOut()
-    videos = [] if data.recorded else read_videos(data, left_out)
-    data = data if data.recorded else with_buckets(data, videos)
-    microbatches = choose_microbatches(_with_sizes(config, data), stepper)
+    videos = read_videos(data, left_out)
+    data = with_buckets(data, videos)
+    microbatches = choose_microbatches(dataclasses.replace(config, data=data), stepper)
     rows = samples_of_process(config.data.batch_size, microbatches, stepper.mesh)
     host_batches = _batches(data, videos, start_step, rows, left_out)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -103,7 +100,7 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
         _evaluate_if_due(evaluator, stepper.gathered(state), start_step, config.train)
         pending = checkpoints.restore_interval() if start_step else []
         with RunAhead(host_batches, lambda each: (each[0], to_devices(each[1], microbatches, stepper.mesh))) as batches:
-            _compile_steps(config, data, stepper)
+            _compile_steps(config, data, stepper, microbatches)
             log = _Log(config, writer, Progress(config, stepper.programs), left_out, pending)
             profiler = Profiler(config.train.profiled_steps, workdir)
             with contextlib.closing(profiler):
@@ -147,26 +144,18 @@ def _begin(
     return replace_weights(state, params, frozen)
 
 
-def _compile_steps(config: Config, data: DataConfig, stepper: TrainStepper) -> None:
+def _compile_steps(config: Config, data: DataConfig, stepper: TrainStepper, microbatches: int) -> None:
     """All programs of the run's steps, so far as they have not been compiled; `data`: the mixture with its buckets."""
-    config = _with_sizes(config, data)
-    programs = gradient_programs(config, choose_microbatches(config, stepper))
+    programs = gradient_programs(dataclasses.replace(config, data=data), microbatches)
     stepper.compile_ahead(programs)
     for program in programs:
         prepare_transfer(program.batch, stepper.mesh)
-
-
-def _with_sizes(config: Config, data: DataConfig) -> Config:
-    """`config` with `data`, and with the sizes of recorded batches, which only their file knows."""
-    return dataclasses.replace(config, data=with_recorded_buckets(data) if data.recorded else data)
 
 
 def _batches(
     data: DataConfig, videos: list[list[VideoRecord]], start_step: int, rows: list[int], left_out: LeftOut
 ) -> Iterator[tuple[BatchInfo, dict[str, np.ndarray]]]:
     """Of the batches from `start_step` on, the `rows` of this process."""
-    if data.recorded:
-        return read_recorded_batches(data.recorded, config=data, start_step=start_step, rows=rows)
     return train_batches(data, videos=videos, start_step=start_step, left_out=left_out, rows=rows)
 
 
@@ -335,10 +324,9 @@ def _log_start(stepper: TrainStepper, config: Config, microbatches: int) -> None
         config.data.batch_size,
         microbatches,
     )
-    if not config.data.recorded:
-        total = sum(dataset.weight for dataset in config.data.datasets)
-        shares = [f"{dataset.name} {dataset.weight / total:.3g}" for dataset in config.data.datasets]
-        logging.info("share of the batches that each dataset has: %s", ", ".join(shares))
+    total = sum(dataset.weight for dataset in config.data.datasets)
+    shares = [f"{dataset.name} {dataset.weight / total:.3g}" for dataset in config.data.datasets]
+    logging.info("share of the batches that each dataset has: %s", ", ".join(shares))
 
 
 def _is_due(step: int, every: int) -> bool:

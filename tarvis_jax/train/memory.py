@@ -132,9 +132,11 @@ def choose_microbatches(config: Config, stepper: TrainStepper) -> int:
         return num_microbatches(batch_size, most, mesh)
     limit = memory_of(mesh.local_devices[0])
     if limit is None:
-        logging.info(
+        logging.log_first_n(
+            logging.INFO,
             "samples on a device at once: all %d of its share, since the memory of a %s is not known "
             "(train.max_samples_per_device sets fewer)",
+            1,
             batch_size // mesh.size,
             mesh.local_devices[0].device_kind,
         )

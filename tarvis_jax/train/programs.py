@@ -33,7 +33,7 @@ def gradient_programs(config: Config, microbatches: int) -> list[GradientProgram
 
     Args:
       config: of the run, with the buckets of every dataset that has a weight (`mixture.with_buckets` finds those that
-        the config leaves open from the videos, `recorded.with_recorded_buckets` those of recorded batches).
+        the config leaves open from the videos).
       microbatches: A, which the batch size is divisible by (`parallel.mesh.num_microbatches`).
     Raises:
       ValueError: a dataset with a weight has no buckets.

@@ -33,7 +33,7 @@ def run(*command: str) -> str:
 
 
 def test_what_is_hidden():
-    """Input pipeline and video writing are not for a GPU machine; what runs there is not hidden."""
+    """Shards, TensorBoard files and video writing are not for a GPU machine; what runs there is not hidden."""
     hidden = lean.hidden_modules()
     assert {"av", "clu", "tensorflow"} <= set(hidden)
     assert not {"cv2", "flax", "jax", "ml_collections", "optax", "pycocotools", "pytest", "torch", "yaml"} & set(hidden)

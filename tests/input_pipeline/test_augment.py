@@ -123,6 +123,24 @@ def test_fitted_size_only_shrinks():
     assert augment.fitted_size((100, 200), (128, 100)) == (50, 100)
 
 
+@pytest.mark.parametrize(("alpha", "shift"), [(1.05, 25), (1.05, -25), (0.95, 25), (0.95, -25), (3.3, -7), (0.0, 9)])
+def test_contrast_and_brightness_are_those_of_a_table(alpha, shift):
+    class Draws:
+        def integers(self, low, high, size=None):
+            return np.zeros(2, int) if size else shift
+
+        def uniform(self, low, high):
+            return alpha
+
+    values = np.arange(256)
+    image = np.stack([values, values[::-1], np.roll(values, 77)], -1).astype(np.uint8)[None]
+    contrasted = np.clip(127 + alpha * (values - 127), 0, 255).astype(int)
+    expected = np.clip(contrasted + shift, 0, 255)[image]
+    found = augment.jitter_colors(image[None], Draws(), hue_saturation=12, contrast=(0.0, 4.0), brightness=25)[0]
+    difference = np.abs(found - expected)
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.01
+
+
 @pytest.mark.parametrize(("hue", "saturation"), [(-12, 7), (-3, -12), (12, 5), (5, -4), (0, 9)])
 def test_hue_and_saturation_are_those_of_a_table(hue, saturation):
     """The shifts in HSV written out with tables; grays and saturated colors included."""

@@ -1,14 +1,11 @@
 import collections
-import dataclasses
 import itertools
-import sys
 
 import numpy as np
 import pytest
 
 from input_pipeline import batches, mixture, samples, targets
 from input_pipeline import readers as datasets
-from input_pipeline.recorded import read_recorded_batches, record_batches, with_recorded_buckets
 from tests.input_pipeline import official_files
 
 STEPS = 12
@@ -34,12 +31,6 @@ def run(make_config):
     """(config, the first batches of a mixture)."""
     config = make_config(seed=1)
     return config, take(config, STEPS)
-
-
-def test_without_tensorflow_the_error_says_what_to_do(make_config, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(ValueError, match="pip install tensorflow-cpu.*recorded batches"):
-        take(make_config(), 1)
 
 
 def test_batches_keep_the_contract(run):
@@ -127,35 +118,6 @@ def test_cache_changes_nothing(run, make_config):
             taken[:3], take(make_config(seed=1, cache_records=True, cache_megabytes=megabytes), 3), strict=True
         ):
             assert_same(expected, found)
-
-
-def test_recorded_batches_come_back(run, tmp_path):
-    config, taken = run
-    path = tmp_path / "recorded.npz"
-    record_batches(path, taken, STEPS)
-    for expected, found in zip(taken, read_recorded_batches(path, repeat=False), strict=True):
-        assert_same(expected, found)
-    info, batch = next(read_recorded_batches(path, start_step=STEPS + 1, rows=[2, 3]))
-    assert info.step == STEPS + 1
-    for key, value in taken[1][1].items():
-        np.testing.assert_array_equal(batch[key], value[2:])
-    assert_same(taken[3], next(read_recorded_batches(path, config=config, start_step=3)))
-    found = with_recorded_buckets(dataclasses.replace(config, recorded=str(path)))
-    for dataset in found.datasets:
-        sizes = {batch["images"].shape[2:4] for info, batch in taken if info.dataset == dataset.name}
-        assert set(dataset.buckets) == sizes and bool(dataset.weight) == bool(sizes)
-    other = dataclasses.replace(config, batch_size=2)
-    with pytest.raises(ValueError, match="batch 0 of .* has the shapes"):
-        read_recorded_batches(path, config=other)
-    other = dataclasses.replace(config, datasets=config.datasets[:1])
-    with pytest.raises(ValueError, match="data.datasets has"):
-        read_recorded_batches(path, config=other)
-    with pytest.raises(ValueError, match="there were only 12"):
-        record_batches(path, taken, STEPS + 1)
-    with pytest.raises(ValueError, match="nothing.npz: expected a file written by record_batches"):
-        read_recorded_batches(tmp_path / "nothing.npz")
-    with pytest.raises(ValueError, match="nothing.npz: expected a file written by record_batches"):
-        with_recorded_buckets(dataclasses.replace(config, recorded=str(tmp_path / "nothing.npz")))
 
 
 def test_mixture_follows_weights_and_epochs(make_config, make_dataset, workspace):

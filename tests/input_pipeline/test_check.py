@@ -80,6 +80,21 @@ def test_what_training_leaves_out_is_told(own_workspace, config_file, capsys):
     assert len(told) == 2 and "00000.jpg: not a readable" in told[0] and "00003.jpg: the JPEG is cut off" in told[1]
 
 
+def test_previews_pass_over_frames_that_are_left_out(own_workspace, config_file, tmp_path, capsys):
+    frames = own_workspace / "dataset_images/training/davis"
+    arguments = [f"--config={config_file}:DAVIS", f"--workspace={own_workspace}", f"--previews={tmp_path}"]
+    for path in frames.glob("0000/*.jpg"):
+        path.write_bytes(path.read_bytes()[:-20])
+    assert command_line.run(check.main, arguments) == 2  # on_bad_record is "error"
+    assert "the JPEG is cut off" in capsys.readouterr().err
+    config_file.write_text(CONFIG.replace("    return", '    config.data.on_bad_record = "skip"\n    return'))
+    assert command_line.run(check.main, arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    row = lines.index(f"  preview   {tmp_path}/DAVIS.png")
+    assert "bad, and left out of the training: " in lines[row + 1] and "the JPEG is cut off" in lines[row + 1]
+    assert (tmp_path / "DAVIS.png").exists()
+
+
 def test_ground_truth_is_found_or_missed(tmp_path, config_file, capsys):
     official_downloads.vipseg(tmp_path / "official/vipseg")
     command_line.run(check.main, [f"--config={config_file}:VIPSEG", f"--workspace={tmp_path}"])

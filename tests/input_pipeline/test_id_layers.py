@@ -68,6 +68,17 @@ def test_resizing_is_opencvs_of_each_mask(make, size):
         assert absent.any() and not found[absent].any()
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 170), (131, 1), (4, 6)])
+def test_small_targets_and_sizes(size):
+    for row, column in ((0, 0), (H - 1, W - 1), (30, 41), (31, 44)):
+        masks = np.zeros((1, T, H, W), bool)
+        masks[0, 1, row, column] = True
+        for layers in (of_video(masks), IdLayers.of_masks(masks), IdLayers.of_masks(masks).flip()):
+            mask = layers.to_bool()[0, 1].astype(np.float32)
+            expected = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_LINEAR).reshape(size) > 0.5
+            np.testing.assert_array_equal(layers.resize(size).to_bool()[0, 1], expected)
+
+
 @pytest.mark.parametrize("size", [(25, 37), (60, 90), (131, 170)])
 def test_class_maps_are_resized_as_by_opencv(size):
     classes = np.random.default_rng(0).integers(0, 256, (H, W)).astype(np.uint8)

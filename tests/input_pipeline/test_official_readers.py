@@ -184,7 +184,7 @@ def test_all_absent_datasets_are_told_at_once(tmp_path, downloads):
     with pytest.raises(ValueError, match="2 of 3 datasets have no training files") as error:
         readers.require_training_files(configs, str(tmp_path))
     text = str(error.value)
-    assert "finetune.py:datasets=DAVIS;" in text and str(tmp_path / "official/ovis") in text
+    assert "to train on DAVIS alone" in text and "configs/" not in text and str(tmp_path / "official/ovis") in text
     assert str(tmp_path / "dataset_annotations/training/vipseg") in text
     unused = (dataset_config("OVIS", weight=0.0), dataset_config("DAVIS"))
     found = batches.read_videos(DataConfig(datasets=unused, workspace=str(tmp_path)))

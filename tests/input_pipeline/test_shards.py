@@ -3,8 +3,12 @@
 import dataclasses
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import textwrap
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from input_pipeline import batches, mixture
 from input_pipeline.shards import __main__ as command
 from input_pipeline.shards import index as files
 from input_pipeline.shards import records, videos
+from tests.tools import fake_bucket
 
 pytest.importorskip("tensorflow_datasets", reason="needs tensorflow-datasets")
 pytest.importorskip("array_record", reason="needs array_record")
@@ -45,6 +50,39 @@ def test_batches_equal_those_of_the_files(config, prepared):
         for key, value in expected.items():
             np.testing.assert_array_equal(value, found[key], err_msg=f"{info} {key}")
     assert seen == set(NAMES)
+
+
+def test_a_machine_without_tensorflow_makes_the_same_batches(config, prepared, workspace):
+    """From the files and from the shards, with what a GPU machine has and array_record."""
+    program = f"""
+        import hashlib, sys
+        from tests import lean
+        sys.modules.update(dict.fromkeys(set(lean.hidden_modules()) - {{"array_record", "importlib_resources"}}))
+        from input_pipeline import batches, config
+        from tests.input_pipeline.conftest import small
+        datasets = tuple(small(name) for name in {NAMES})
+        for places in ({{"workspace": {str(workspace)!r}}}, {{"shards": {str(prepared)!r}}}):
+            data = config.DataConfig(datasets=datasets, batch_size=4, chunk_steps=1, num_parallel=0, **places)
+            stream, digest = batches.train_batches(data), hashlib.sha256()
+            for _ in range(5):
+                _, batch = next(stream)
+                for key, value in batch.items():
+                    digest.update(key.encode() + value.tobytes())
+            print(digest.hexdigest())
+        assert sys.modules["tensorflow"] is None and sys.modules["tensorflow_datasets"] is None
+    """
+    root = pathlib.Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    from_files, from_shards = done.stdout.split()
+    assert from_files == from_shards
+
+
+def test_records_are_read_as_tensorflow_datasets_reads_them():
+    example = {"image": b"\0\xff" * 1000, "map": b"", "targets": b"{}"}
+    assert records._fields(records.features().serialize_example(example)) == example
+    with pytest.raises(OSError, match="expected a record of bytes"):
+        records._fields(records.features().serialize_example(example)[:-1])
 
 
 def test_records_hold_the_files_as_they_were(config, prepared, workspace):
@@ -126,7 +164,7 @@ def test_an_interrupted_preparation_goes_on(workspace, tmp_path, make_dataset):
 
     first = run(total - 1)
     assert first.returncode == 9, first.stderr
-    with pytest.raises(ValueError, match="does not exist; expected a prepared dataset"):
+    with pytest.raises(ValueError, match="No such file.*expected a prepared dataset"):
         videos.training_videos(dataset, str(tmp_path))
     second = run(total)
     assert second.returncode == 0, second.stderr
@@ -147,10 +185,10 @@ def test_damaged_shards_are_errors(config, workspace, tmp_path, damage):
     if damage == "shorter":
         shard.write_bytes(raw[:-10])
     elif damage == "other bytes":
-        raw[len(raw) // 2] ^= 1
+        raw[1000] ^= 1  # in a record
         shard.write_bytes(raw)
         files.check_shards(folder, index, contents=False)
-        with pytest.raises(ValueError, match=r"1 of \d+ shards are damaged: .*checksum"):
+        with pytest.raises(ValueError, match=r"1 of \d+ shards are damaged: .*hash"):
             files.check_shards(folder, index, contents=True)
         return
     elif damage == "absent":
@@ -159,9 +197,9 @@ def test_damaged_shards_are_errors(config, workspace, tmp_path, damage):
         path = pathlib.Path(folder / files.index_name("train"))
         path.write_bytes(path.read_bytes()[:-20])
     expected = {
-        "shorter": rf"expected {len(raw)} bytes, found {len(raw) - 10}",
-        "absent": "does not exist",
-        "index": "is damaged",
+        "shorter": rf"{shard.name}: expected {index.shards[1].records} records, cannot be read",
+        "absent": rf"{shard.name}: expected .* cannot be read .*No such file",
+        "index": r"videos-train.array_record: cannot be read .* expected a prepared dataset",
     }
     with pytest.raises(ValueError, match=expected[damage]):
         videos.training_videos(dataset, str(tmp_path))
@@ -187,3 +225,117 @@ def test_maps_keep_large_ids():
     np.testing.assert_array_equal(found[1], instances)
     with pytest.raises(ValueError, match="above 16777215"):
         videos._encode_map(classes, instances + 1, "here")
+
+
+@pytest.fixture(scope="module")
+def bucket(prepared):
+    """A bucket that holds the prepared shards."""
+    served = fake_bucket.FakeBucket(prepared)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", served.endpoint)
+        yield served
+    for thread in threading.enumerate():  # of requests that were not waited for
+        if thread.name.startswith("read gs://"):
+            thread.join(10)
+    served.close()
+
+
+def test_batches_from_a_bucket_equal_those_from_a_disk(config, prepared, bucket):
+    from_disk, from_bucket = (
+        batches.train_batches(dataclasses.replace(config, shards=folder, workspace=""))
+        for folder in (str(prepared), "gs://bucket")
+    )
+    bucket.requests.clear()
+    for _ in range(2):
+        (info, expected), (found_info, found) = next(from_disk), next(from_bucket)
+        assert info == found_info and expected.keys() == found.keys()
+        for key, value in expected.items():
+            np.testing.assert_array_equal(value, found[key], err_msg=f"{info} {key}")
+    assert bucket.requests
+
+
+def test_a_frame_from_a_bucket_is_one_request(bucket, prepared, monkeypatch):
+    from array_record.python import array_record_module
+
+    path = prepared / "many.array_record"
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    contents = [np.random.default_rng(i).bytes(100_000) for i in range(80)]
+    for content in contents:
+        writer.write(content)
+    writer.close()
+    bucket.requests.clear()
+    url = f"gs://bucket/{path.name}"
+    reader = records.open_records(url)
+    opening = 2**18  # the end of the file, where the places of the records are
+    assert reader.num_records() == 80
+    assert records.read_records(reader, url, [33]) == [contents[33]]
+    reader.close()
+    while len(bucket.requests) < 2:
+        time.sleep(0.01)
+    (_, _, first), (_, start, second) = bucket.requests
+    assert first == opening
+    assert 33 * 100_000 < start < 34 * 100_000  # the record begins here
+    # The client asks for the rest of the file and hangs up when it has the record; what is on the way by then is lost.
+    assert 100_000 < second < path.stat().st_size // 4
+
+
+def test_opening_reads_the_index_and_the_ends_of_the_shards(config, bucket):
+    dataset = config.datasets[NAMES.index("DAVIS")]
+    bucket.requests.clear()
+    video, *_ = videos.training_videos(dataset, "gs://bucket")
+    index = files.read_index(files.folder_of("gs://bucket", "DAVIS"), "train")
+    names = {pathlib.PurePath(name).name for name, _, _ in bucket.requests}
+    assert names == {files.index_name("train")} | {shard.file for shard in index.shards}
+    files.check_shards(files.folder_of("gs://bucket", "DAVIS"), index, contents=True)
+    assert video.frame_paths[0].shard.startswith("gs://bucket/")
+
+
+@pytest.mark.parametrize("status", [403, 404, 503])
+def test_a_bucket_that_does_not_give(config, bucket, status, monkeypatch):
+    """The client itself would try for 15 minutes where the status says that trying once more may help."""
+    monkeypatch.setattr(records, "PATIENCE", 0.3)
+    monkeypatch.setitem(bucket.failures, "davis", status)
+    dataset = config.datasets[NAMES.index("DAVIS")]
+    expected = "did not answer within 0.3 s" if status == 503 else f"made to answer {status}"
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=rf"gs://bucket/tarvis_frames/davis/.*cannot be read .*{expected}"):
+        videos.training_videos(dataset, "gs://bucket")
+    assert time.monotonic() - start < 5
+
+
+def test_a_shard_that_a_bucket_stops_giving(config, bucket, monkeypatch):
+    dataset = config.datasets[NAMES.index("DAVIS")]
+    records._reader.cache_clear()
+    records._record.cache_clear()
+    video = videos.training_videos(dataset, "gs://bucket")[0]
+    video.load_frame(0)
+    monkeypatch.setattr(records, "PATIENCE", 0.3)
+    for status, expected in ((403, "made to answer 403"), (503, "did not answer within")):
+        monkeypatch.setitem(bucket.failures, "array_record-", status)
+        with pytest.raises(ValueError, match=rf"gs://bucket/.*record 1 .*{expected}"):
+            video.load_frame(1)
+    bucket.failures.clear()
+    video.load_frame(1)  # what failed is not kept
+
+
+@pytest.mark.parametrize("damage", ["absent", "shorter", "index"])
+def test_a_copy_in_a_bucket_that_is_not_complete(config, bucket, prepared, damage):
+    dataset = config.datasets[NAMES.index("BURST")]
+    folder = prepared / "copy" / damage
+    shutil.copytree(prepared / "tarvis_frames" / "burst", folder / "tarvis_frames" / "burst")
+    index = files.read_index(files.folder_of(folder, "BURST"), "train")
+    name = files.index_name("train") if damage == "index" else index.shards[0].file
+    path = pathlib.Path(files.folder_of(folder, "BURST")) / name
+    path.write_bytes(path.read_bytes()[:-10]) if damage == "shorter" else path.unlink()
+    expected = {
+        "absent": "404",
+        "shorter": f"expected {index.shards[0].records} records, cannot be read",
+        "index": "404",
+    }
+    with pytest.raises(ValueError, match=rf"gs://bucket/copy/.*{name}: .*{expected[damage]}"):
+        videos.training_videos(dataset, f"gs://bucket/copy/{damage}")
+
+
+def test_shards_are_not_written_to_a_bucket(config, workspace):
+    with pytest.raises(ValueError, match=r"gs://bucket/new: expected a folder on a disk.*gcloud storage rsync"):
+        command.prepare(config.datasets[0], str(workspace), "gs://bucket/new")

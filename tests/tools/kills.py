@@ -16,7 +16,6 @@ import signal
 import time
 
 from tarvis_jax.train.metrics import read_metrics
-from tests.parallel import tiny_run
 from tests.parallel.processes import Run
 
 COMPARED = ("loss", "grad_norm", "param_norm", "learning_rate")
@@ -90,11 +89,8 @@ def main() -> None:
     folder = flags.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(flags.seed)
-    batches = folder / "batches.npz"
-    tiny_run.write_batches(batches)
     arguments = (
-        f"--config=tests/parallel/tiny_run.py:{batches}",
-        f"--config.train.num_steps={NUM_STEPS}",
+        f"--config=tests/parallel/tiny_run.py:{NUM_STEPS}",
         "--config.train.log_steps=3",  # what a kill finds between two entries must not be lost
     )
 

@@ -45,9 +45,9 @@ def test_a_rerun_needs_no_weights_to_start_from(run):
     changed = dataclasses.replace(
         config,
         train=dataclasses.replace(config.train, init_from="{workspace}/pretrained_backbones/R-50.pkl"),
-        data=dataclasses.replace(config.data, recorded="no_such_file.npz"),
+        data=dataclasses.replace(config.data, shards="no_such_folder"),
     )
-    with pytest.raises(ValueError, match="no_such_file.npz"):
+    with pytest.raises(ValueError, match="no_such_folder"):
         train(changed, workdir)
 
 
@@ -58,7 +58,7 @@ def test_a_rerun_needs_no_weights_to_start_from(run):
         ("model", {"decoder_layers": 2}, "does not fit this config"),
         ("optimizer", {"ema_decay": 0.0}, "does not fit this config(.|\n)*unexpected: weights/ema/"),
         ("synthetic", {"num_train": 5}, "expected .*found"),
-        ("data", {"recorded": "no_such_file.npz"}, "no_such_file.npz"),
+        ("data", {"shards": "no_such_folder"}, "no_such_folder"),
         ("train", {"wandb_project": "p"}, "which is not installed"),
     ],
 )

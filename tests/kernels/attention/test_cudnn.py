@@ -25,27 +25,42 @@ def inputs(num_queries: int, num_tokens: int, heads: int = 8, head_size: int = 3
     )
 
 
+FITS = {"dtype": jnp.bfloat16, "head_size": 32, "num_queries": 4, "num_keys": 6}
+
+
 @pytest.mark.parametrize(
-    "dtype,head_size", [(jnp.float32, 32), (jnp.bfloat16, 12), (jnp.bfloat16, 256), (jnp.bfloat16, 32)]
+    "other", [{"dtype": jnp.float32}, {"head_size": 12}, {"head_size": 256}, {"num_queries": 3}, {"num_keys": 5}, {}]
 )
-def test_other_platforms_and_other_heads_take_the_other_form(dtype, head_size):
-    found = cudnn.where_possible(jnp.sin, jnp.cos, jnp.zeros(3), dtype=dtype, head_size=head_size, backend=None)
-    expected = jnp.sin if jax.default_backend() == "gpu" and dtype == jnp.bfloat16 and head_size == 32 else jnp.cos
+def test_other_platforms_and_other_arrays_take_the_other_form(other):
+    found = cudnn.where_possible(jnp.sin, jnp.cos, jnp.zeros(3), **FITS | other, backend=None)
+    expected = jnp.sin if jax.default_backend() == "gpu" and not other else jnp.cos
     np.testing.assert_array_equal(found, expected(jnp.zeros(3)))
+
+
+@pytest.mark.parametrize("num_queries,num_keys", [(4, 6), (3, 6), (4, 5), (169, 169)])
+def test_odd_numbers_never_go_to_cudnn(num_queries, num_keys, monkeypatch):
+    """JAX refuses to differentiate them: a training step of 169 queries would not compile on a GPU."""
+    monkeypatch.setattr(cudnn, "_has_cuda_plugin", lambda: True)
+    taken = []
+    monkeypatch.setattr(
+        jax.lax, "platform_dependent", lambda *args, cuda, default: taken.append(True) or default(*args)
+    )
+    args = inputs(num_queries, num_keys)
+    jax.eval_shape(attend, *args)
+    assert bool(taken) == (num_queries % 2 == num_keys % 2 == 0)
 
 
 def test_plain_xla_on_request():
     args = (jnp.sin, jnp.cos, jnp.zeros(3))
-    kind = {"dtype": jnp.bfloat16, "head_size": 32}
-    np.testing.assert_array_equal(cudnn.where_possible(*args, **kind, backend="xla"), jnp.ones(3))
+    np.testing.assert_array_equal(cudnn.where_possible(*args, **FITS, backend="xla"), jnp.ones(3))
     with pytest.raises(ValueError, match="found 'flash'"):
-        cudnn.where_possible(*args, **kind, backend="flash")
+        cudnn.where_possible(*args, **FITS, backend="flash")
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("num_queries,num_tokens", [(252, 252), (1008, 1008), (169, 169), (17, 421)])
 def test_equals_all_at_once(num_queries, num_tokens):
-    """Windows of 3 and of 12 frames; odd numbers. Outputs and gradients as close to float64's as those of XLA."""
+    """Windows of 3 and of 12 frames; odd numbers, which XLA takes. Outputs and gradients are as exact as XLA's."""
     if jax.default_backend() != "gpu":
         pytest.skip("needs JAX on a GPU (JAX_PLATFORMS=cuda,cpu)")
     args = inputs(num_queries, num_tokens)
@@ -56,7 +71,8 @@ def test_equals_all_at_once(num_queries, num_tokens):
         return out, pull_back(out_grad)
 
     run = jax.jit(outputs_and_grads, static_argnums=0)
-    assert "__cudnn$fmha" in run.lower(attend, args, out_grad).compile().as_text()
+    is_flash = "__cudnn$fmha" in run.lower(attend, args, out_grad).compile().as_text()
+    assert is_flash == (num_queries % 2 == num_tokens % 2 == 0)
     found, plain = run(attend, args, out_grad), run(attend_at_once, args, out_grad)
     with jax.default_matmul_precision("highest"):
         wide = jax.tree.map(lambda x: x.astype(jnp.float32), (args, out_grad))
