@@ -28,7 +28,6 @@ KIND = ("VIS", "instance")
 # name -> devices, of which so many share a state, samples a device, what is split
 WAYS = {
     "8x1": (1, 1, 1, "none"),
-    "devices": (2, 1, 2, "none"),
     "optimizer 2x2": (4, 2, 1, "optimizer"),
     "parameters 2x4": (8, 4, 1, "parameters"),
 }

@@ -33,7 +33,7 @@ def ways(tmp_path_factory) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["devices", "optimizer 2x2", "parameters 2x4"])
+@pytest.mark.parametrize("name", ["optimizer 2x2", "parameters 2x4"])
 def test_meshes_and_microbatches_agree(ways, name):
     one_device, other = ways["8x1"], ways[name]
     assert one_device["microbatches"] == 8 and other["microbatches"] == (1 if name == "parameters 2x4" else 2)
@@ -45,14 +45,14 @@ def test_meshes_and_microbatches_agree(ways, name):
 
 @pytest.mark.slow
 def test_state_is_split_as_asked(ways):
-    assert set(ways["devices"]["held"].values()) == {1.0}
+    assert set(ways["8x1"]["held"].values()) == {1.0}
     held = ways["optimizer 2x2"]["held"]
     assert held["params"] == 1.0 and 0.5 < held["opt_state"] == held["ema"] < 0.6  # small tensors lie whole
     held = ways["parameters 2x4"]["held"]
     assert 0.25 < held["params"] == held["opt_state"] == held["ema"] < 0.4
     # Split parameters are gathered; activations are not moved from device to device for their sake.
-    assert ways["parameters 2x4"]["all_gathers"] > ways["devices"]["all_gathers"]
-    assert ways["parameters 2x4"]["all_to_alls"] == ways["devices"]["all_to_alls"]
+    assert ways["parameters 2x4"]["all_gathers"] >= 9  # as many parameters are large enough
+    assert ways["parameters 2x4"]["all_to_alls"] == 0
 
 
 @pytest.mark.slow
