@@ -8,7 +8,6 @@ import dataclasses
 import itertools
 import json
 import pathlib
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,7 +50,6 @@ class Row:
       collectives: kind -> (how many in a step, their bytes).
       sent_bytes: what the chip sends at least.
       cycles: libtpu's estimates of a step, without kernels of Pallas; 0 elsewhere.
-      compile_seconds: wall time.
     """
 
     program: str
@@ -62,7 +60,6 @@ class Row:
     collectives: dict[str, tuple[int, int]]
     sent_bytes: float
     cycles: int
-    compile_seconds: float
 
     def seconds(self, chip: Chip) -> dict[str, float]:
         """Least time of a step by what limits it; the largest is the roofline."""
@@ -90,6 +87,8 @@ def compile_steps(config: Config, topology: str | None = None, programs: int = 0
       ValueError: topology or config are wrong, or the batch cannot be split over the devices.
       DoesNotFitError: no setting fits.
     """
+    if programs < 0:
+        raise ValueError(f"--programs={programs}: expected how many of the largest to compile, or 0 for all")
     if topology is not None:
         prepare(topology)
     chip, devices, limit = _target(topology)
@@ -193,21 +192,18 @@ def _rows(config: Config, stepper: TrainStepper, most: int) -> Iterator[Row]:
     first = largest_programs(listed)
     others = sorted((each for each in listed if each not in first), key=lambda each: -each.batch["images"].size)
     for program in itertools.islice([*first, *others], most or None):
-        start = time.monotonic()
         compiled = compile_gradients(stepper, program)
         if compiled is None:
             raise DoesNotFitError(f"{_name(program)} needs more than the compiler may use")
-        seconds = time.monotonic() - start
         memory = step_memory(compiled, state)
         flops = count_flops(stepper.trace_gradients(program.kind, program.batch).jaxpr)
         # The compiler counts the loop over microbatches, which is nearly all of the program, once.
-        yield _row(_name(program), memory, memory.total, compiled, flops, microbatches, mesh.size, seconds)
-    start = time.monotonic()
+        yield _row(_name(program), memory, memory.total, compiled, flops, microbatches, mesh.size)
     compiled = stepper.lower(stepper.trace_update()).compile()
     found = compiled.memory_analysis()
     total = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     total += found.temp_size_in_bytes
-    yield _row("update", None, total, compiled, 0, 1, mesh.size, time.monotonic() - start)
+    yield _row("update", None, total, compiled, 0, 1, mesh.size)
 
 
 def _row(
@@ -218,7 +214,6 @@ def _row(
     flops: int,
     passes: int,
     num_devices: int,
-    seconds: float,
 ) -> Row:
     text, cost = compiled.as_text(), compiled.cost_analysis() or {}
     found = hlo.collectives(text, num_devices)
@@ -232,7 +227,6 @@ def _row(
         collectives=hlo.totals(found),
         sent_bytes=sum(each.sent_bytes for each in found),
         cycles=hlo.estimated_cycles(text),
-        compile_seconds=round(seconds, 1),
     )
 
 
