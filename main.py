@@ -4,6 +4,7 @@ python main.py --config=configs/quickstart.py --workdir=runs/quickstart
 python main.py --mode=eval --workdir=runs/quickstart
 python main.py --mode=infer --checkpoint=runs/quickstart --dataset=YOUTUBE_VIS --input=clip.mp4 --output=out
 python main.py --mode=export --checkpoint=runs/quickstart --export_clip=12,64,128 --output=exported
+python main.py --mode=compile --config=configs/finetune.py --topology=v5e:4x4
 """
 
 import argparse
@@ -24,6 +25,7 @@ _MODES = {
         ["output"],
         "checkpoint config export_clip export_objects export_datasets export_platforms export_backend".split(),
     ),
+    "compile": (["config"], ["topology", "programs", "output"]),
 }
 
 
@@ -78,11 +80,15 @@ def main(arguments: list[str]) -> None:
         from tarvis_jax.commands.infer import segment_input
 
         segment_input(flags.checkpoint, flags.input, flags.output, flags.dataset, flags.targets)
-    else:
+    elif flags.mode == "export":
         from tarvis_jax.commands.export import run_export
 
         settings = {name.removeprefix("export_"): given[name] for name in given if name.startswith("export_")}
         run_export(flags.output, flags.checkpoint, config, **settings)
+    else:
+        from tarvis_jax.commands.compile import compile_steps
+
+        compile_steps(config, flags.topology, flags.programs or 0, flags.output)
 
 
 def _parser() -> command_line.Parser:
@@ -102,7 +108,7 @@ def _parser() -> command_line.Parser:
     flags = parser.add_argument_group("train, eval")
     flags.add_argument("--workdir", help="folder of the run: checkpoints, metrics, results")
 
-    flags = parser.add_argument_group("train, export")
+    flags = parser.add_argument_group("train, export, compile")
     flags.add_argument("--config", metavar="FILE", help="config file, with an argument where it takes one: file.py:arg")
     flags.add_argument("--config.a.b", metavar="VALUE", help="a setting of the config, in place of the file's")
 
@@ -124,8 +130,8 @@ def _parser() -> command_line.Parser:
     model = "a workdir, a checkpoint of the reference (.pth), a folder of save_pretrained or an id on the hub"
     flags.add_argument("--checkpoint", metavar="MODEL", help=model)
 
-    flags = parser.add_argument_group("infer, export")
-    flags.add_argument("--output", help="folder of the results or of the export")
+    flags = parser.add_argument_group("infer, export, compile")
+    flags.add_argument("--output", help="folder of the results or of the export; compile: a JSON file")
 
     flags = parser.add_argument_group("infer")
     flags.add_argument("--input", help="a folder of frames or a video file")
@@ -140,6 +146,11 @@ def _parser() -> command_line.Parser:
     flags.add_argument("--export_platforms", metavar=names, type=_names, help="of cpu, cuda, tpu (default: all)")
     backend = "of attention: xla runs everywhere (default), auto takes each platform's kernels"
     flags.add_argument("--export_backend", choices=["xla", "auto"], help=backend)
+
+    flags = parser.add_argument_group("compile")
+    topology = "TPUs such as v5e:4x4 or GPUs of one machine such as h100:8 (default: the devices that are here)"
+    flags.add_argument("--topology", metavar="CHIPS", help=topology)
+    flags.add_argument("--programs", metavar="N", type=int, help="only the N largest, and the update (default: all)")
     return parser
 
 

@@ -95,7 +95,7 @@ def main() -> None:
         backbone=options.backbone,
         cross_attention=options.cross_attention,
         compute_dtype=options.dtype,
-        remat=options.gradient,
+        remat="blocks" if options.gradient else "none",
     )
     if options.target not in ("here", "h200"):
         tpu.prepare()

@@ -12,9 +12,8 @@ It starts from the backbone's weights from ImageNet, whose file lies in the fold
 (docs/weights.md), or from a pretraining run (`--finetune_from`), as the published models do. SwinLarge has loss
 settings of its own.
 
-It takes 90 000 steps of 32 clips with 3 frames each, in bfloat16. A device computes one clip at a time, whatever the
-number of devices is. It has not been run on full datasets; docs/benchmarks.md says how much memory a step needs on H200
-and TPU v5e.
+It takes 90 000 steps of 32 clips with 3 frames each, in bfloat16. A device computes as many clips at once as it has
+memory for. It has not been run on full datasets; docs/multihost.md says what it fits on.
 """
 
 from collections.abc import Mapping

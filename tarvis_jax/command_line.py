@@ -1,8 +1,9 @@
 """How every command of the project reads its flags, speaks to its user and ends.
 
 Exit status: 0 done; 2 an error of the user's, told in one message on standard error; 3 training met a value that is not
-finite; 4 another process of the training has ended; 130 interrupted (Ctrl-C); 143 training was ended by SIGTERM and the
-same command goes on; 1, with Python's traceback, a bug of ours. `--debug` shows the traceback always.
+finite; 4 another process of the training has ended; 5 a step needs more memory than a device has; 130 interrupted
+(Ctrl-C); 143 training was ended by SIGTERM and the same command goes on; 1, with Python's traceback, a bug of ours.
+`--debug` shows the traceback always.
 """
 
 import argparse

@@ -58,6 +58,10 @@ class Programs:
             self.compile_seconds += time.monotonic() - start
         return self._compiled[key]
 
+    def all(self) -> list[jax.stages.Compiled]:
+        """What was compiled so far, in this order."""
+        return list(self._compiled.values())
+
     def compile_all(self, requests: Sequence[Request]) -> None:
         """Compiles the programs that are not there yet side by side, as many at once as there are cores.
 

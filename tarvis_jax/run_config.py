@@ -20,6 +20,7 @@ CONFIG_FILE = "config.json"  # of a run, in its workdir
 CHECKPOINTS_FOLDER = "checkpoints"
 RANDOM_WEIGHTS = "random"  # as train.init_from
 SCHEDULES = ("step", "cosine")
+SHARDS = ("none", "optimizer", "parameters")
 
 _Steps = Annotated[int, Range(0, 10**9)]
 _Decay = Annotated[float, Range(0, 1, below_high=True)]
@@ -35,7 +36,13 @@ class TrainConfig:
       num_steps: optimizer steps in all.
       seed: of initialization, data order and every random draw.
       max_samples_per_device: a device never sees more samples at once; the global batch (`data.batch_size`) is kept by
-        accumulating gradients over microbatches. 0: no limit.
+        accumulating gradients over microbatches. 0: as many as the compiler says there is memory for, and on CPUs,
+        whose memory is not known, all of a device's share.
+      shard: what of the training state is split over devices instead of lying whole on each: "none"; "optimizer" (its
+        state, the moving average and the gradients); "parameters" (those, and the parameters). It saves memory, and
+        changes a result by rounding alone.
+      fsdp_devices: over how many devices it is split; 0: all. It divides their number; a host's own number keeps the
+        exchange within hosts.
       exemplar_point_probability: each object of an exemplar batch is given by a point with this probability, else by
         its mask (0.3 in the paper).
       log_steps: steps between two progress lines and metric entries.
@@ -65,7 +72,9 @@ class TrainConfig:
 
     num_steps: Annotated[int, Range(1, 10**9)] = 90_000
     seed: Annotated[int, Range(0, 2**31 - 1)] = 42
-    max_samples_per_device: Annotated[int, Range(0, 10**6)] = 1
+    max_samples_per_device: Annotated[int, Range(0, 10**6)] = 0
+    shard: Annotated[str, OneOf(SHARDS)] = "none"
+    fsdp_devices: Annotated[int, Range(0, 10**6)] = 0
     exemplar_point_probability: Annotated[float, Range(0, 1)] = 0.3
     log_steps: Annotated[int, Range(1, 10**9)] = 20
     eval_steps: _Steps = 0
@@ -95,6 +104,11 @@ class TrainConfig:
         """The steps of `profile`, numbered from 0."""
         found = re.fullmatch(r"(\d{1,9}):(\d{1,9})", self.profile)
         return range(*map(int, found.groups())) if found else range(0)
+
+    @property
+    def mesh_fsdp_devices(self) -> int:
+        """Size of the mesh's axis "fsdp", as `make_mesh` takes it."""
+        return 1 if self.shard == "none" else self.fsdp_devices
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,6 +64,12 @@ def fail(capsys, monkeypatch):
             (CONFIG, NEW, "--config.synthetic.num_train=0", "--config.data.workspace=no"),
             "/no (from config.data.workspace) is not an existing folder",
         ),
+        (("--mode=compile",), "--mode=compile needs --config"),
+        (
+            ("--mode=compile", CONFIG, "--topology=v5e"),
+            "--topology=v5e: expected a TPU slice such as v5e:4x4 or v4:2x2x2, or GPUs of one machine such as h100:8",
+        ),
+        (("--mode=compile", CONFIG, "--topology=a100:8"), "the chips are v4, v5e, v5p, v6e, h100, h200"),
         ((CONFIG, "--workdir=README.md"), "README.md: expected a folder to train in, found a file"),
     ],
 )

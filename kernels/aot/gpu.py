@@ -6,14 +6,15 @@ chooses algorithms of matrix products and convolutions without timing them: what
 program needs, how many kernels it starts and what they contain; not how long they take.
 """
 
+import os
 import re
 
 import jax
 from jax.experimental import topologies
 
-# In the text form of XLA's stream_executor.GpuTargetConfigProto: figures of NVIDIA's H200 SXM data sheet and of CUDA's
-# table of compute capability 9.0.
-H200 = """
+# In the text form of XLA's stream_executor.GpuTargetConfigProto: figures of NVIDIA's data sheets of the SXM modules and
+# of CUDA's table of compute capability 9.0.
+_HOPPER = """
 gpu_device_info {
   threads_per_block_limit: 1024
   threads_per_warp: 32
@@ -26,10 +27,10 @@ gpu_device_info {
   block_dim_limit_x: 2147483647
   block_dim_limit_y: 65535
   block_dim_limit_z: 65535
-  memory_bandwidth: 4800000000000
-  l2_cache_size: 62914560
+  memory_bandwidth: %d
+  l2_cache_size: %d
   clock_rate_ghz: 1.98
-  device_memory_size: 150754820096
+  device_memory_size: %d
   cuda_compute_capability { major: 9 }
   registers_per_core_limit: 65536
   registers_per_block_limit: 65536
@@ -37,8 +38,18 @@ gpu_device_info {
 runtime_version { major: 13 }
 platform_name: "CUDA"
 dnn_version_info { major: 9 minor: 12 }
-device_description_str: "NVIDIA H200"
+device_description_str: "%s"
 """
+H100 = _HOPPER % (3_350_000_000_000, 52_428_800, 85_520_809_984, "NVIDIA H100 80GB HBM3")
+H200 = _HOPPER % (4_800_000_000_000, 62_914_560, 150_754_820_096, "NVIDIA H200")
+DESCRIPTIONS = {"h100": H100, "h200": H200}
+
+
+def prepare() -> None:
+    """Sets the environment for compiling without a GPU; call before JAX initializes its back ends."""
+    jax.config.update("jax_platforms", "cpu")
+    flags = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"  # both would try products on a GPU
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
 
 
 def devices(number: int = 1, description: str = H200) -> list:

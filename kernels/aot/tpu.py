@@ -62,7 +62,7 @@ def prepare(dump_dir: str | os.PathLike | None = None) -> None:
     Args:
       dump_dir: where the schedules of kernels go; without it compilation is faster and reports have no kernels.
     """
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    jax.config.update("jax_platforms", "cpu")
     # No search for a machine that is not there.
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1",
@@ -76,13 +76,15 @@ def prepare(dump_dir: str | os.PathLike | None = None) -> None:
 
 
 def topology_devices(topology: str) -> list:
-    """The devices of a described slice such as "v5e:2x4".
+    """The devices of a described slice such as "v5e:2x4", one for each chip.
 
     Raises:
       ValueError: libtpu does not know it, or is not installed.
     """
+    # The two cores of a v4 chip work as one device, as they do where JAX runs on the chips.
+    options = {"chip_config_name": "megacore"} if topology.startswith("v4:") else {}
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices)
     except RuntimeError as error:
         raise ValueError(f"libtpu cannot describe the topology {topology!r}: {error}") from error
 

@@ -22,6 +22,7 @@ BACKEND_VARIABLES = {"ms_deform_attn_backend": "TARVIS_MS_DEFORM_ATTN", "attenti
 
 HARD_MASKED = "hard_masked"
 SOFT_MASKED = "soft_masked"
+REMATS = ("none", "products", "blocks")  # each needs less memory and more time than the one before
 COMPUTE_DTYPES = ("float32", "bfloat16")
 PYRAMID_STRIDES = (32, 16, 8, 4)
 
@@ -57,7 +58,9 @@ class ModelConfig:
       ms_deform_attn_deterministic: the same bits in every run; slow on GPUs, without cost on TPUs and CPUs.
       attention_backend: "xla" computes attention in plain XLA on every platform; None takes cuDNN where it can
         (bfloat16 on NVIDIA GPUs, whose gradients differ from run to run). Filled from TARVIS_ATTENTION likewise.
-      remat: recompute activations of backbone stages and neck/decoder layers in the backward pass.
+      remat: what is computed again in the backward pass to save memory, in blocks of the backbone and layers of neck,
+        decoder and object encoder: "none"; "products", everything but matrix products, convolutions and deformable
+        attention; "blocks", everything.
       attention_mib: MiB of attention logits (float32, of one clip) that may exist at once; what needs more is computed
         in parts, forward and backward, with the same result. None = what suits the platform (kernels/attention/limits).
     """
@@ -90,7 +93,7 @@ class ModelConfig:
     ms_deform_attn_backend: Annotated[str, OneOf(MS_DEFORM_ATTN_BACKENDS)] | None = None
     ms_deform_attn_deterministic: bool = False
     attention_backend: Annotated[str, OneOf(("xla",))] | None = None
-    remat: bool = False
+    remat: Annotated[str, OneOf(REMATS)] = "none"
     attention_mib: Annotated[int, Range(0, 2**20)] | None = None
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from tarvis_jax.model.config import SOFT_MASKED, ModelConfig
 from tarvis_jax.model.frozen import Frozen
 from tarvis_jax.model.position_encoding import sine_3d
 from tarvis_jax.model.queries import BACKGROUND, BACKGROUND_VOS, INSTANCE, SEMANTIC, VOS, Groups, QuerySet, group_slice
+from tarvis_jax.model.remat import rematerialize
 
 INVALID_MASK_LOGIT = -1e4
 
@@ -128,7 +129,7 @@ class QueryDecoder(nnx.Module):
         queries, embeddings = query_set.queries.astype(self.dtype), query_set.embeddings.astype(self.dtype)
 
         def run_layer(layer: DecoderLayer, *args: jax.Array) -> jax.Array:
-            return jax.checkpoint(layer)(*args) if self.config.remat else layer(*args)
+            return rematerialize(layer, self.config.remat)(*args)
 
         predictions = []
         for i in range(num_layers + 1):

@@ -12,6 +12,7 @@ from tarvis_jax.model.cell_counts import STRIDE, grid_counts, nearest_cell, part
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.position_encoding import sine_2d
 from tarvis_jax.model.queries import ObjectQueries
+from tarvis_jax.model.remat import rematerialize
 
 POINT_STRIDES = (32, 16, 8, 4)  # maps that a point reads, in the order of their features
 
@@ -142,7 +143,7 @@ class ObjectEncoder(nnx.Module):
         all_valid = jnp.concatenate([jnp.ones((B, num_background), bool), valid.reshape(B, -1)], axis=1)
 
         for layer in self.layers:
-            run = jax.checkpoint(layer) if self.config.remat else layer
+            run = rematerialize(layer, self.config.remat)
             queries = run(queries, embeddings, all_valid, *keys)
         return ObjectQueries(
             background=queries[:, :num_background], objects=queries[:, num_background:].reshape(B, N, q, C), valid=valid

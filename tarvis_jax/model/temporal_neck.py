@@ -19,6 +19,7 @@ from kernels.ms_deform_attn.operator import ms_deform_attn
 from tarvis_jax.model.attention import FeedForward, MultiHeadAttention, layer_norm, linear
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.position_encoding import sine_2d, sine_3d
+from tarvis_jax.model.remat import rematerialize
 
 LEVEL_STRIDES = (32, 16, 8)
 FINEST_STRIDE = 4
@@ -245,7 +246,7 @@ class TemporalNeck(nnx.Module):
         position_2d, position_3d = self._positions(num_frames, level_shapes)
         for layer in self.layers:
             run = lambda x, p2, p3, layer=layer: layer(x, p2, p3, level_shapes)  # noqa: E731
-            x = (jax.checkpoint(run) if self.config.remat else run)(x, position_2d, position_3d)
+            x = rematerialize(run, self.config.remat)(x, position_2d, position_3d)
 
         out = {}
         for stride, (height, width), tokens in zip(

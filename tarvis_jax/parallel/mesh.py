@@ -1,7 +1,7 @@
-"""Devices as a mesh, and how batches and state lie on it.
+"""Devices as a mesh, and how batches lie on it.
 
-One axis so far, "data": every device holds the whole state and a share of each (micro)batch; XLA inserts the gradient
-sum. Everything that names an axis is in this file.
+Two axes, "data" and "fsdp": each (micro)batch is split over both, and what of the state is split (`sharding.py`), over
+"fsdp" alone. XLA inserts the gradient sum. Everything that names an axis is in this folder.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,29 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 DATA_AXIS = "data"
-BATCH_AXES = (DATA_AXIS,)  # over which the clips of a batch are split
+FSDP_AXIS = "fsdp"
+BATCH_AXES = (DATA_AXIS, FSDP_AXIS)  # over which the clips of a batch are split
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over all devices of all processes (or over `devices`), in one axis "data"."""
-    return Mesh(np.asarray(jax.devices() if devices is None else devices), (DATA_AXIS,))
+def make_mesh(devices: Sequence[jax.Device] | None = None, fsdp_devices: int = 1) -> Mesh:
+    """A mesh (data, fsdp) over all devices of all processes (or over `devices`), in their order.
+
+    So the devices of an fsdp group, which exchange the most, are of one process where it has enough of them.
+
+    Args:
+      devices: of the mesh.
+      fsdp_devices: size of the axis "fsdp"; 0: all devices.
+    Raises:
+      ValueError: `fsdp_devices` does not divide the number of devices.
+    """
+    devices = np.asarray(jax.devices() if devices is None else devices)
+    fsdp_devices = fsdp_devices or devices.size
+    if devices.size % fsdp_devices:
+        raise ValueError(
+            f"train.fsdp_devices: {devices.size} devices cannot be grouped by {fsdp_devices}; "
+            f"expected a divisor of {devices.size}, or 0 for all of them"
+        )
+    return Mesh(devices.reshape(-1, fsdp_devices), BATCH_AXES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -27,7 +44,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def microbatch_sharding(mesh: Mesh) -> NamedSharding:
     """For arrays [A, B, ...]: A microbatches, one after the other; the B samples of each are split over devices."""
-    return NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
+    return NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
 
 
 def split_over_devices(mesh: Mesh) -> NamedSharding:
@@ -43,9 +60,10 @@ def num_microbatches(batch_size: int, max_samples_per_device: int, mesh: Mesh) -
     """
     num_devices = mesh.size
     if batch_size % num_devices:
+        largest = max(number for number in range(1, num_devices) if batch_size % number == 0)
         raise ValueError(
-            f"data.batch_size: {batch_size} samples cannot be split evenly over {num_devices} devices; "
-            f"use a multiple of {num_devices} or fewer devices"
+            f"data.batch_size: {batch_size} samples cannot be split evenly over {num_devices} devices; use {largest} "
+            f"of them, or a multiple of {num_devices} samples (docs/multihost.md, More chips than clips)"
         )
     per_device = batch_size // num_devices
     if max_samples_per_device <= 0:

@@ -22,10 +22,11 @@ from tarvis_jax.config import save_json, to_plain
 from tarvis_jax.evaluation import held_out
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.parallel import distributed
-from tarvis_jax.parallel.mesh import make_mesh, num_microbatches, samples_of_process
+from tarvis_jax.parallel.mesh import make_mesh, samples_of_process
 from tarvis_jax.run_config import CONFIG_FILE, Config, TrainConfig
 from tarvis_jax.train.ahead import RunAhead
 from tarvis_jax.train.interruption import InterruptedRun, Interruption
+from tarvis_jax.train.memory import choose_microbatches
 from tarvis_jax.train.metrics import MetricWriter, read_metrics, require_packages
 from tarvis_jax.train.profiling import Profiler
 from tarvis_jax.train.programs import gradient_programs
@@ -63,19 +64,19 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
     if not config.synthetic.num_train:  # otherwise its files are yet to be written
         require_data(config.data)
     source = find_initial_weights(config) if checkpoints.latest_step is None else None
-    stepper = make_stepper(config, make_mesh())
-    microbatches = num_microbatches(config.data.batch_size, config.train.max_samples_per_device, stepper.mesh)
+    stepper = make_stepper(config, make_mesh(fsdp_devices=config.train.mesh_fsdp_devices))
     with Preparation(config.data, config.synthetic, workdir, writes=is_main) as preparation:
         state = _begin(config, workdir, stepper, checkpoints, source)
         # Otherwise errors in the data come first. The same in all processes: compilers of GPUs wait for each other.
         if config.synthetic.num_train and all(d.buckets for d in config.data.datasets if d.weight):
-            _compile_steps(config, config.data, stepper, microbatches)
+            _compile_steps(config, config.data, stepper, choose_microbatches(config, stepper))
         data = preparation.finish()
     distributed.wait_for_all("data")
     start_step = int(state.step)
     left_out = LeftOut()
     videos = read_videos(data, left_out)
     data = with_buckets(data, videos)
+    microbatches = choose_microbatches(dataclasses.replace(config, data=data), stepper)
     rows = samples_of_process(config.data.batch_size, microbatches, stepper.mesh)
     host_batches = _batches(data, videos, start_step, rows, left_out)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,8 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
         Interruption(stepper.mesh) as interruption,
     ):
         evaluator = _Evaluator(config, data, workdir, writer, interruption)
-        _evaluate_if_due(evaluator, state, start_step, config.train)  # the run may have ended before it was
+        # The run may have ended before it was.
+        _evaluate_if_due(evaluator, stepper.gathered(state), start_step, config.train)
         pending = checkpoints.restore_interval() if start_step else []
         with RunAhead(host_batches, lambda each: (each[0], to_devices(each[1], microbatches, stepper.mesh))) as batches:
             _compile_steps(config, data, stepper, microbatches)
@@ -105,6 +107,7 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
                 state = _run_steps(config, stepper, state, batches, checkpoints, evaluator, log, interruption, profiler)
         checkpoints.close()
         interruption.listen()
+        state = stepper.gathered(state)
         scores = evaluator.finish(state) if is_main else {}
         distributed.wait_for_all("final evaluation")
         if interruption.has_been_asked():
@@ -203,7 +206,7 @@ def _run_steps(
             )
         if evaluates:
             with log.progress.paused():
-                _evaluate_if_due(evaluator, state, done, settings)
+                _evaluate_if_due(evaluator, stepper.gathered(state), done, settings)
     return state
 
 

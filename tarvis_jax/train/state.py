@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 
 from tarvis_jax.compiled import quick_compiler_options
 from tarvis_jax.model.structure import Arrays, ModelStructure
-from tarvis_jax.parallel.mesh import put, replicated
+from tarvis_jax.parallel.mesh import put
+from tarvis_jax.parallel.sharding import shardings_of
 
 
 @jax.tree_util.register_dataclass
@@ -51,26 +52,35 @@ def new_state(params: Arrays, frozen: Arrays, optimizer: optax.GradientTransform
 
 
 def initial_state(
-    structure: ModelStructure, optimizer: optax.GradientTransformation, seed: int, keep_ema: bool, mesh: Mesh
+    structure: ModelStructure,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    keep_ema: bool,
+    mesh: Mesh,
+    shard: str = "none",
 ) -> TrainState:
-    """Draws the state from the seed, directly onto the mesh (every device holds the whole state)."""
+    """Draws the state from the seed, directly onto the mesh, where `shard` says what is split."""
 
     def make(seed: jax.Array) -> TrainState:
         return new_state(*structure.initialize(jax.random.key(seed)), optimizer, keep_ema)
 
     options = quick_compiler_options(mesh.devices.flat[0].platform)
-    return jax.jit(make, out_shardings=replicated(mesh), compiler_options=options)(np.uint32(seed))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(structure, optimizer, keep_ema, mesh, shard))
+    return jax.jit(make, out_shardings=shardings, compiler_options=options)(np.uint32(seed))
 
 
 def abstract_state(
-    structure: ModelStructure, optimizer: optax.GradientTransformation, keep_ema: bool, mesh: Mesh
+    structure: ModelStructure, optimizer: optax.GradientTransformation, keep_ema: bool, mesh: Mesh, shard: str = "none"
 ) -> TrainState:
-    """Shapes, dtypes and shardings of the state, without any array."""
+    """Shapes, dtypes and shardings of the state, without any array; `shard` as `partition_spec` takes it."""
     shapes = jax.eval_shape(
         lambda *weights: new_state(*weights, optimizer, keep_ema), structure.params, structure.frozen
     )
-    sharding = replicated(mesh)
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
+
+    def placed(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(placed, shapes, shardings_of(shapes, shard, mesh))
 
 
 def replace_weights(state: TrainState, params: Mapping[str, Any], frozen: Mapping[str, Any]) -> TrainState:

@@ -5,6 +5,8 @@ holds on any number of devices. The result does not depend on how the batch was 
 they must know of the whole batch (the number of targets) is computed first, and every clip has random keys of its own.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ from tarvis_jax import tasks
 from tarvis_jax.compiled import Programs, Request, shapes_of
 from tarvis_jax.model.structure import Arrays, ModelStructure
 from tarvis_jax.parallel.mesh import microbatch_sharding, replicated
+from tarvis_jax.parallel.sharding import GATHERED, gather, shardings_of
 from tarvis_jax.run_config import Config
 from tarvis_jax.tasks.objective import Batch, Objective
 from tarvis_jax.train.optimizer import learning_rate_at, make_optimizer
@@ -28,6 +31,8 @@ from tarvis_jax.train.transfer import expand
 PURPOSE_MODEL = 0  # stochastic depth
 PURPOSE_LOSS = 1  # point sampling, which objects are points
 
+_GENERATOR = "threefry2x32"  # of all, this one alone gives a clip the same numbers whatever clips are beside it
+
 Metrics = dict[str, jax.Array]
 
 
@@ -35,8 +40,7 @@ def random_key(seed: int, mesh: Mesh) -> jax.Array:
     """The key from which every random draw of a run is made, on all devices of all processes."""
 
     def make() -> jax.Array:
-        # Of all generators, this one alone gives a clip the same numbers whatever clips are beside it.
-        return jax.random.key(seed, impl="threefry2x32")
+        return jax.random.key(seed, impl=_GENERATOR)
 
     return jax.jit(make, out_shardings=replicated(mesh))()
 
@@ -86,13 +90,20 @@ def make_update(
 
 
 def make_gradients(
-    structure: ModelStructure, objective: Objective
+    structure: ModelStructure, objective: Objective, mesh: Mesh | None = None, shard: str = "none"
 ) -> Callable[[Arrays, Arrays, Batch, jax.Array, jax.Array], tuple[Arrays, jax.Array, dict[str, jax.Array]]]:
     """The pure function (params, frozen, batch [A, B / A, ...], key [], step []) -> (gradients, loss [], terms).
 
     Gradients, loss and terms are those of the whole batch: means over its microbatches. The batch has a "place", see
     `put_batch`, from which the random keys of each clip are made.
+
+    Parameters and gradients lie on `mesh` as `shard` says (see `partition_spec`). Those that are split are gathered
+    where they are used, once more in the backward pass, so that no device holds all of them for long.
     """
+    shards_params = shard == "parameters"
+    if shard != "none":
+        params_lie = shardings_of(structure.params, shard, mesh, "params")
+        grads_lie = shardings_of(structure.params, shard, mesh, "grads")
 
     def gradients(
         params: Arrays, frozen: Arrays, batch: Batch, key: jax.Array, step: jax.Array
@@ -103,11 +114,18 @@ def make_gradients(
         num_microbatches = next(iter(batch.values())).shape[0]
 
         def loss_fn(params: Arrays, microbatch: Batch):
+            if shards_params:
+                params = gather(params, params_lie)
             keys_of_clips = [jax.vmap(jax.random.fold_in, (None, 0))(key, microbatch["place"]) for key in keys]
             return objective.loss(structure.build(params, frozen), expand(microbatch), *keys_of_clips, statistics)
 
+        if shards_params:
+            loss_fn = jax.checkpoint(loss_fn, policy=jax.checkpoint_policies.save_anything_except_these_names(GATHERED))
+
         def of_microbatch(microbatch: Batch):
             (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, microbatch)
+            if shard != "none":
+                grads = jax.lax.with_sharding_constraint(grads, grads_lie)
             return grads, loss, terms
 
         first = {name: array[0] for name, array in batch.items()}
@@ -157,24 +175,43 @@ class TrainStepper:
         objectives: Mapping[tuple[str, str], Objective],
         seed: int,
         mesh: Mesh,
+        shard: str = "none",
     ):
-        """`objectives` by (dataset, task), equal ones share programs; all random draws of the run start from `seed`."""
+        """`objectives` by (dataset, task), equal ones share programs; all random draws of the run start from `seed`.
+
+        `shard` says what of the state is split over the mesh's axis "fsdp" (see `partition_spec`).
+        """
         self.structure, self.mesh = structure, mesh
         self._optimizer, self._seed, self._keeps_ema = optimizer, seed, ema_decay > 0
         self._objectives = dict(objectives)
-        self._gradients = {objective: make_gradients(structure, objective) for objective in objectives.values()}
+        self._gradients = {
+            objective: make_gradients(structure, objective, mesh, shard) for objective in objectives.values()
+        }
         self._update = make_update(optimizer, learning_rate, ema_decay)
-        self._whole, self._split = replicated(mesh), microbatch_sharding(mesh)
-        self._key = random_key(seed, mesh)
+        self._whole, self._split, self._shard = replicated(mesh), microbatch_sharding(mesh), shard
         self.programs = Programs()
+
+    @functools.cached_property
+    def _key(self) -> jax.Array:
+        return random_key(self._seed, self.mesh)
 
     def initial_state(self) -> TrainState:
         """The state before the first step, drawn from the seed, on the mesh."""
-        return initial_state(self.structure, self._optimizer, self._seed, self._keeps_ema, self.mesh)
+        return initial_state(self.structure, self._optimizer, self._seed, self._keeps_ema, self.mesh, self._shard)
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state."""
-        return abstract_state(self.structure, self._optimizer, self._keeps_ema, self.mesh)
+        return abstract_state(self.structure, self._optimizer, self._keeps_ema, self.mesh, self._shard)
+
+    def gathered(self, state: TrainState) -> TrainState:
+        """`state` with weights and moving average whole on every device, for evaluation.
+
+        In a run of several processes, every one of them calls it, since split arrays are gathered from all.
+        """
+        if self._shard == "none":
+            return state
+        params, ema = jax.jit(lambda tree: tree, out_shardings=self._whole)((state.params, state.ema))
+        return dataclasses.replace(state, params=params, ema=ema)
 
     def __call__(self, kind: tuple[str, str], state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One step on a batch of `kind`, (dataset, task); `state` is donated (its arrays are dead afterwards).
@@ -183,55 +220,72 @@ class TrainStepper:
 
         Metrics: those of `make_update`, "loss", and the terms as `summarize` names them.
         """
-        grads, loss, metrics = self._program(self._gradients_of(kind, state, batch))(
-            state.params, state.frozen, dict(batch), self._key, state.step
-        )
-        state, more = self._program(self._update_of(state, grads, loss))(state, grads, loss)
+        gradients, update = self.gradients_request(kind, batch), self.update_request()
+        grads, loss, metrics = self._program(gradients)(state.params, state.frozen, dict(batch), self._key, state.step)
+        state, more = self._program(update)(state, grads, loss)
         return state, metrics | more
 
     def compile_ahead(self, programs: Sequence[GradientProgram]) -> None:
         """Compiles `programs` and the update side by side; steps on batches of these shapes compile nothing more."""
-        state = self.abstract_state()
-        loss = jax.ShapeDtypeStruct((), jnp.float32)
-        requests = [self._gradients_of(each.kind, state, each.batch) for each in programs]
-        self.programs.compile_all([*requests, self._update_of(state, state.params, loss)])
+        requests = [self.gradients_request(each.kind, each.batch) for each in programs]
+        self.programs.compile_all([*requests, self.update_request()])
 
     def _program(self, request: Request) -> Callable:
         return self.programs.get(request.key, request.lower, request.description)
 
-    def _gradients_of(self, kind: tuple[str, str], state: TrainState, batch: Batch) -> Request:
-        """Of arrays or of their shapes, as `_update_of`."""
-        objective = self._objectives[kind]
-        whole, split = self._whole, self._split
-
-        def gradients(*arguments: Any) -> tuple[Arrays, jax.Array, Metrics]:
-            grads, loss, terms = self._gradients[objective](*arguments)
-            return grads, loss, summarize(loss, terms)
-
+    def gradients_request(self, kind: tuple[str, str], batch: Mapping[str, Any]) -> Request:
+        """The program of gradients for batches of `kind` like `batch`, which may be shapes alone."""
         return Request(
-            (objective, shapes_of(dict(batch))),
-            lambda: self._lower(
-                jax.jit(gradients, in_shardings=(whole, whole, split, whole, whole), out_shardings=whole),
-                (state.params, state.frozen, dict(batch), self._key, state.step),
-            ),
+            (self._objectives[kind], shapes_of(dict(batch))),
+            lambda: self.lower(self.trace_gradients(kind, batch)),
             f"gradients of {' '.join(kind)}, images {'x'.join(map(str, batch['images'].shape[:-1]))}",
         )
 
-    def _update_of(self, state: TrainState, grads: Arrays, loss: jax.Array) -> Request:
-        whole = self._whole
-        return Request(
-            "update",
-            lambda: self._lower(
-                # The new state takes the place of the old one.
-                jax.jit(self._update, donate_argnums=0, in_shardings=whole, out_shardings=whole),
-                (state, grads, loss),
-            ),
-            "update",
-        )
+    def update_request(self) -> Request:
+        """The program that updates the state, which is the same for all batches."""
+        return Request("update", lambda: self.lower(self.trace_update()), "update")
 
-    def _lower(self, jitted: Any, arguments: tuple) -> jax.stages.Lowered:
+    def lower(self, traced: jax.stages.Traced) -> jax.stages.Lowered:
+        """A program of this stepper for its mesh, to be compiled."""
         with jax.set_mesh(self.mesh):  # custom kernels split their batch by it
-            return jitted.lower(*arguments)
+            return traced.lower()
+
+    def trace_gradients(self, kind: tuple[str, str], batch: Mapping[str, jax.Array]) -> jax.stages.Traced:
+        """The program of gradients for batches of `kind` like `batch`, which may be shapes alone."""
+
+        def gradients(*arguments: Any) -> tuple[Arrays, jax.Array, Metrics]:
+            grads, loss, terms = self._gradients[self._objectives[kind]](*arguments)
+            return grads, loss, summarize(loss, terms)
+
+        state, whole = self.abstract_state(), self._whole
+        key = jax.eval_shape(lambda: jax.random.key(0, impl=_GENERATOR))
+        shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in batch.items()}
+        jitted = jax.jit(
+            gradients,
+            in_shardings=(_shardings(state.params), _shardings(state.frozen), self._split, whole, whole),
+            out_shardings=(_shardings(self._abstract_grads()), whole, whole),
+        )
+        with jax.set_mesh(self.mesh):
+            return jitted.trace(state.params, state.frozen, shapes, key, state.step)
+
+    def trace_update(self) -> jax.stages.Traced:
+        """The program that updates the state, which is the same for all batches."""
+        state, grads = self.abstract_state(), self._abstract_grads()
+        jitted = jax.jit(
+            self._update,
+            donate_argnums=0,  # the new state takes the place of the old one
+            in_shardings=(_shardings(state), _shardings(grads), self._whole),
+            out_shardings=(_shardings(state), self._whole),
+        )
+        with jax.set_mesh(self.mesh):
+            return jitted.trace(state, grads, jax.ShapeDtypeStruct((), jnp.float32))
+
+    def _abstract_grads(self) -> dict[str, jax.ShapeDtypeStruct]:
+        lie = shardings_of(self.structure.params, self._shard, self.mesh, "grads")
+        return {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=lie[name])
+            for name, leaf in self.structure.params.items()
+        }
 
     def first_bad_tensor(self, kind: tuple[str, str], state: TrainState, batch: Batch) -> str:
         """Names the first tensor that is not finite when `state` takes a step on `batch`.
@@ -255,6 +309,10 @@ class TrainStepper:
         return "the updated parameters (the update itself overflowed)"
 
 
+def _shardings(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+
 def make_stepper(config: Config, mesh: Mesh) -> TrainStepper:
     """The stepper of a run: model, optimizer and objectives as its config says."""
     structure = ModelStructure(config.model)
@@ -266,4 +324,5 @@ def make_stepper(config: Config, mesh: Mesh) -> TrainStepper:
         objectives=tasks.objectives(config),
         seed=config.train.seed,
         mesh=mesh,
+        shard=config.train.shard,
     )

@@ -85,7 +85,7 @@ def test_the_same_architecture_with_other_back_ends(pretraining):
     for change in (
         {"attention_backend": "xla"},
         {"ms_deform_attn_backend": "xla_deterministic", "ms_deform_attn_deterministic": True},
-        {"remat": True, "attention_mib": 64, "compute_dtype": "float32", "drop_path": 0.1},
+        {"remat": "blocks", "attention_mib": 64, "compute_dtype": "float32", "drop_path": 0.1},
     ):
         config = dataclasses.replace(same, model=dataclasses.replace(same.model, **change))
         assert config.model != PRETRAINED

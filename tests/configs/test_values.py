@@ -125,7 +125,7 @@ CONSTANTS = {
     "loss.exemplar_dice_weight": 5.0,
     "loss.oversample_ratio": 3.0,
     "loss.importance_ratio": 0.75,
-    "train.max_samples_per_device": 1,
+    "train.max_samples_per_device": 0,
     "train.keep_checkpoints": 2,
     "train.seed": 42,
     "model.exemplar_gradient": False,

@@ -19,7 +19,7 @@ SMALL = dataclasses.replace(
 
 
 def test_shapes_of_resnet50_without_computing():
-    config = ModelConfig(remat=True)
+    config = ModelConfig(remat="blocks")
     model = nnx.eval_shape(lambda: TarViS(config, rngs=nnx.Rngs(0)))
     graphdef, params, frozen = nnx.split(model, nnx.Param, Frozen)
     images = jax.ShapeDtypeStruct((2, 3, 128, 192, 3), jnp.uint8)

@@ -9,38 +9,92 @@ import sys
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from tarvis_jax.parallel.mesh import make_mesh, num_microbatches, put_batch
+from tarvis_jax.parallel.sharding import partition_spec
 from tests import xla_flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.slow
-def test_devices_and_microbatches_agree():
+@pytest.fixture(scope="module")
+def ways(tmp_path_factory) -> dict:
+    """What tests/parallel/eight_devices.py prints."""
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {xla_flags.QUICK}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-m", "tests.parallel.eight_devices"]
+    command = [sys.executable, "-m", "tests.parallel.eight_devices", str(tmp_path_factory.mktemp("run"))]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads(done.stdout.splitlines()[-1])
-    one_device, devices = results["8x1"], results["devices"]
-    assert (one_device["microbatches"], devices["microbatches"]) == (8, 1)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["optimizer 2x2", "parameters 2x4"])
+def test_meshes_and_microbatches_agree(ways, name):
+    one_device, other = ways["8x1"], ways[name]
+    assert one_device["microbatches"] == 8 and other["microbatches"] == (1 if name == "parameters 2x4" else 2)
     # The same sums in another order, in float32.
-    np.testing.assert_allclose(devices["loss"], one_device["loss"], rtol=1e-6)
-    np.testing.assert_allclose(devices["grad_norm"], one_device["grad_norm"], rtol=1e-4)
-    assert devices["update_difference"] < 1e-4
+    np.testing.assert_allclose(other["loss"], one_device["loss"], rtol=1e-6)
+    np.testing.assert_allclose(other["grad_norm"], one_device["grad_norm"], rtol=1e-4)
+    assert other["update_difference"] < 1e-4
+
+
+@pytest.mark.slow
+def test_state_is_split_as_asked(ways):
+    assert set(ways["8x1"]["held"].values()) == {1.0}
+    held = ways["optimizer 2x2"]["held"]
+    assert held["params"] == 1.0 and 0.5 < held["opt_state"] == held["ema"] < 0.6  # small tensors lie whole
+    held = ways["parameters 2x4"]["held"]
+    assert 0.25 < held["params"] == held["opt_state"] == held["ema"] < 0.4
+    # Split parameters are gathered; activations are not moved from device to device for their sake.
+    assert ways["parameters 2x4"]["all_gathers"] >= 9  # as many parameters are large enough
+    assert ways["parameters 2x4"]["all_to_alls"] == 0
+
+
+@pytest.mark.slow
+def test_checkpoint_of_one_mesh_restores_on_another(ways):
+    moved = ways["moved"]
+    assert moved.pop("weights_equal")  # as inference reads them
+    for name, found in moved.items():
+        assert found["equal"] and found["lies"], name
+        np.testing.assert_allclose(found["loss"], moved["8x1"]["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "shard", "expected"),
+    [
+        ("params/decoder/kernel", (256, 2048), "parameters", (None, "fsdp")),
+        ("params/decoder/kernel", (256, 2048), "optimizer", ()),
+        ("opt_state/1/mu/decoder/kernel", (2048, 256), "optimizer", ("fsdp",)),
+        ("grads/backbone/conv", (3, 3, 256, 256), "optimizer", (None, None, None, "fsdp")),
+        ("ema/queries", (128, 258), "optimizer", ("fsdp",)),  # 8 does not divide 258
+        ("ema/odd", (129, 257), "parameters", ()),
+        ("opt_state/1/nu/bias", (2048,), "parameters", ()),  # too small
+        ("frozen/mean", (256, 2048), "parameters", ()),
+        ("opt_state/1/mu/decoder/kernel", (2048, 256), "none", ()),
+    ],
+)
+def test_rules(path, shape, shard, expected):
+    assert partition_spec(path, shape, shard, 8) == PartitionSpec(*expected)
+    assert partition_spec(path, shape, shard, 1) == PartitionSpec()
+
+
+def test_devices_that_cannot_be_grouped():
+    with pytest.raises(ValueError, match="train.fsdp_devices: 1 devices cannot be grouped by 2; expected a divisor of"):
+        make_mesh(jax.devices()[:1], 2)
 
 
 def test_microbatches_hold_the_global_batch():
     mesh = make_mesh(jax.devices()[:1])
     assert num_microbatches(8, 0, mesh) == 1
     assert num_microbatches(8, 3, mesh) == 4  # 2 samples each: 3 does not divide 8
-    with pytest.raises(ValueError, match="cannot be split evenly over 3 devices"):
-        num_microbatches(8, 1, type("Mesh", (), {"size": 3}))
+    for devices, batch_size, largest in ((3, 8, 2), (64, 32, 32)):
+        with pytest.raises(ValueError, match=f"cannot be split evenly over {devices} devices; use {largest} of them"):
+            num_microbatches(batch_size, 1, type("Mesh", (), {"size": devices}))
 
 
 def test_batch_is_split_in_order():

@@ -20,6 +20,9 @@ KIND = ("A", "instance")
 class FakeStructure:
     """Stands in for ModelStructure: the module is the dict of parameters itself."""
 
+    params = {"w": jax.ShapeDtypeStruct((2,), jnp.float32), "bias": jax.ShapeDtypeStruct((), jnp.float32)}
+    frozen = {"scale": jax.ShapeDtypeStruct((), jnp.float32)}
+
     def build(self, params, frozen):
         return types.SimpleNamespace(w=params["w"], bias=params["bias"], scale=frozen["scale"])
 

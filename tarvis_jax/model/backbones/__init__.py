@@ -20,7 +20,7 @@ def build_backbone(
     *,
     compute_dtype: str | jnp.dtype = "float32",
     drop_path: float | None = None,
-    remat: bool = False,
+    remat: str = "none",
     rngs: nnx.Rngs,
 ) -> nnx.Module:
     """Makes a backbone with fresh weights.
@@ -32,7 +32,7 @@ def build_backbone(
       name: a key of BACKBONES.
       compute_dtype: of activations; parameters and norm statistics are float32.
       drop_path: stochastic depth of the last block; None takes the rate the reference trains this backbone with.
-      remat: recompute the blocks' activations in the backward pass.
+      remat: what the backward pass computes again (`rematerialize`).
       rngs: source of the initial weights.
 
     Raises:

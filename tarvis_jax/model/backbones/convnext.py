@@ -74,7 +74,7 @@ class ConvNext(nnx.Module):
     """Features at strides 4, 8, 16 and 32 (res2..res5)."""
 
     def __init__(
-        self, config: ConvNextConfig, *, compute_dtype: jnp.dtype, drop_path: float, remat: bool, rngs: nnx.Rngs
+        self, config: ConvNextConfig, *, compute_dtype: jnp.dtype, drop_path: float, remat: str, rngs: nnx.Rngs
     ):
         self.config = config
         self.compute_dtype = compute_dtype

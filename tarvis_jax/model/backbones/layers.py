@@ -10,6 +10,7 @@ from jax import lax
 
 from tarvis_jax.fields import Length, Range
 from tarvis_jax.model.frozen import Frozen
+from tarvis_jax.model.remat import rematerialize
 
 # Fields of the backbones' configs.
 Width = Annotated[int, Range(1, 65_536)]
@@ -119,20 +120,20 @@ def drop_path(branch: jax.Array, rate: float, keys: jax.Array | None) -> jax.Arr
 
 
 def run_blocks(
-    blocks: nnx.List, x: jax.Array, *, remat: bool, rng_keys: jax.Array | None, first_index: int
+    blocks: nnx.List, x: jax.Array, *, remat: str, rng_keys: jax.Array | None, first_index: int
 ) -> jax.Array:
     """Applies the residual blocks of one stage in order.
 
     Args:
       blocks: modules with `__call__(x, keys)`.
       x: [F, H, W, C].
-      remat: keep only the blocks' inputs for the backward pass and recompute the rest.
+      remat: what the backward pass computes again (`rematerialize`).
       rng_keys: keys [F] for stochastic depth, or None.
       first_index: index of the stage's first block in the whole backbone; makes each block's keys its own.
     """
     for i, block in enumerate(blocks):
         keys = None if rng_keys is None else jax.vmap(jax.random.fold_in, (0, None))(rng_keys, first_index + i)
-        x = jax.checkpoint(block)(x, keys) if remat else block(x, keys)
+        x = rematerialize(block, remat)(x, keys)
     return x
 
 

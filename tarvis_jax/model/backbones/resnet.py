@@ -122,9 +122,7 @@ class BasicBlock(nnx.Module):
 class ResNet(nnx.Module):
     """Features at strides 4, 8, 16 and 32 (res2..res5)."""
 
-    def __init__(
-        self, config: ResNetConfig, *, compute_dtype: jnp.dtype, drop_path: float, remat: bool, rngs: nnx.Rngs
-    ):
+    def __init__(self, config: ResNetConfig, *, compute_dtype: jnp.dtype, drop_path: float, remat: str, rngs: nnx.Rngs):
         del drop_path  # ResNets train without it
         self.config = config
         self.compute_dtype = compute_dtype

@@ -163,7 +163,7 @@ class PatchMerging(nnx.Module):
 class Swin(nnx.Module):
     """Features at strides 4, 8, 16 and 32 (res2..res5)."""
 
-    def __init__(self, config: SwinConfig, *, compute_dtype: jnp.dtype, drop_path: float, remat: bool, rngs: nnx.Rngs):
+    def __init__(self, config: SwinConfig, *, compute_dtype: jnp.dtype, drop_path: float, remat: str, rngs: nnx.Rngs):
         self.config = config
         self.compute_dtype = compute_dtype
         self.remat = remat

@@ -126,7 +126,7 @@ def _pair(config: backbones.BackboneConfig, seed: int) -> tuple[nnx.Module, torc
 
     class OnlyBackbone(nnx.Module):  # puts the backbone under the path that it has in TarViS
         def __init__(self):
-            kwargs = {"compute_dtype": jnp.float32, "drop_path": 0.0, "remat": False}
+            kwargs = {"compute_dtype": jnp.float32, "drop_path": 0.0, "remat": "none"}
             self.backbone = _CLASSES[type(config)](config, **kwargs, rngs=nnx.Rngs(0))
 
     peer = _peer(config).eval()

@@ -23,7 +23,7 @@ _RESNET = backbones.BACKBONES["ResNetTiny"]
 _CLASSES = {swin.SwinConfig: Swin, backbones.ConvNextConfig: ConvNext, ResNetConfig: ResNet}
 
 
-def _make(config, *, compute_dtype="float32", drop_path=0.0, remat=False):
+def _make(config, *, compute_dtype="float32", drop_path=0.0, remat="none"):
     """A backbone with arbitrary weights; drawing them with numpy saves compiling the initializers."""
     kwargs = {"compute_dtype": jnp.dtype(compute_dtype), "drop_path": drop_path, "remat": remat}
     model = nnx.eval_shape(lambda: _CLASSES[type(config)](config, **kwargs, rngs=nnx.Rngs(0)))
@@ -179,7 +179,7 @@ def test_recomputation_gives_the_same_gradients():
 
         return jax.jit(jax.grad(loss))(state)
 
-    plain, remat = gradient(False), gradient(True)
+    plain, remat = gradient("none"), gradient("blocks")
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(plain)) > 0
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), plain, remat)
 
