@@ -67,6 +67,9 @@ class TrainConfig:
       compilation_cache: a folder in which compiled programs are kept for later runs, on a disk or in a bucket. "auto":
         that of JAX_COMPILATION_CACHE_DIR, or else tarvis_jax in the user's folder for caches (XDG_CACHE_HOME, or
         ~/.cache). "": none.
+      deterministic: training gives the same bits in every run on GPUs, too, where it is slower: deformable attention
+        sorts what it adds, attention is not cuDNN's, and XLA takes no operation whose result changes from run to run.
+        TPUs and CPUs give the same bits anyway.
       profile: the steps that a trace is written of, in workdir/profile: "20:25" is the 21st to the 25th. "": none.
     """
 
@@ -92,6 +95,7 @@ class TrainConfig:
     tensorboard: bool = True
     wandb_project: Annotated[str, Text(200)] = ""
     compilation_cache: _Path = "auto"
+    deterministic: bool = False
     profile: Annotated[str, Text(100)] = ""
 
     def __post_init__(self):

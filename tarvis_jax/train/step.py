@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 
 from tarvis_jax import tasks
-from tarvis_jax.compiled import Programs, Request, shapes_of
+from tarvis_jax.compiled import Programs, Request, deterministic_compiler_options, shapes_of
 from tarvis_jax.model.structure import Arrays, ModelStructure
 from tarvis_jax.parallel.mesh import microbatch_sharding, replicated
 from tarvis_jax.parallel.sharding import GATHERED, gather, shardings_of
@@ -176,10 +176,12 @@ class TrainStepper:
         seed: int,
         mesh: Mesh,
         shard: str = "none",
+        deterministic: bool = False,
     ):
         """`objectives` by (dataset, task), equal ones share programs; all random draws of the run start from `seed`.
 
-        `shard` says what of the state is split over the mesh's axis "fsdp" (see `partition_spec`).
+        `shard` says what of the state is split over the mesh's axis "fsdp" (see `partition_spec`). `deterministic`:
+        compile so that every run gives the same bits; the model of `structure` must be deterministic, too.
         """
         self.structure, self.mesh = structure, mesh
         self._optimizer, self._seed, self._keeps_ema = optimizer, seed, ema_decay > 0
@@ -189,6 +191,7 @@ class TrainStepper:
         }
         self._update = make_update(optimizer, learning_rate, ema_decay)
         self._whole, self._split, self._shard = replicated(mesh), microbatch_sharding(mesh), shard
+        self._options = deterministic_compiler_options(mesh.devices.flat[0].platform) if deterministic else {}
         self.programs = Programs()
 
     @functools.cached_property
@@ -265,6 +268,7 @@ class TrainStepper:
             gradients,
             in_shardings=(_shardings(state.params), _shardings(state.frozen), self._split, whole, whole),
             out_shardings=(_shardings(self._abstract_grads()), whole, whole),
+            compiler_options=self._options,
         )
         with jax.set_mesh(self.mesh):
             return jitted.trace(state.params, state.frozen, shapes, key, state.step)
@@ -277,6 +281,7 @@ class TrainStepper:
             donate_argnums=0,  # the new state takes the place of the old one
             in_shardings=(_shardings(state), _shardings(grads), self._whole),
             out_shardings=(_shardings(state), self._whole),
+            compiler_options=self._options,
         )
         with jax.set_mesh(self.mesh):
             return jitted.trace(state, grads, jax.ShapeDtypeStruct((), jnp.float32))
@@ -316,7 +321,11 @@ def _shardings(tree: Any) -> Any:
 
 def make_stepper(config: Config, mesh: Mesh) -> TrainStepper:
     """The stepper of a run: model, optimizer and objectives as its config says."""
-    structure = ModelStructure(config.model)
+    model = config.model
+    if config.train.deterministic:
+        # Gradients of cuDNN's attention and of the fast kernels of deformable attention differ from run to run.
+        model = dataclasses.replace(model, ms_deform_attn_deterministic=True, attention_backend="xla")
+    structure = ModelStructure(model)
     return TrainStepper(
         structure,
         make_optimizer(config.optimizer, structure.params),
@@ -326,4 +335,5 @@ def make_stepper(config: Config, mesh: Mesh) -> TrainStepper:
         seed=config.train.seed,
         mesh=mesh,
         shard=config.train.shard,
+        deterministic=config.train.deterministic,
     )

@@ -1,13 +1,23 @@
 """`--mode=compile` for TPUs and GPUs that are not here: step programs with our kernels, their memory and exchange."""
 
+import dataclasses
 import importlib.util
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
+import jax
 import pytest
+
+from tarvis_jax.compiled import deterministic_compiler_options
+from tarvis_jax.config import from_mapping
+from tarvis_jax.parallel.mesh import make_mesh
+from tarvis_jax.run_config import Config
+from tarvis_jax.train.step import make_stepper
+from tests.train import tiny_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -47,9 +57,38 @@ def test_for_eight_tpus(tmp_path):
     assert found["programs"][0]["cycles"] > 0 and found["programs"][0]["accessed_bytes"] > 0
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+needs_cuda_packages = pytest.mark.skipif(
     importlib.util.find_spec("jax_cuda13_plugin") is None, reason='needs pip install "jax[cuda13]" (2.4 GB)'
 )
+
+
+@pytest.mark.slow
+@needs_cuda_packages
 def test_for_eight_gpus(tmp_path):
     assert_devices_exchange_sums(compiled("h100:8", tmp_path, TARVIS_MS_DEFORM_ATTN="triton"))
+
+
+@pytest.mark.slow
+@needs_cuda_packages
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_deterministic_code_for_gpus_adds_in_no_changing_order(tmp_path, deterministic):
+    """In machine code: additions to memory are atomic where their order is left to chance."""
+    compiled(
+        "h100:1",
+        tmp_path,
+        f"--config.train.deterministic={str(deterministic).lower()}",
+        "--config.model.compute_dtype=bfloat16",
+        XLA_FLAGS=f"--xla_dump_to={tmp_path}",
+    )
+    code = "".join(path.read_text() for path in tmp_path.glob("*.ptx"))
+    assert ".visible .entry" in code
+    assert bool(re.search(r"(?:atom|red)\.[\w.]*(?:add|cas)", code)) != deterministic
+
+
+def test_deterministic_steps_take_no_kernel_that_is_not():
+    config = from_mapping(Config, tiny_config.get_config("1"))
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, deterministic=True))
+    model = make_stepper(config, make_mesh(jax.devices()[:1])).structure.config
+    assert model.ms_deform_attn_deterministic and model.attention_backend == "xla"
+    assert deterministic_compiler_options("gpu") == {"xla_gpu_deterministic_ops": True}
+    assert deterministic_compiler_options("tpu") == {}  # whose compiler does not know the option
