@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from jax.experimental.compilation_cache import compilation_cache
 
 REPEAT_SECONDS = 30.0  # how often a long compilation is announced again
 AUTO = "auto"  # as the folder of compiled programs: the user's own
@@ -117,7 +118,10 @@ def keep_between_runs(folder: str = AUTO) -> None:
         except OSError as error:
             logging.warning("compiled programs are not kept for later runs: %s (train.compilation_cache)", error)
             folder = ""
+    before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", folder or None)
+    if before not in (None, folder):
+        compilation_cache.reset_cache()  # else JAX would stay with the folder that it has used
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax
 import pytest
 from absl import logging
+from jax.experimental.compilation_cache import compilation_cache
 
 from tarvis_jax import compiled
 
@@ -96,9 +97,15 @@ def test_a_program_that_cannot_be_compiled_ends_the_others(lines):
 
 @pytest.fixture
 def cache_setting():
-    before = jax.config.jax_compilation_cache_dir
+    """Of the folder; the cache is on, and takes programs that compile in no time."""
+    changes = {"jax_enable_compilation_cache": True, "jax_persistent_cache_min_compile_time_secs": 0.0}
+    before = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir", *changes)}
+    for name, value in changes.items():
+        jax.config.update(name, value)
     yield lambda: jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", before)
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 def test_where_programs_are_kept(tmp_path, monkeypatch, cache_setting):
@@ -111,6 +118,11 @@ def test_where_programs_are_kept(tmp_path, monkeypatch, cache_setting):
     assert cache_setting() == str(tmp_path / "of_jax")
     compiled.keep_between_runs(str(tmp_path / "given"))
     assert cache_setting() == str(tmp_path / "given") and (tmp_path / "given").is_dir()
+    # Each folder gets what is compiled while it is chosen.
+    jax.jit(lambda x: x + 1)(1)
+    compiled.keep_between_runs(str(tmp_path / "other"))
+    jax.jit(lambda x: x + 2)(1)
+    assert list((tmp_path / "given").glob("*-cache")) and list((tmp_path / "other").glob("*-cache"))
     compiled.keep_between_runs("gs://bucket/programs")
     assert cache_setting() == "gs://bucket/programs"
     compiled.keep_between_runs("")

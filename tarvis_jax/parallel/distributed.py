@@ -9,6 +9,8 @@ import json
 import os
 import pathlib
 import re
+import signal
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Mapping
@@ -82,8 +84,11 @@ def start(
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
-    except jax.errors.JaxRuntimeError as error:
-        raise ValueError(f"{launch.by}: the processes did not find each other: {error}") from error
+    except (jax.errors.JaxRuntimeError, ValueError, OSError) as error:  # the last where Google's server is not there
+        raise ValueError(f"{launch.by}: the processes did not find each other ({error}); {_ALONE}") from error
+    if threading.current_thread() is threading.main_thread():
+        # JAX's handler only takes a note; until there is something to save (train/interruption.py), SIGTERM ends us.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     logging.info(
         "process %d of %d (%s): %d local and %d global devices (%s)",
         jax.process_index(),
@@ -311,7 +316,8 @@ def _tpu(environ: Mapping[str, str], has_tpu: bool) -> Launch | None:
         return None
     workers = environ.get("TPU_PROCESS_ADDRESSES", environ.get("TPU_WORKER_HOSTNAMES"))
     slices = _number(environ, "MEGASCALE_NUM_SLICES") or 1
-    if workers is not None and len(workers.split(",")) * slices == 1:
+    is_alone = "TPU_SKIP_MDS_QUERY" in environ if workers is None else len(workers.split(",")) * slices == 1
+    if is_alone:
         return None
     return Launch("TPU pod")  # JAX asks Google's environment or metadata server for the rest
 

@@ -44,9 +44,8 @@ class Interruption:
         self._is_any = jax.jit(jnp.any, out_shardings=replicated(mesh))
 
     def __enter__(self) -> "Interruption":
-        # JAX has put a handler of its own there in a run of several processes, which only takes a note.
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            self._handler_before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return self
 
     def listen(self) -> None:
@@ -56,15 +55,16 @@ class Interruption:
         # The main thread may be waiting for devices in a library: a thread reads what has come.
         self._reader, writer = os.pipe()
         os.set_blocking(writer, False)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        self._wakeup_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._on_main_thread)
         threading.Thread(target=self._read, args=(self._reader,), daemon=True).start()
 
     def __exit__(self, *_) -> None:
         if self._reader is not None:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.close(signal.set_wakeup_fd(-1))  # the thread reads the end, and ends
+            os.close(signal.set_wakeup_fd(self._wakeup_before))  # the thread reads the end, and ends
             self._reader = None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handler_before or signal.SIG_DFL)  # None: not of Python
 
     def has_been_asked(self) -> bool:
         """Whether this process got a SIGTERM."""
@@ -87,25 +87,27 @@ class Interruption:
         """Around what takes long and can be done again, such as an evaluation: SIGTERM leaves it."""
         try:
             self._may_raise = True
-            if not self._is_asked:
-                yield
+            yield
         except _CutShort:
             logging.info("cut short by SIGTERM")
         finally:
             self._may_raise = False
 
     def _read(self, reader: int) -> None:
+        number = 0
         with os.fdopen(reader, "rb", buffering=0) as file:
             while data := file.read(1):
                 if data[0] != signal.SIGTERM:
                     continue
-                if self._is_asked:
+                number += 1
+                if number > 1:
                     logging.warning("second SIGTERM: ending at once, nothing is saved")
                     os._exit(InterruptedRun.exit_status)
                 self._is_asked = True
                 logging.info("SIGTERM: saving after the step at hand, then ending; a second one ends at once")
 
     def _on_main_thread(self, *_) -> None:
+        self._is_asked = True
         if self._may_raise:
             self._may_raise = False
             raise _CutShort

@@ -287,6 +287,8 @@ class _Evaluator:
     def evaluate(self, state: TrainState, step: int, name: str = "") -> held_out.Scores:
         """Scores on the held-out videos, written as metrics of `step`; tracks go to workdir/eval/<name or step>."""
         folder = self._workdir / "eval" / (name or str(step))
+        if self._interruption.has_been_asked():
+            return {}
         with self._interruption.may_cut_short():
             scores = held_out.evaluate_predictor(self._config, self._data, self._predictor_of(state), folder)
             self._writer.write(step, held_out.flatten_scores(scores))
@@ -299,6 +301,8 @@ class _Evaluator:
         scores: held_out.Scores = {}
         if settings.final_eval:
             scores = self.evaluate(state, settings.num_steps, "final")
+        if self._interruption.has_been_asked():
+            return {}
         with self._interruption.may_cut_short():
             if settings.final_eval:
                 held_out.write_table(scores, self._workdir / "scores.txt")

@@ -52,6 +52,7 @@ def test_pods_of_tpus():
     assert find_launch({}, has_tpu=True) == Launch("TPU pod")  # Google's metadata server says the rest
     assert find_launch({"TPU_WORKER_HOSTNAMES": "a,b"}, has_tpu=True) == Launch("TPU pod")
     assert find_launch({"TPU_WORKER_HOSTNAMES": "a"}, has_tpu=True) == Launch()
+    assert find_launch({"TPU_SKIP_MDS_QUERY": "1"}, has_tpu=True) == Launch()  # there is no such server
     assert find_launch({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}, has_tpu=True).by == "TPU pod"
     assert find_launch(POD | {"TPU_WORKER_HOSTNAMES": "a,b"}, has_tpu=True) == Launch("TPU pod")
 
