@@ -232,7 +232,7 @@ class TrainStepper:
         """Compiles `programs` and the update side by side; steps on batches of these shapes compile nothing more."""
         requests = [self.gradients_request(each.kind, each.batch) for each in programs]
         self.programs.compile_all([*requests, self.update_request()])
-        _ = self._key  # drawn now: that takes a program, too
+        jax.block_until_ready(self._key)  # so that the first step does not compile the program that makes it
 
     def _program(self, request: Request) -> Callable:
         return self.programs.get(request.key, request.lower, request.description)

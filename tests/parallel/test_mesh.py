@@ -27,7 +27,7 @@ def ways(tmp_path_factory) -> dict:
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, "-m", "tests.parallel.eight_devices", str(tmp_path_factory.mktemp("run"))]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
