@@ -36,7 +36,6 @@ LONGEST_FIRST = (
     "tests/docs/test_tutorial.py",
     "tests/docs/test_own_data.py",
     "tests/docs/test_api.py",
-    "tests/commands/test_record.py",
     "tests/parity/test_e2e.py",
     "tests/parity/test_compact.py",
     "tests/model/backbones/test_peers.py",

@@ -68,7 +68,8 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
     with Preparation(config.data, config.synthetic, workdir, writes=is_main) as preparation:
         state = _begin(config, workdir, stepper, checkpoints, source)
         # Otherwise errors in the data come first. The same in all processes: compilers of GPUs wait for each other.
-        if config.synthetic.num_train and all(d.buckets for d in config.data.datasets if d.weight):
+        is_made_up = config.synthetic.num_train and not config.data.shards
+        if is_made_up and all(d.buckets for d in config.data.datasets if d.weight):
             _compile_steps(config, config.data, stepper, choose_microbatches(config, stepper))
         data = preparation.finish()
     distributed.wait_for_all("data")

@@ -33,7 +33,7 @@ def test_recipes(name, tmp_path, monkeypatch):
         flags = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
         file, _, arg = flags["config"].partition(":")
         assert (python, program, file) == ("python", "main.py", f"configs/{name}.py")
-        assert "workdir" in flags and all(f'"{flag}"' in main for flag in flags), command
+        assert "workdir" in flags and all(f'"--{flag}"' in main for flag in flags), command
         assert from_mapping(Config, module.get_config(arg)).data.datasets
 
 

@@ -33,7 +33,9 @@ def resolve(name: str, arg: str = "") -> Config:
     return from_mapping(Config, importlib.import_module(f"configs.{name}").get_config(arg))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] * name.endswith("_only")) for name in NAMES]
+)
 def test_step_traces(name, tmp_path):
     config = resolve(name)
     save_json(tmp_path / "config.json", config)

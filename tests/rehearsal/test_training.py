@@ -1,7 +1,7 @@
 """The shipped configs train from the tree: their own sizes, clip lengths, losses and optimizer, a tiny network.
 
-A step of a config's size compiles for twenty seconds, so that only one dataset of each task is trained on by default;
-the tests that are marked `long` train every config on each of its datasets.
+A step of a config's size compiles for twenty seconds, so that only one dataset is trained on by default, one whose loss
+has all terms but those of given objects; the tests that are marked `long` train every config on each of its datasets.
 """
 
 import math
@@ -12,14 +12,11 @@ import pytest
 
 from input_pipeline.batches import train_batches
 from tarvis_jax.config import from_mapping
-from tarvis_jax.datasets import TASKS
 from tarvis_jax.parallel.mesh import make_mesh
 from tarvis_jax.run_config import Config
 from tarvis_jax.train.step import make_stepper
 from tarvis_jax.train.transfer import to_devices
 from tests.rehearsal import recipes
-
-ONE_OF_EACH_TASK = {"instance": "YOUTUBE_VIS", "panoptic": "KITTI_STEP", "exemplar": "DAVIS"}
 
 
 def train_two_steps(recipe: str, datasets: list[str], workspace: str) -> set[str]:
@@ -61,8 +58,7 @@ def two_batches(recipe: str, name: str, workspace: str) -> dict[str, list[dict[s
 
 
 def test_finetuning(workspace):
-    tasks = train_two_steps("finetune", list(ONE_OF_EACH_TASK.values()), workspace)
-    assert tasks == set(TASKS) == set(ONE_OF_EACH_TASK)
+    assert train_two_steps("finetune", ["KITTI_STEP"], workspace) == {"panoptic"}
 
 
 @pytest.mark.long

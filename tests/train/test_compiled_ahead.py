@@ -40,7 +40,8 @@ def assert_devices_exchange_sums(found: dict) -> None:
     assert gradients["program"].startswith("DAVIS exemplar 1x8x2x64x96")
     memory = gradients["memory"]
     sent, size = gradients["collectives"]["all-reduce"]
-    assert sent >= 1 and size >= memory["gradients"] * 0.9  # all gradients are summed, in float32
+    # All gradients are summed, in float32. In the memory of a TPU small tensors take more than their bytes.
+    assert sent >= 1 and memory["gradients"] * 0.7 < size < memory["gradients"] * 1.1
     assert memory["optimizer"] > memory["params"] > 0 and memory["temporaries"] > 0
     assert gradients["total_bytes"] == sum(memory.values()) < found["memory_bytes"]
     assert gradients["flops"] > 0 and gradients["seconds"]["compute"] > 0

@@ -60,7 +60,7 @@ def workspace(tmp_path_factory):
     return str(panoptic_files.workspace(tmp_path_factory.mktemp("images")))
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/rehearsal/test_migrating.py does the same by commands
 def test_pretrain_and_go_on(workspace, tmp_path):
     config = all_tasks_first(small_config(pretrain, "datasets=CITYSCAPES", workspace))
     train(config, tmp_path / "pretraining")

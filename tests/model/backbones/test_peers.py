@@ -17,7 +17,7 @@ from tests.model.backbones import peers  # noqa: E402
         "ResNet101",
         "SwinSmall",
         "SwinBase",
-        "SwinLarge",
+        pytest.param("SwinLarge", marks=pytest.mark.long),  # SwinBase with more channels
         "ConvNextSmall",
         "ConvNextBase",
         "ConvNextLarge",
