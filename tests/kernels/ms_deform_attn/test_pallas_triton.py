@@ -159,7 +159,7 @@ def test_atomic_additions_are_relaxed():
 GATES = [
     ("forward", "bfloat16", REAL, 275, "LDG.E.128"),
     ("forward", "float32", REAL, 340, "LDG.E.128"),
-    pytest.param("backward", "bfloat16", REAL, 770, "LDG.E.64", marks=pytest.mark.slow),
+    pytest.param("backward", "bfloat16", REAL, 770, "LDG.E.64", marks=pytest.mark.long),
     ("backward", "float32", ODD, 90, "LDG.E.128"),
 ]
 
