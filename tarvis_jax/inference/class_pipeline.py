@@ -8,7 +8,7 @@ from tarvis_jax import datasets
 from tarvis_jax.inference import stitch
 from tarvis_jax.inference.clips import Clip, Geometry
 from tarvis_jax.inference.config import InferenceConfig
-from tarvis_jax.inference.predictor import Predictor
+from tarvis_jax.inference.predictor import ClipPlace, FrameMemory, Predictor
 from tarvis_jax.masks import rle
 from tarvis_jax.masks.rle import Rle
 from tarvis_jax.results.class_scores import best_class
@@ -43,6 +43,7 @@ class ClassPipeline:
         self._spec = spec
         self._config = config
         self._class_names = class_names
+        self._frames = FrameMemory()
         self._instances = instances or stitch.InstanceStitcher(config.association_iou)
         self._semantic = stitch.SemanticStitcher() if spec.task == datasets.PANOPTIC else None
         self._stuff_classes = np.setdiff1d(np.arange(spec.num_classes), spec.thing_classes)
@@ -54,7 +55,7 @@ class ClassPipeline:
 
     def segment(self, clip: Clip, geometry: Geometry) -> Iterator[FrameResult]:
         """Runs the network on the next clip of the video and yields the frames that are final with it."""
-        self._add(clip)
+        self._add(clip, geometry)
         best = {track_id: best_class(logits) for track_id, logits in self.class_logits().items()}
         for frame in clip.final:
             ids, logits = self._instances.pop(frame)
@@ -66,16 +67,17 @@ class ClassPipeline:
         """Track id -> mean class logits [1 + K] over the clips so far."""
         return self._instances.class_logits()
 
-    def _add(self, clip: Clip) -> None:
+    def _add(self, clip: Clip, geometry: Geometry) -> None:
         config, predictor = self._config, self._predictor
-        output = predictor.segment_classes(np.stack(clip.frames), self._dataset)
+        place = ClipPlace.of(clip, geometry, self._frames)
+        output = predictor.segment_classes(np.stack(clip.frames), self._dataset, place)
         chosen = stitch.select_tracks(output.class_logits, config.max_tracks, config.score_threshold)
         mask_logits, class_logits = predictor.take_masks(output, chosen), output.class_logits[chosen]
         kept = stitch.drop_duplicates(mask_logits, class_logits, config.duplicate_iou)
         self._instances.add(clip.first, mask_logits[kept], class_logits[kept])
         if self._semantic is not None:
             # Only stuff: thing classes are drawn by the tracks.
-            self._semantic.add(clip.first, np.asarray(output.semantic_logits)[self._stuff_classes])
+            self._semantic.add(clip.first, predictor.semantic_logits(output)[self._stuff_classes])
 
     def _stuff_map(self, frame: int, geometry: Geometry) -> np.ndarray | None:
         if self._semantic is None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from tarvis_jax.inference.clips import Clip, Geometry
-from tarvis_jax.inference.predictor import Predictor
+from tarvis_jax.inference.predictor import ClipPlace, FrameMemory, Predictor
 from tarvis_jax.inference.stitch import ExemplarStitcher, Layer
 from tarvis_jax.inference.targets import ExemplarMemory, silence_before_given
 from tarvis_jax.masks import rle
@@ -33,13 +33,16 @@ class ObjectPipeline:
         self._predictor = predictor
         self._targets = targets
         self._stitcher = stitcher or ExemplarStitcher()
-        self._memory = memory or ExemplarMemory(predictor.upsample_masks)
+        self._frames = FrameMemory()
+        self._extent: tuple[int, int] | None = None  # of the video's geometry
+        self._memory = memory or ExemplarMemory(lambda logits: predictor.upsample_masks(logits, self._extent))
 
     def segment(self, clip: Clip, geometry: Geometry) -> Iterator[FrameResult]:
         """Runs the network on the next clip of the video and yields the frames that are final with it.
 
         Between two frames targets may be added to those given at the start, or be forgotten.
         """
+        self._extent = geometry.extent
         self._add(clip, geometry)
         for frame in clip.final:
             masks = self._masks(frame, geometry)
@@ -62,7 +65,8 @@ class ObjectPipeline:
         if inputs is None:
             self._all_lost()
             return
-        logits = self._predictor.segment_objects(np.stack(clip.frames), inputs)
+        place = ClipPlace.of(clip, geometry, self._frames)
+        logits = self._predictor.segment_objects(np.stack(clip.frames), inputs, place)
         logits = silence_before_given(logits, clip.first, inputs.ids, given)
         self._memory.remember(clip.first, inputs.ids, logits)
         self._join(clip, inputs.ids, logits)

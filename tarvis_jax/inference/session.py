@@ -233,7 +233,11 @@ class Session:
         for index, frame in enumerate(source):
             if index == 0:
                 self._state.geometry = clips.plan_geometry(
-                    frame.shape[:2], self.config.min_dim, self.config.max_dim, self._predictor.config.size_divisor
+                    frame.shape[:2],
+                    self.config.min_dim,
+                    self.config.max_dim,
+                    self._predictor.config.size_divisor,
+                    use_table=self.config.size_table,
                 )
                 for target in self._targets.values():
                     target.check_size(frame.shape[:2])

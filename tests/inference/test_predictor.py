@@ -130,7 +130,7 @@ def test_pixels_against_torch(predictor):
 
 def test_take_masks(predictor):
     logits = np.random.default_rng(0).standard_normal((12, 2, 4, 4)).astype(np.float32)
-    clip = ClassClip(np.zeros((12, 3), np.float32), jax.numpy.asarray(logits), jax.numpy.zeros((2, 2, 4, 4)))
+    clip = ClassClip(np.zeros((12, 3), np.float32), jax.numpy.asarray(logits), jax.numpy.zeros((2, 2, 4, 4)), 2)
     indices = np.array([11, 0, 5, 7, 1, 2, 3, 4, 6])
     np.testing.assert_array_equal(predictor.take_masks(clip, indices), logits[indices])
     assert predictor.take_masks(clip, indices[:0]).shape == (0, 2, 4, 4)
