@@ -156,7 +156,7 @@ def padded_sizes(min_dim: int, max_dim: int, size_divisor: int) -> list[tuple[in
       min_dim, max_dim, size_divisor: see `plan_geometry`.
 
     Returns:
-      The sizes, by their area.
+      The sizes, each no larger than those after it.
     """
     short = min(min_dim, max_dim)
     longs = sorted({min(round(short * 16 / 9), max_dim), max_dim})

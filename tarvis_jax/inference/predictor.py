@@ -215,8 +215,9 @@ class Predictor:
     def upsample_masks(self, logits: np.ndarray, extent: tuple[int, int] | None = None) -> np.ndarray:
         """float32 [N, T, h, w] -> bool [N, T, 4h, 4w]: bilinear x4, above 0; `extent` as in `Geometry`."""
         filled = _fill(logits, object_bucket(len(logits)), EMPTY_LOGIT)
-        height, width = 4 * logits.shape[2], 4 * logits.shape[3]
-        return np.asarray(self._upsample_masks(filled, _extent(len(logits), extent, (height, width))))[: len(logits)]
+        _, num_frames, height, width = logits.shape
+        where = self._extent(num_frames, extent, (num_frames, 4 * height, 4 * width))
+        return np.asarray(self._upsample_masks(filled, where))[: len(logits)]
 
     def pixel_masks(self, logits: np.ndarray, geometry: Geometry) -> np.ndarray:
         """float32 [N, h, w] of one frame -> bool [N, H, W] at the original size (tracks may overlap)."""
@@ -249,12 +250,15 @@ class Predictor:
         is_shared = memory.maps is not None and memory.first == place.first
         if memory.maps is None:
             memory.maps = self._no_maps(place.overlap, height, width)
-        extent = _extent(len(images), place.extent, (height, width))
+        extent = self._extent(len(images), place.extent, (place.length, height, width))
         num_shared = np.int32(place.overlap if is_shared else 0)
         images = _fill(images, place.length, 0)
         pyramid, memory.maps = self._features(self._variables, images, memory.maps, num_shared, extent)
         memory.first = place.first + place.length - place.overlap
         return pyramid, extent
+
+    def _extent(self, num_frames: int, size: tuple[int, int] | None, shape: tuple[int, int, int]) -> Extent:
+        return Extent.of(num_frames, size, shape, self.config.hidden_size)
 
     def _no_maps(self, num_frames: int, height: int, width: int) -> network.Pyramid:
         """Frame features in the shapes of those of so many frames."""
@@ -281,10 +285,6 @@ class Predictor:
         outputs = jax.block_until_ready(call())
         self.model_seconds += time.perf_counter() - start - (self.programs.compile_seconds - compile_seconds)
         return outputs
-
-
-def _extent(num_frames: int, size: tuple[int, int] | None, array_size: tuple[int, int]) -> Extent:
-    return Extent(np.int32(num_frames), None if size is None else np.asarray(size, np.int32), array_size)
 
 
 def object_bucket(num_objects: int) -> int:

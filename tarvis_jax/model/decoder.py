@@ -168,10 +168,10 @@ class QueryDecoder(nnx.Module):
     ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         """Features [B, S, C] with the scale embedding, their positions [1, S, C], and bool [S], which are there."""
         _, T, h, w, C = features.shape
-        used_frames, used, inside = None, None, None
+        times, axes, inside = None, None, None
         if extent is not None:
-            used_frames, used, inside = extent.num_frames, extent.cells(h, w), extent.clip_inside(T, h, w).reshape(-1)
-        positions = sine_3d(T, h, w, C, used_frames=used_frames, used=used).reshape(1, -1, C).astype(self.dtype)
+            times, axes, inside = extent.times, extent.axes(h, w), extent.clip_inside(T, h, w).reshape(-1)
+        positions = sine_3d(T, h, w, C, times=times, axes=axes).reshape(1, -1, C).astype(self.dtype)
         features = _flatten(features).astype(self.dtype)
         return features + self.scale_embed[...][index].astype(self.dtype), positions, inside
 

@@ -3,6 +3,10 @@
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from tarvis_jax.model.config import PYRAMID_STRIDES
+from tarvis_jax.model.position_encoding import Axes, sine_1d
 
 
 @flax.struct.dataclass
@@ -16,12 +20,38 @@ class Extent:
     Attributes:
       num_frames: int32 [], at least 1.
       size: int32 [2], height and width in pixels, multiples of config.size_divisor; None: all rows and columns.
+      times: float32 [T, C], position encoding of the frames.
+      rows: {h: float32 [h, C/2]}, position encoding of the rows of each map of the pyramid; None: as without an extent.
+      columns: likewise.
       array_size: height and width in pixels of the array; static.
     """
 
     num_frames: jax.Array
     size: jax.Array | None
+    times: jax.Array
+    rows: dict[int, jax.Array] | None
+    columns: dict[int, jax.Array] | None
     array_size: tuple[int, int] = flax.struct.field(pytree_node=False)
+
+    @classmethod
+    def of(
+        cls, num_frames: int, size: tuple[int, int] | None, shape: tuple[int, int, int], hidden_size: int
+    ) -> "Extent":
+        """The extent of a clip of `num_frames` frames of `size` in an array of `shape` (T, H, W), in numpy arrays."""
+        length, *array_size = shape
+        rows = columns = None
+        if size is not None:
+            rows, columns = (
+                {array // s: sine_1d(array // s, hidden_size // 2, last=used // s) for s in PYRAMID_STRIDES}
+                for array, used in zip(array_size, size, strict=True)
+            )
+            size = np.asarray(size, np.int32)
+        times = sine_1d(length, hidden_size, last=num_frames)
+        return cls(np.int32(num_frames), size, times, rows, columns, tuple(array_size))
+
+    def axes(self, height: int, width: int) -> Axes | None:
+        """Position encoding of the rows and columns of a map of `height` x `width` cells; None: as without an extent."""
+        return None if self.size is None else (self.rows[height], self.columns[width])
 
     def cells(self, height: int, width: int) -> jax.Array | None:
         """int32 [2]: rows and columns inside, of a map of `height` x `width` cells of the array."""

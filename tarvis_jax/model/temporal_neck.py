@@ -5,6 +5,7 @@ of a deformable layer (all cells of one frame and all three scales; Zhu et al., 
 patch, all scales, all frames). A feature pyramid step then adds stride 4.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from kernels.attention import cudnn
-from kernels.attention.biases import FirstKeysBias
+from kernels.attention.biases import AttentionBias, FirstKeysBias, KeyPaddingBias
 from kernels.attention.limits import under_limit
 from kernels.ms_deform_attn.operator import ms_deform_attn
 from tarvis_jax.model.attention import FeedForward, MultiHeadAttention, layer_norm, linear
@@ -153,18 +154,16 @@ class TemporalLayer(nnx.Module):
     ) -> jax.Array:
         """Args: x [B, T, S, C], position [T, S, C], static (h, w) per level. Returns [B, T, S, C] of the dtype."""
         num_frames = x.shape[1]
-        keys = None  # all; no patch lies on the border of an extent, so only frames are to be left out
-        if extent is not None:
-            keys = FirstKeysBias(extent.num_frames * _tokens_per_patch(level_shapes, self.window))
         windows = to_windows(x.astype(self.dtype), level_shapes, self.window)  # [B, N, K, C]
         positions = to_windows(position[None].astype(self.dtype), level_shapes, self.window)[0]  # [N, K, C]
+        frames = _frames_of_tokens(num_frames, level_shapes, self.window)
         # Flash attention has no logits: all windows at once.
         windows = cudnn.where_possible(
-            self._all_at_once,
-            self._under_limit,
+            functools.partial(self._flash, frames),
+            functools.partial(self._under_limit, frames),
             windows,
             positions,
-            keys,
+            extent,
             dtype=self.dtype,
             head_size=windows.shape[-1] // self.attention.num_heads,
             num_queries=windows.shape[2],
@@ -173,18 +172,34 @@ class TemporalLayer(nnx.Module):
         )
         return from_windows(windows, num_frames, level_shapes, self.window)
 
-    def _all_at_once(self, windows: jax.Array, positions: jax.Array, keys: FirstKeysBias | None) -> jax.Array:
+    # No patch lies on the border of an extent, so that only frames are left out. `frames` [K] says whose the tokens are.
+
+    def _flash(
+        self, frames: np.ndarray, windows: jax.Array, positions: jax.Array, extent: Extent | None
+    ) -> jax.Array:
+        """As `_all_at_once`; flash attention leaves out keys at the end alone, so tokens go in the order of frames."""
+        if extent is None:
+            return self._all_at_once(windows, positions, None)
+        order = np.argsort(frames, kind="stable")
+        keys = FirstKeysBias(extent.num_frames * (len(frames) // (frames.max() + 1)))
+        return self._all_at_once(windows[:, :, order], positions[:, order], keys)[:, :, np.argsort(order)]
+
+    def _all_at_once(self, windows: jax.Array, positions: jax.Array, keys: AttentionBias | None) -> jax.Array:
         """The layer on all patches of all clips: [B, N, K, C], positions [N, K, C] -> [B, N, K, C]."""
         merged = windows.reshape(-1, *windows.shape[2:])
         positions = jnp.broadcast_to(positions, windows.shape).reshape(merged.shape)
         return self._window(merged, positions, keys).reshape(windows.shape)
 
-    def _under_limit(self, windows: jax.Array, positions: jax.Array, keys: FirstKeysBias | None) -> jax.Array:
+    def _under_limit(
+        self, frames: np.ndarray, windows: jax.Array, positions: jax.Array, extent: Extent | None
+    ) -> jax.Array:
         """`_all_at_once`, or in turn if that many attention logits may not exist."""
         num_windows, num_tokens = windows.shape[1:3]
         window_bytes = 4 * self.attention.num_heads * num_tokens**2
 
-        def under(limit: int, windows: jax.Array, positions: jax.Array, keys: FirstKeysBias | None) -> jax.Array:
+        keys = None if extent is None else KeyPaddingBias((frames < extent.num_frames)[None])
+
+        def under(limit: int, windows: jax.Array, positions: jax.Array, keys: KeyPaddingBias | None) -> jax.Array:
             if num_windows * window_bytes <= limit:
                 return self._all_at_once(windows, positions, keys)
             # In turn over windows, not over clips: the batch may be sharded. Recomputing keeps the backward pass as
@@ -196,7 +211,7 @@ class TemporalLayer(nnx.Module):
         num_bytes = num_windows * window_bytes
         return under_limit(under, windows, positions, keys, num_bytes=num_bytes, max_bytes=self.max_logit_bytes)
 
-    def _window(self, x: jax.Array, position: jax.Array, keys: FirstKeysBias | None) -> jax.Array:
+    def _window(self, x: jax.Array, position: jax.Array, keys: AttentionBias | None) -> jax.Array:
         """The layer on patches of one size: [B, K, C], position [B or 1, K, C] -> [B, K, C]."""
         return self.ffn(self.norm(x + self.attention(x + position, x, position, keys)))
 
@@ -298,13 +313,13 @@ class TemporalNeck(nnx.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Position of every token for the deformable [S, C] and the temporal layers [T, S, C], float32."""
         channels = self.config.hidden_size
-        used_frames = None if extent is None else extent.num_frames
-        used = [None if extent is None else extent.cells(h, w) for h, w in level_shapes]
+        times = None if extent is None else extent.times
+        axes = [None if extent is None else extent.axes(h, w) for h, w in level_shapes]
         position_2d = [
-            sine_2d(h, w, channels, used=used[l]) + self.level_embed[l] for l, (h, w) in enumerate(level_shapes)
+            sine_2d(h, w, channels, axes=axes[l]) + self.level_embed[l] for l, (h, w) in enumerate(level_shapes)
         ]
         position_3d = [
-            sine_3d(num_frames, h, w, channels, used_frames=used_frames, used=used[l]) + self.level_embed_3d[l]
+            sine_3d(num_frames, h, w, channels, times=times, axes=axes[l]) + self.level_embed_3d[l]
             for l, (h, w) in enumerate(level_shapes)
         ]
         return _flatten_levels([p[None] for p in position_2d])[0], _flatten_levels(position_3d)
@@ -319,8 +334,7 @@ def to_windows(x: jax.Array, level_shapes: LevelShapes, window: int) -> jax.Arra
       window: side of a patch in cells of the coarsest level.
 
     Returns:
-      [B, N, K, C]: N patches in row order, each of the K tokens of all frames and levels within it; one frame after
-      the other.
+      [B, N, K, C]: N patches in row order, each of the K tokens of all frames and levels within it.
     """
     batch, num_frames, _, channels = x.shape
     parts = []
@@ -329,29 +343,29 @@ def to_windows(x: jax.Array, level_shapes: LevelShapes, window: int) -> jax.Arra
         rows, columns = height // side, width // side
         tokens = tokens.reshape(batch, num_frames, rows, side, columns, side, channels)
         tokens = tokens.transpose(0, 2, 4, 1, 3, 5, 6)  # [B, rows, columns, T, side, side, C]
-        parts.append(tokens.reshape(batch, rows * columns, num_frames, side * side, channels))
-    return jnp.concatenate(parts, axis=3).reshape(batch, rows * columns, -1, channels)
+        parts.append(tokens.reshape(batch, rows * columns, num_frames * side * side, channels))
+    return jnp.concatenate(parts, axis=2)
 
 
 def from_windows(x: jax.Array, num_frames: int, level_shapes: LevelShapes, window: int) -> jax.Array:
     """The inverse of `to_windows`: [B, N, K, C] -> [B, T, S, C]."""
-    batch, num_windows, _, channels = x.shape
-    x = x.reshape(batch, num_windows, num_frames, -1, channels)
+    batch, _, _, channels = x.shape
     parts, start = [], 0
     for level, (height, width) in enumerate(level_shapes):
         side = window * 2**level
         rows, columns = height // side, width // side
-        tokens = x[:, :, :, start : start + side * side]
-        start += side * side
+        tokens = x[:, :, start : start + num_frames * side * side]
+        start += num_frames * side * side
         tokens = tokens.reshape(batch, rows, columns, num_frames, side, side, channels)
         tokens = tokens.transpose(0, 3, 1, 4, 2, 5, 6)  # [B, T, rows, side, columns, side, C]
         parts.append(tokens.reshape(batch, num_frames, height * width, channels))
     return jnp.concatenate(parts, axis=2)
 
 
-def _tokens_per_patch(level_shapes: LevelShapes, window: int) -> int:
-    """Tokens of one patch in one frame."""
-    return sum((window * 2**level) ** 2 for level in range(len(level_shapes)))
+def _frames_of_tokens(num_frames: int, level_shapes: LevelShapes, window: int) -> np.ndarray:
+    """int [K]: the frame of each token of a patch, in the order of `to_windows`."""
+    sides = [window * 2**level for level in range(len(level_shapes))]
+    return np.concatenate([np.repeat(np.arange(num_frames), side * side) for side in sides])
 
 
 def _tokens_inside(level_shapes: LevelShapes, extent: Extent) -> jax.Array:
