@@ -1,7 +1,7 @@
 """DAVIS 2017, semi-supervised: J&F of objects given by their mask in frame 0 (`metrics/jf.py`).
 
 What surprises in the official rules, and is the same here: the first and the last frame do not count, and their results
-are not opened; the objects are those up to the largest id of frame 0, so that higher ids that appear later do not count;
+are not opened; the objects are those up to the largest id of frame 0, so higher ids that appear later do not count;
 void (255) in the ground truth is background; an object whose id is in no result counts as predicted empty.
 """
 

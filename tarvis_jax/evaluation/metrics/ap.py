@@ -196,7 +196,7 @@ def frame_overlaps(detections: Sequence[tuple[int, Rle]], truths: Sequence[tuple
 
 
 def track_iou(frames: Iterable[FrameOverlaps], num_detections: int, num_truths: int) -> np.ndarray:
-    """IoU over whole tracks, float64 [D, G]: intersections over unions, both summed over the frames; 0 for empty tracks."""
+    """IoU over whole tracks, float64 [D, G]: intersections over unions, each summed over frames; 0 for empty tracks."""
     intersection = np.zeros((num_detections, num_truths))
     detection_areas, truth_areas = np.zeros(num_detections), np.zeros(num_truths)
     for frame in frames:

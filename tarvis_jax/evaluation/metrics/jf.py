@@ -53,8 +53,8 @@ def boundary_map(mask: np.ndarray) -> np.ndarray:
 def boundary_accuracy(truth: np.ndarray, prediction: np.ndarray) -> float:
     """F: harmonic mean of the shares of each boundary that lies near the other; bool masks [H, W].
 
-    Near is within ceil(0.008 x diagonal) pixels. 1 where neither has a boundary, 0 where one has none. A mask that fills
-    the frame has no boundary, so it scores 1 against an empty one, as in the official code.
+    Near is within ceil(0.008 x diagonal) pixels. 1 where neither has a boundary, 0 where one has none. A mask that
+    fills the frame has no boundary, so it scores 1 against an empty one, as in the official code.
     """
     box = _box_with_margin(truth | prediction)
     true_edge, predicted_edge = boundary_map(truth[box]), boundary_map(prediction[box])
