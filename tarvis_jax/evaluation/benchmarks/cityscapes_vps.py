@@ -8,6 +8,7 @@ A PNG is RGB with 8 bits: R + 256 G + 65536 B is the id of the segment, 0 is voi
 annotations, images and PNGs belong together by their positions in the lists, the PNGs of the truth by name.
 """
 
+import itertools
 import pathlib
 from typing import Any
 
@@ -42,21 +43,19 @@ def evaluate(results: pathlib.Path, gt: pathlib.Path) -> dict[str, Any]:
             raise ValueError(f"{path}: expected {len(image_ids)} annotations, one per image, found {len(records)}")
     _check_image_ids(guesses, image_ids, predicted_json)
 
+    def frame(index: int):
+        where = f"annotations[{index}] of image {image_ids[index]}"
+        return (
+            video_panoptic.read_listed(annotations[index], categories, f"{true_json}: {where}", is_truth=True),
+            true_folder / true_files[index],
+            video_panoptic.read_listed(guesses[index], categories, f"{predicted_json}: {where}", is_truth=False),
+            predicted_folder / f"{image_ids[index]}.png",
+        )
+
     scores = video_panoptic.WindowScores(categories, list(WINDOWS.values()))
+    frames = video_panoptic.read_overlaps(frame(index) for index in range(len(image_ids)))
     for start in range(0, len(image_ids), FRAMES_PER_VIDEO):
-        overlaps = []
-        for index in range(start, start + FRAMES_PER_VIDEO):
-            where = f"annotations[{index}] of image {image_ids[index]}"
-            overlaps.append(
-                video_panoptic.read_overlap(
-                    video_panoptic.read_listed(annotations[index], categories, f"{true_json}: {where}", is_truth=True),
-                    true_folder / true_files[index],
-                    video_panoptic.read_listed(
-                        guesses[index], categories, f"{predicted_json}: {where}", is_truth=False
-                    ),
-                    predicted_folder / f"{image_ids[index]}.png",
-                )
-            )
+        overlaps = list(itertools.islice(frames, FRAMES_PER_VIDEO))
         scores.add_video(overlaps, f"{true_json}: the video that starts with image {image_ids[start]}")
     tables = {k: scores.table(window) for k, window in WINDOWS.items()}
     return {

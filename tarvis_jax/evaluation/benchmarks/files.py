@@ -1,19 +1,25 @@
 """Readers of the JSON and PNG files that benchmarks are made of. The files may come from anyone."""
 
+import collections
+import concurrent.futures
 import io
 import json
 import math
 import pathlib
 import struct
 import zlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from tarvis_jax.fields import shown
 
+T = TypeVar("T")
+S = TypeVar("S")
+
+_READERS = 2  # threads; decoding and counting pixels leave Python to the others
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _GRAY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6  # color types of the PNG standard
 _COLOR_NAMES = {_GRAY: "gray", _RGB: "RGB", _PALETTE: "palette", 4: "gray with alpha", _RGBA: "RGB with alpha"}
@@ -78,6 +84,22 @@ def first_that_exists(candidates: Iterable[pathlib.Path]) -> pathlib.Path:
         if path.exists():
             return path
     raise ValueError(f"{candidates[0]}: is missing" + "".join(f"; neither is there {each}" for each in candidates[1:]))
+
+
+def read_ahead(read: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
+    """`read(item)` of each item in order, a few of them at the same time; raises what the first that fails raises."""
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        waiting: collections.deque[concurrent.futures.Future[T]] = collections.deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(read, item))
+                if len(waiting) > _READERS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def read_rgb_values(path: pathlib.Path) -> np.ndarray:

@@ -3,10 +3,10 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from tarvis_jax.evaluation.benchmarks.files import field, read_rgb_values
+from tarvis_jax.evaluation.benchmarks.files import field, read_ahead, read_rgb_values
 from tarvis_jax.evaluation.metrics.panoptic import Overlap, PanopticQuality, Segments, frame_overlap
 from tarvis_jax.fields import shown
 
@@ -88,9 +88,18 @@ def read_listed(frame: Any, categories: Categories, where: str, *, is_truth: boo
     return Listed(where, classes, frozenset(crowd), areas)
 
 
-def read_overlap(truth: Listed, truth_png: pathlib.Path, prediction: Listed, prediction_png: pathlib.Path) -> Overlap:
-    """One frame. ValueError naming the file if a PNG is no RGB map, sizes differ, or JSON and PNG of the prediction
-    have different segments."""
+def read_overlaps(frames: Iterable[tuple[Listed, pathlib.Path, Listed, pathlib.Path]]) -> Iterator[Overlap]:
+    """Frames, each given as the listed segments and the PNG of the truth and of the prediction.
+
+    Raises:
+      ValueError: a PNG is no RGB map, sizes differ, or JSON and PNG of the prediction have different segments; names
+        the file.
+    """
+    return read_ahead(_read_overlap, frames)
+
+
+def _read_overlap(frame: tuple[Listed, pathlib.Path, Listed, pathlib.Path]) -> Overlap:
+    truth, truth_png, prediction, prediction_png = frame
     true_segments = Segments(read_rgb_values(truth_png), truth.classes, truth.crowd, truth.areas)
     predicted_segments = Segments(read_rgb_values(prediction_png), prediction.classes)
     try:

@@ -45,8 +45,7 @@ def evaluate(results: pathlib.Path, gt: pathlib.Path) -> dict[str, Any]:
     for video in files.videos():
         true_numbers, predicted_numbers = _numbers(video.truth), _numbers(video.prediction)
         overlaps = []
-        for truth, true_png, prediction, predicted_png in video.frames():
-            overlap = video_panoptic.read_overlap(truth, true_png, prediction, predicted_png)
+        for overlap in video_panoptic.read_overlaps(video.frames()):
             _add_to(tracking, overlap, true_numbers, predicted_numbers)
             overlaps.append(overlap)
         scores.add_video(overlaps, f"{files.true_json}: video {video.id}")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tarvis_jax.evaluation.benchmarks.files import png_files, read_class_values, read_rgb_values
+from tarvis_jax.evaluation.benchmarks.files import png_files, read_ahead, read_class_values, read_rgb_values
 from tarvis_jax.evaluation.benchmarks.video_panoptic import Listed
 from tarvis_jax.evaluation.benchmarks.vipseg import GT_JSON, NUM_CLASSES, VipsegFiles
 from tarvis_jax.evaluation.metrics.video_semantic import NO_CLASS, VideoSemanticQuality
@@ -61,13 +61,12 @@ def _vspw_videos(results: pathlib.Path, gt: pathlib.Path) -> Iterator[tuple[str,
                 f"{results / name}: expected {len(true_files)} frames as in the ground truth, found "
                 f"{len(predicted_files)}; in one of them only: {', '.join(differing[:3])}"
             )
-        yield (
-            name,
-            (
-                (_true_classes(true_file), read_class_values(predicted_file), predicted_file)
-                for true_file, predicted_file in zip(true_files, predicted_files, strict=True)
-            ),
-        )
+        yield name, read_ahead(_read_vspw, zip(true_files, predicted_files, strict=True))
+
+
+def _read_vspw(files: tuple[pathlib.Path, pathlib.Path]) -> _Frame:
+    true_file, predicted_file = files
+    return _true_classes(true_file), read_class_values(predicted_file), predicted_file
 
 
 def _video_names(path: pathlib.Path) -> list[str]:
@@ -92,13 +91,12 @@ def _true_classes(path: pathlib.Path) -> np.ndarray:
 
 def _vipseg_videos(results: pathlib.Path, gt: pathlib.Path) -> Iterator[tuple[str, Iterator[_Frame]]]:
     for video in VipsegFiles(results, gt).videos():
-        yield (
-            video.id,
-            (
-                (_classes(truth, true_png), _classes(prediction, predicted_png, is_result=True), predicted_png)
-                for truth, true_png, prediction, predicted_png in video.frames()
-            ),
-        )
+        yield video.id, read_ahead(_read_vipseg, video.frames())
+
+
+def _read_vipseg(frame: tuple[Listed, pathlib.Path, Listed, pathlib.Path]) -> _Frame:
+    truth, true_png, prediction, predicted_png = frame
+    return _classes(truth, true_png), _classes(prediction, predicted_png, is_result=True), predicted_png
 
 
 def _classes(listed: Listed, path: pathlib.Path, *, is_result: bool = False) -> np.ndarray:
