@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tarvis_jax.evaluation.benchmarks.files import folders, png_files, read_ahead, read_rgb_values
+from tarvis_jax.evaluation.benchmarks.files import paired_frames, read_ahead, read_rgb_values, video_folders
 from tarvis_jax.evaluation.metrics.overlap import count_pairs
 from tarvis_jax.evaluation.metrics.stq import SegmentationTrackingQuality
 
@@ -31,16 +31,8 @@ def evaluate(results: pathlib.Path, gt: pathlib.Path) -> dict[str, Any]:
     """
     official = gt / "panoptic_maps" / "val"
     total, sequences = SegmentationTrackingQuality(NUM_CLASSES, THING_CLASSES), {}
-    for folder in folders(official if official.is_dir() else gt):
-        true_files, predicted_files = png_files(folder), png_files(results / folder.name)
-        true_names, predicted_names = ([file.name for file in files] for files in (true_files, predicted_files))
-        if true_names != predicted_names:
-            differing = sorted(set(true_names) ^ set(predicted_names))
-            raise ValueError(
-                f"{results / folder.name}: expected the {len(true_names)} frames of {folder}, found "
-                f"{len(predicted_names)}; in one of them only: {', '.join(differing[:3])}"
-            )
-        for columns in read_ahead(_read_frame, zip(true_files, predicted_files, strict=True)):
+    for folder in video_folders(official if official.is_dir() else gt):
+        for columns in read_ahead(_read_frame, paired_frames(folder, results / folder.name)):
             total.add_pixels(*columns)
         sequences[folder.name] = total.end_video()
     return {"expected": total.scores(), "per_sequence": sequences}
