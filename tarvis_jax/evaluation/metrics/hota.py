@@ -35,6 +35,10 @@ class Hota:
         """
         num_truths = max((int(truths.max()) + 1 for truths, _, _ in frames if len(truths)), default=0)
         num_predictions = max((int(found.max()) + 1 for _, found, _ in frames if len(found)), default=0)
+        if num_truths == 0 or num_predictions == 0:
+            self.false_negatives += sum(len(truths) for truths, _, _ in frames)
+            self.false_positives += sum(len(found) for _, found, _ in frames)
+            return
         truth_counts, found_counts = np.zeros((num_truths, 1)), np.zeros((1, num_predictions))
         potential = np.zeros((num_truths, num_predictions))
         for truths, found, iou in frames:
