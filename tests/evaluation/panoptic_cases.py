@@ -15,9 +15,7 @@ NUM_BANDS, NUM_ELLIPSES = 3, 6
 NUM_SEGMENTS = NUM_BANDS + NUM_ELLIPSES  # 1.. in the maps of `scene`; the last two are in the results only
 
 
-def scene(
-    rng: np.random.Generator, size: tuple[int, int], num_frames: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def scene(rng: np.random.Generator, size: tuple[int, int], num_frames: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(truth, prediction) of each frame: int64 [H, W], 0 = void, else a segment 1..NUM_SEGMENTS."""
     height, width = size
     y, x = np.ogrid[:height, :width]

@@ -46,7 +46,7 @@ def vpq_window(true_maps: np.ndarray, predicted_maps: np.ndarray, true_lists: li
 
 
 def vpq_table(videos: list, window: int, is_thing: dict[int, bool]) -> dict:
-    """What a benchmark reports for a window, of videos given as (true maps, predicted maps, true and predicted lists)."""
+    """What a benchmark reports for a window; videos are (true maps, predicted maps, true and predicted lists)."""
     sums: dict[int, list] = {}
     for arrays in videos:
         for start in range(len(arrays[0]) - window + 1):
