@@ -149,19 +149,22 @@ def _decode(texts: list[str]) -> list[np.ndarray]:
     """The runs of compressed RLEs (not empty, ASCII), int64; wrong numbers where `rle.run_lengths` would raise."""
     if not texts:
         return []
-    chars = np.frombuffer("".join(texts).encode("ascii"), np.uint8).astype(np.int64) - 48
+    chars = np.frombuffer("".join(texts).encode("ascii"), np.uint8) - np.uint8(48)  # below 48: above 63
     lasts = np.cumsum([len(text) for text in texts]) - 1
     ends = (chars & 32) == 0
-    is_wrong = (chars < 0) | (chars > 63)
-    is_wrong[lasts] |= ~ends[lasts]
+    is_wrong = np.flatnonzero(chars > 63)
+    is_wrong = np.concatenate((is_wrong, lasts[~ends[lasts]]))
     ends[lasts] = True
     ends = np.flatnonzero(ends)
     starts = np.append(0, ends[:-1] + 1)
     widths = ends - starts + 1
-    place = np.arange(chars.size) - np.repeat(starts, widths)
-    is_wrong |= place > 5
-    values = np.add.reduceat((chars & 31) << (5 * np.minimum(place, 6)), starts)
-    values -= np.where((chars[ends] & 16) != 0, np.int64(1) << (5 * np.minimum(widths, 7)), 0)
+    is_wrong = np.concatenate((is_wrong, starts[widths > 6]))
+    chars = chars & 31
+    values = chars[starts].astype(np.int64)
+    for place in range(1, min(int(widths.max()), 6)):
+        longer = np.flatnonzero(widths > place)
+        values[longer] += chars[starts[longer] + place].astype(np.int64) << (5 * place)
+    values -= np.where(chars[ends] & 16, np.int64(1) << (5 * np.minimum(widths, 7)), 0)
     # Which text each value is of, and its place there.
     begins = np.searchsorted(ends, np.append(0, lasts[:-1] + 1))
     counts = np.diff(np.append(begins, len(values)))
@@ -172,5 +175,5 @@ def _decode(texts: list[str]) -> list[np.ndarray]:
         sums = np.append(0, np.cumsum(values[chosen]))
         offset = sums[np.searchsorted(text[chosen], np.arange(len(texts)))]
         values[chosen] = sums[1:] - offset[text[chosen]]
-    values[begins[np.unique(np.searchsorted(lasts, np.flatnonzero(is_wrong)))]] = -1
+    values[begins[np.searchsorted(lasts, is_wrong)]] = -1
     return np.split(values, begins[1:])
