@@ -10,7 +10,7 @@ from input_pipeline.records import VideoRecord
 from tarvis_jax import datasets
 from tarvis_jax.evaluation.metrics import jf
 from tarvis_jax.evaluation.metrics.ap import evaluate_ap_by_category
-from tarvis_jax.evaluation.metrics.panoptic import WHOLE_VIDEO, PanopticQuality, frame_overlaps, segments_from_maps
+from tarvis_jax.evaluation.metrics.panoptic import WHOLE_VIDEO, PanopticQuality, frame_overlap, segments_from_maps
 from tarvis_jax.evaluation.metrics.stq import SegmentationTrackingQuality
 from tarvis_jax.masks import rle
 from tarvis_jax.results.formats.youtube_vis import youtube_vis_predictions
@@ -156,7 +156,7 @@ def _panoptic_scores(pairs, spec: datasets.DatasetSpec, score_threshold: float) 
             prediction = panoptic_frame(result, frame, tracks)
             tracking.add_frame(*truth, *prediction)
             overlaps.append(
-                frame_overlaps(
+                frame_overlap(
                     segments_from_maps(*truth, spec.thing_classes, is_truth=True),
                     segments_from_maps(*prediction, spec.thing_classes, is_truth=False),
                 )

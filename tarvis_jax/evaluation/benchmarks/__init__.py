@@ -24,6 +24,10 @@ BENCHMARKS = {
     "ovis": "OVIS: track AP and AR, also by occlusion",
     "davis2017": "DAVIS 2017, objects given by mask: J&F",
     "burst": "BURST, objects given in one frame: HOTA, track AP",
+    "kitti_step": "KITTI-STEP: STQ, AQ, SQ",
+    "cityscapes_vps": "Cityscapes-VPS: VPQ",
+    "vipseg": "VIPSeg: VPQ, STQ",
+    "vspw": "Video semantic segmentation (VSPW): mIoU, VC8, VC16",
 }
 
 
