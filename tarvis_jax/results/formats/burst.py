@@ -11,7 +11,7 @@ from typing import Any
 
 from tarvis_jax.masks import rle
 from tarvis_jax.results.formats import files
-from tarvis_jax.results.formats.video import DEFAULTS, Options, ResultVideo, loaded, visible
+from tarvis_jax.results.formats.video import DEFAULTS, Options, ResultVideo, check_count, loaded, visible
 from tarvis_jax.results.tracks import Track, VideoResult
 
 FILE = "results.json"
@@ -127,6 +127,7 @@ def _result(name: str, sequence: dict[str, Any], where: str) -> VideoResult:
                 raise ValueError(f"{place}: expected a number as id of a track, found {key!r:.20}")
             counts = files.get(entry, "rle", str, place)
             encoded = visible(rle.to_rle(counts, height, width, place))
+            check_count(len(masks) + 1, len(frames), place)
             masks.setdefault(int(key), [None] * len(frames))[frame] = encoded
             scores.setdefault(int(key), []).append(
                 float(files.get(entry, "score", (int, float), place)) if "score" in entry else 1.0

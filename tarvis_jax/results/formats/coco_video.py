@@ -11,7 +11,16 @@ from typing import Any
 
 from tarvis_jax.masks import rle
 from tarvis_jax.results.formats import files
-from tarvis_jax.results.formats.video import DEFAULTS, Options, ResultVideo, class_names, class_of, loaded, visible
+from tarvis_jax.results.formats.video import (
+    DEFAULTS,
+    Options,
+    ResultVideo,
+    check_count,
+    class_names,
+    class_of,
+    loaded,
+    visible,
+)
 from tarvis_jax.results.tracks import Track, VideoResult
 
 FILE = "annotations.json"
@@ -114,6 +123,7 @@ def _result(name: str, frames: list, masks: list[list], labels: dict[int, int]) 
             category = files.get(annotation, "category_id", int, where)
             if category not in labels:
                 raise ValueError(f"{where}: category_id {category} is none of the categories {sorted(labels)}")
+            check_count(len(tracks) + 1, len(frames), where)
             score = float(files.get(annotation, "score", (int, float), where)) if "score" in annotation else 1.0
             track = tracks.setdefault(key, Track(key, [None] * len(frames), None, labels[category], score))
             if track.class_id != labels[category] or track.segmentations[frame] is not None:

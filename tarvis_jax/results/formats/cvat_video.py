@@ -19,7 +19,16 @@ import numpy as np
 
 from tarvis_jax.masks import rle
 from tarvis_jax.results.formats import files
-from tarvis_jax.results.formats.video import DEFAULTS, Options, ResultVideo, class_names, class_of, loaded, visible
+from tarvis_jax.results.formats.video import (
+    DEFAULTS,
+    Options,
+    ResultVideo,
+    check_count,
+    class_names,
+    class_of,
+    loaded,
+    visible,
+)
 from tarvis_jax.results.tracks import Track, VideoResult
 
 FILE = "annotations.xml"
@@ -193,6 +202,7 @@ class _Reader:
             if label not in self._labels or label not in names:
                 raise ValueError(f"{self._where()}: label {label!r:.80} is none of {', '.join(names):.200}")
             track = int(key) if re.fullmatch(r"0|[1-9]\d{0,8}", key) else key
+            check_count(len(self._tracks) + 1, self._number("size"), self._where())
             masks: list[rle.Rle | None] = [None] * self._number("size")
             self._tracks.append(Track(track, masks, class_id=names.index(label) + 1))
         elif self._path[:2] == ["annotations", "track"] and len(self._path) == 3:

@@ -10,7 +10,16 @@ from typing import Any
 
 from tarvis_jax.masks import rle
 from tarvis_jax.results.formats import files
-from tarvis_jax.results.formats.video import DEFAULTS, Options, ResultVideo, class_names, class_of, loaded, visible
+from tarvis_jax.results.formats.video import (
+    DEFAULTS,
+    Options,
+    ResultVideo,
+    check_count,
+    class_names,
+    class_of,
+    loaded,
+    visible,
+)
 from tarvis_jax.results.tracks import Track, VideoResult
 
 FILE = "annotations/default.json"
@@ -98,6 +107,7 @@ def _result(name: str, items: list, labels: list[int]) -> VideoResult:
             )
             if not 0 <= label < len(labels):
                 raise ValueError(f"{where}: label_id {label} is not in 0..{len(labels) - 1}")
+            check_count(len(tracks) + 1, len(items), where)
             score = float(files.get(attributes, "score", (int, float), where)) if "score" in attributes else 1.0
             track = tracks.setdefault(key, Track(key, [None] * len(items), None, labels[label], score))
             if track.class_id != labels[label] or track.segmentations[frame] is not None:

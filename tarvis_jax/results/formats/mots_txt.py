@@ -13,7 +13,7 @@ import numpy as np
 from tarvis_jax.masks import rle
 from tarvis_jax.results.formats import files
 from tarvis_jax.results.formats.mots import mots_values, with_classes
-from tarvis_jax.results.formats.video import DEFAULTS, Options, ResultVideo, loaded, value_map, visible
+from tarvis_jax.results.formats.video import DEFAULTS, Options, ResultVideo, check_count, loaded, value_map, visible
 from tarvis_jax.results.tracks import Track, VideoResult
 
 _MAX_FRAMES = 10**6
@@ -76,5 +76,6 @@ def _result(path: pathlib.Path) -> VideoResult:
             count = max(count, frame + 1)
             if encoded is not None:
                 masks[value][frame] = encoded
+    check_count(len(masks), count, str(path))
     tracks = [Track(value, [of.get(frame) for frame in range(count)]) for value, of in sorted(masks.items())]
     return VideoResult(path.stem, "", size or (0, 0), count, tracks)

@@ -54,6 +54,7 @@ class Options:
 
 
 DEFAULTS = Options()
+_MAX_MASKS = 10**8  # of a video, counting the frames in which a track has none
 
 
 def loaded(videos: Iterable[ResultVideo]) -> Iterator[tuple[ResultVideo, VideoResult]]:
@@ -100,6 +101,14 @@ def check(result: VideoResult, where: str) -> None:
                 )
     if result.semantic is not None and len(result.semantic) != result.num_frames:
         raise ValueError(f"{where}: {len(result.semantic)} semantic maps for {result.num_frames} frames")
+
+
+def check_count(num_tracks: int, num_frames: int, where: str) -> None:
+    """Raises ValueError for more tracks and frames than a file is worth reading."""
+    if num_tracks * num_frames > _MAX_MASKS:
+        raise ValueError(
+            f"{where}: {num_tracks} tracks of {num_frames} frames; expected at most {_MAX_MASKS} masks in all"
+        )
 
 
 def numbers(result: VideoResult, lowest: int, highest: int, where: str, what: str) -> dict[int | str, int]:

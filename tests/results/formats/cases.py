@@ -7,7 +7,7 @@ from tarvis_jax.results.formats import ResultVideo
 from tarvis_jax.results.tracks import Track, VideoResult, encode_semantic
 
 SIZE = (24, 40)
-NUM_FRAMES = 4
+NUM_FRAMES = 6
 NAMES = tuple(f"{frame:05d}" for frame in range(NUM_FRAMES))
 
 
