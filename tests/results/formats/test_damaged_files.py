@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tarvis_jax.masks import rle
 from tarvis_jax.results import formats
 from tarvis_jax.results.formats import Options
 from tests.results.formats.test_formats import case
@@ -125,7 +126,8 @@ def test_pngs(name, tmp_path):
 
 def test_work_is_bounded(tmp_path):
     """A few lines may not ask for a list of a million frames for each of thousands of tracks."""
-    lines = [f"999999 {1000 + i} 1 4 4 @0\n" for i in range(999)]
+    counts = rle.encode(np.zeros((4, 4)))["counts"]
+    lines = [f"999999 {1000 + i} 1 4 4 {counts}\n" for i in range(999)]
     (tmp_path / "a.txt").write_text("".join(lines))
     with pytest.raises(ValueError, match=r"a.txt: 999 tracks of 1000000 frames; expected at most"):
         read_all("mots_txt", tmp_path, Options())
