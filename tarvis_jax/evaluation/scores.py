@@ -13,9 +13,9 @@ from tarvis_jax.evaluation.metrics.ap import evaluate_ap_by_category
 from tarvis_jax.evaluation.metrics.panoptic import WHOLE_VIDEO, PanopticQuality, frame_overlap, segments_from_maps
 from tarvis_jax.evaluation.metrics.stq import SegmentationTrackingQuality
 from tarvis_jax.masks import rle
+from tarvis_jax.results.formats.youtube_vis import youtube_vis_predictions
 from tarvis_jax.results.panoptic import panoptic_frame, thing_tracks
 from tarvis_jax.results.tracks import Track, VideoResult
-from tarvis_jax.results.youtube_vis import youtube_vis_predictions
 
 PANOPTIC_WINDOWS = {"PQ_frame": 1, "VPQ_4": 4, "PQ_tube": WHOLE_VIDEO}
 
