@@ -86,7 +86,7 @@ class Predictor:
     """Owns the variables and the compiled functions. Everything it takes and gives is of one clip or one frame.
 
     A function is compiled once per combination of shapes: that of a whole clip (features; shared by all tasks), the
-    number of classes or of objects (rounded up to a power of two), the original frame size. `programs` counts them.
+    number of classes or of objects (rounded up, see `object_bucket`), the original frame size. `programs` counts them.
 
     Attributes:
       config: the model's.
@@ -288,7 +288,9 @@ class Predictor:
 
 
 def object_bucket(num_objects: int) -> int:
-    """Number of object slots that are compiled for: the next power of two."""
+    """Number of object slots that are compiled for: the next of 1, 2, 4, 8, 16, 24, 32, 40, ..."""
+    if num_objects > 16:
+        return -(-num_objects // 8) * 8
     return 1 << max(0, num_objects - 1).bit_length()
 
 

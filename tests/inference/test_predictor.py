@@ -63,7 +63,7 @@ def test_no_compilation_after_the_first_video(predictor):
     assert predictor.model_seconds > 0 and predictor.programs.compile_seconds > 0
 
 
-def test_objects_up_to_the_next_power_of_two_share_a_compilation(predictor):
+def test_objects_up_to_the_next_bucket_share_a_compilation(predictor):
     config = InferenceConfig(clip_length=3, overlap=1)
 
     def exemplar(num_objects, seed):
@@ -76,7 +76,7 @@ def test_objects_up_to_the_next_power_of_two_share_a_compilation(predictor):
     compiled = predictor.programs.num_compilations
     exemplar(4, 1)
     assert predictor.programs.num_compilations == compiled
-    assert [object_bucket(n) for n in (1, 2, 3, 4, 5, 9)] == [1, 2, 4, 4, 8, 16]
+    assert [object_bucket(n) for n in (1, 2, 3, 4, 5, 9, 17, 24, 25)] == [1, 2, 4, 4, 8, 16, 24, 24, 32]
 
 
 def _objects(num_frames: int, size: tuple[int, int]) -> ExemplarInputs:
