@@ -1,6 +1,7 @@
 """Scores of a dataset: video results against the records of its files, by the metric of the dataset's task."""
 
 import dataclasses
+import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from tarvis_jax.results.panoptic import panoptic_frame, thing_tracks
 from tarvis_jax.results.tracks import Track, VideoResult
 from tarvis_jax.results.youtube_vis import youtube_vis_predictions
 
-PANOPTIC_WINDOWS = {"PQ_frame": 1, "VPQ_4": 4, "PQ_tube": WHOLE_VIDEO}
+PANOPTIC_WINDOWS = {"PQ_tube": WHOLE_VIDEO, "PQ_frame": 1, "VPQ_4": 4}  # the main one first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class DatasetScores:
     Attributes:
       summary: the published numbers by name, the main one first.
       per_class: class id 1..K -> scores by name; empty for datasets without classes.
-      per_video: video -> scores by name; only where the metric is a mean over objects (exemplar datasets).
+      per_video: video -> the main scores by name, of this video alone, in the order of the ground truth.
     """
 
     summary: dict[str, float]
@@ -45,13 +46,13 @@ def evaluate(
 ) -> DatasetScores:
     """Scores of all videos, and by class or by video.
 
-    - instance: AP, AP50, AP75, AR1, ... (`ap.py`), most of them also per class;
+    - instance: AP, AP50, AP75, AR1, ... (`ap.py`), most of them also per class and per video;
     - panoptic: PQ_tube, PQ_frame, VPQ_4, each also with `_things` and `_stuff` (`panoptic.py`); STQ, AQ, SQ (`stq.py`);
-      per class the three kinds of PQ and the IoU over all pixels;
+      per class the three kinds of PQ and the IoU over all pixels; all of them but those of things and stuff per video;
     - exemplar: J&F-Mean, J-..., F-..., for objects given by mask or by point (`jf.py`); the means also per video.
 
     Args:
-      results: by `str(record.id)`; masks are decoded one frame at a time.
+      results: by `str(record.id)`; each is asked for once, and masks are decoded one frame at a time.
       ground_truth: every record needs its result; further results are an error.
       spec: task, number of classes, thing classes, and what exemplars are given.
       max_predictions: instance: (track, class) pairs per video that count, best first.
@@ -59,7 +60,7 @@ def evaluate(
     Raises:
       ValueError: a video without result or the reverse, or sizes or numbers of frames that differ.
     """
-    pairs = list(_pairs(results, ground_truth))
+    pairs = _pairs(results, ground_truth)
     if spec.task == datasets.INSTANCE:
         return _instance_scores(pairs, spec.num_classes, max_predictions)
     if spec.task == datasets.PANOPTIC:
@@ -69,14 +70,17 @@ def evaluate(
     raise ValueError(f"there are no scores for task {spec.task!r}")
 
 
-def format_table(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Dataset -> scores, as lines of text in percent; "-" where undefined."""
+def format_table(
+    scores: Mapping[str, Mapping[str, float]], skipped: Mapping[str, str] = types.MappingProxyType({})
+) -> str:
+    """Dataset -> scores, as lines of text in percent; "-" where undefined. Then dataset -> why there are no scores."""
     lines = []
     for dataset, values in scores.items():
         width = max(len(name) for name in values)
         lines.append(dataset)
         for name, value in values.items():
             lines.append(f"  {name:<{width}}  " + (f"{100 * value:6.2f}" if value != -1 else f"{'-':>6}"))
+    lines += [f"{dataset}\n  not scored: {reason}" for dataset, reason in skipped.items()]
     return "\n".join(lines)
 
 
@@ -132,52 +136,73 @@ def _pairs(results, ground_truth) -> Iterator[tuple[VideoRecord, VideoResult]]:
 
 
 def _instance_scores(pairs, num_classes: int, max_predictions: int) -> DatasetScores:
-    pairs = [
-        (record.annotated_only(), _of_frames(result, record.annotated_frames))
-        if len(record.annotated_frames) < record.num_frames
-        else (record, result)
-        for record, result in pairs
-    ]
-    truth = ground_truth_json((record for record, _ in pairs), num_classes)
-    predictions = []
-    for video_id, (_, result) in enumerate(pairs, start=1):
-        predictions += youtube_vis_predictions(result, video_id, max_predictions)
-    return DatasetScores(*evaluate_ap_by_category(truth, predictions))
+    records, predictions = [], []
+    for video_id, (record, result) in enumerate(pairs, start=1):
+        if len(record.annotated_frames) < record.num_frames:
+            record, result = record.annotated_only(), _of_frames(result, record.annotated_frames)
+        records.append(record)
+        predictions.append(youtube_vis_predictions(result, video_id, max_predictions))
+    truth = ground_truth_json(records, num_classes)
+    summary, per_class = evaluate_ap_by_category(truth, [each for video in predictions for each in video])
+    per_video = {}
+    for video_id, record in enumerate(records, start=1):
+        tracks = [each for each in truth["annotations"] if each["video_id"] == video_id]
+        alone = {**truth, "videos": [truth["videos"][video_id - 1]], "annotations": tracks}
+        found, _ = evaluate_ap_by_category(alone, predictions[video_id - 1])
+        per_video[str(record.id)] = {name: found[name] for name in ("AP", "AP50", "AP75", "AR10")}
+    return DatasetScores(summary, per_class, per_video)
 
 
 def _panoptic_scores(pairs, spec: datasets.DatasetSpec, score_threshold: float) -> DatasetScores:
-    quality = {name: PanopticQuality(spec.num_classes, window) for name, window in PANOPTIC_WINDOWS.items()}
-    tracking = SegmentationTrackingQuality(spec.num_classes, spec.thing_classes)
+    stuff = [c for c in range(spec.num_classes) if c not in spec.thing_classes]
+    total, per_video = _PanopticSums(spec), {}
     for record, result in pairs:
         tracks = thing_tracks(result, spec.thing_classes, score_threshold)
-        overlaps = []
+        video, overlaps = _PanopticSums(spec), []
         for frame in range(record.num_frames):
             truth = record.panoptic_map(frame)
             prediction = panoptic_frame(result, frame, tracks)
-            tracking.add_frame(*truth, *prediction)
+            video.tracking.add_frame(*truth, *prediction)
             overlaps.append(
                 frame_overlaps(
                     segments_from_maps(*truth, spec.thing_classes, is_truth=True),
                     segments_from_maps(*prediction, spec.thing_classes, is_truth=False),
                 )
             )
-        tracking.end_video()
-        for each in quality.values():
-            each.add_overlaps(overlaps)
-    stuff = [c for c in range(spec.num_classes) if c not in spec.thing_classes]
+        video.tracking.end_video()
+        for quality in video.quality.values():
+            quality.add_overlaps(overlaps)
+        total.add(video)
+        of_video = {name: quality.scores() for name, quality in video.quality.items()}
+        per_video[str(record.id)] = of_video | video.tracking.scores()
     scores = {}
-    for name in ("PQ_tube", "PQ_frame", "VPQ_4"):
+    for name, quality in total.quality.items():
         for suffix, classes in (("", None), ("_things", spec.thing_classes), ("_stuff", stuff)):
-            scores[name + suffix] = quality[name].scores(classes)
-    columns = {name: quality[name].by_class() for name in ("PQ_tube", "PQ_frame", "VPQ_4")} | {
-        "IoU": tracking.iou_by_class()
+            scores[name + suffix] = quality.scores(classes)
+    columns = {name: quality.by_class() for name, quality in total.quality.items()} | {
+        "IoU": total.tracking.iou_by_class()
     }
     per_class = {
         c + 1: {name: float(values[c]) for name, values in columns.items()}
         for c in range(spec.num_classes)
         if any(values[c] >= 0 for values in columns.values())
     }
-    return DatasetScores(scores | tracking.scores(), per_class)
+    return DatasetScores(scores | total.tracking.scores(), per_class, per_video)
+
+
+class _PanopticSums:
+    """What panoptic scores are made of, of one video or of all."""
+
+    def __init__(self, spec: datasets.DatasetSpec):
+        self.quality = {name: PanopticQuality(spec.num_classes, window) for name, window in PANOPTIC_WINDOWS.items()}
+        self.tracking = SegmentationTrackingQuality(spec.num_classes, spec.thing_classes)
+
+    def add(self, video: "_PanopticSums") -> None:
+        for name in ("confusion", "num_tubes", "association"):
+            setattr(self.tracking, name, getattr(self.tracking, name) + getattr(video.tracking, name))
+        for kind, quality in self.quality.items():
+            for name in ("iou", "true_positives", "false_positives", "false_negatives"):
+                setattr(quality, name, getattr(quality, name) + getattr(video.quality[kind], name))
 
 
 def _exemplar_scores(pairs, protocol: str) -> DatasetScores:
