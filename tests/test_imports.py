@@ -32,7 +32,7 @@ FORBIDDEN = {
     "tarvis_jax/losses/": tuple(name for name in NETWORK if name != "tarvis_jax.losses") + ("input_pipeline",),
     "tarvis_jax/tasks/": ("tarvis_jax.train", "tarvis_jax.inference", "input_pipeline"),
     "tarvis_jax/inference/": ("tarvis_jax.train", "tarvis_jax.tasks", "tarvis_jax.losses", "input_pipeline"),
-    "tarvis_jax/results/": (*NETWORK, "input_pipeline"),
+    "tarvis_jax/results/": (*NETWORK, "jax", "input_pipeline"),
     "tarvis_jax/evaluation/metrics/": (*NETWORK, "jax", "input_pipeline"),
     "tarvis_jax/evaluation/scores.py": (*NETWORK, "jax"),
     "tarvis_jax/visualize/": (*NETWORK, "tarvis_jax.evaluation", "input_pipeline"),

@@ -8,7 +8,7 @@ from PIL import Image
 
 from tarvis_jax.evaluation.metrics import jf
 from tarvis_jax.evaluation.metrics.ap import evaluate_ap, evaluate_ap_by_category, track_iou
-from tarvis_jax.evaluation.metrics.panoptic import PanopticQuality, Segments, frame_overlaps
+from tarvis_jax.evaluation.metrics.panoptic import PanopticQuality, Segments, frame_overlap
 from tarvis_jax.evaluation.metrics.stq import SegmentationTrackingQuality
 
 ABSOLUTE = 1e-9  # both sides are float64; only the order of sums differs
@@ -118,7 +118,7 @@ def test_vpq_on_vipseg(metrics):
     for video in truth["annotations"]:
         name = video["video_id"]
         overlaps = [
-            frame_overlaps(
+            frame_overlap(
                 segments(root / "gt/panomasksRGB" / name / true["file_name"], true["segments_info"], True),
                 segments(root / "pred/pan_pred" / name / guess["file_name"], guess["segments_info"], False),
             )
@@ -141,7 +141,7 @@ def test_vpq_with_crowds_on_cityscapes(metrics):
     guesses = load(root / "pred/pred.json")["annotations"]
     files = sorted((root / "gt/panoptic_video").glob("*.png"))
     overlaps = [
-        frame_overlaps(
+        frame_overlap(
             segments(file, true["segments_info"], True),
             segments(root / "pred/pan_pred" / f"{image['id']}.png", guess["segments_info"], False),
         )

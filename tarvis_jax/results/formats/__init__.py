@@ -2,10 +2,10 @@
 
 Each module has
 
-- `write(output: Path, videos: Iterable[ResultVideo], options: Options = Options()) -> list[Path]`, which writes the
+- `write(output: Path, videos: Iterable[ResultVideo], options: Options = DEFAULTS) -> list[Path]`, which writes the
   files of all videos and returns what is to be handed in. It loads one video at a time. What it writes lies under
   a temporary name until it is whole.
-- `read(path: Path, options: Options = Options()) -> Iterator[ResultVideo]`, which reads such files back.
+- `read(path: Path, options: Options = DEFAULTS) -> Iterator[ResultVideo]`, which reads such files back.
 """
 
 import importlib
@@ -28,6 +28,7 @@ FORMATS = {
     "mose": "davis",
     "burst": "burst",
     "mots": "mots",
+    "mots_txt": "mots_txt",
     "coco_video": "coco_video",
     "datumaro": "datumaro",
     "cvat_video": "cvat_video",
