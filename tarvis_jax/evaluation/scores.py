@@ -1,6 +1,7 @@
 """Scores of a dataset: video results against the records of its files, by the metric of the dataset's task."""
 
 import dataclasses
+import math
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -155,54 +156,43 @@ def _instance_scores(pairs, num_classes: int, max_predictions: int) -> DatasetSc
 
 def _panoptic_scores(pairs, spec: datasets.DatasetSpec, score_threshold: float) -> DatasetScores:
     stuff = [c for c in range(spec.num_classes) if c not in spec.thing_classes]
-    total, per_video = _PanopticSums(spec), {}
+    quality, per_video = _panoptic_quality(spec), {}
+    tracking = SegmentationTrackingQuality(spec.num_classes, spec.thing_classes)
     for record, result in pairs:
         tracks = thing_tracks(result, spec.thing_classes, score_threshold)
-        video, overlaps = _PanopticSums(spec), []
+        overlaps = []
         for frame in range(record.num_frames):
             truth = record.panoptic_map(frame)
             prediction = panoptic_frame(result, frame, tracks)
-            video.tracking.add_frame(*truth, *prediction)
+            tracking.add_frame(*truth, *prediction)
             overlaps.append(
                 frame_overlap(
                     segments_from_maps(*truth, spec.thing_classes, is_truth=True),
                     segments_from_maps(*prediction, spec.thing_classes, is_truth=False),
                 )
             )
-        video.tracking.end_video()
-        for quality in video.quality.values():
-            quality.add_overlaps(overlaps)
-        total.add(video)
-        of_video = {name: quality.scores() for name, quality in video.quality.items()}
-        per_video[str(record.id)] = of_video | video.tracking.scores()
-    scores = {}
-    for name, quality in total.quality.items():
+        of_tracking, of_video = tracking.end_video(), _panoptic_quality(spec)
+        for name, each in of_video.items():
+            each.add_overlaps(overlaps)
+            quality[name].add(each)
+        scores = {name: each.scores() for name, each in of_video.items()}
+        scores |= {name: of_tracking[name] for name in ("STQ", "AQ", "SQ")}
+        per_video[str(record.id)] = {name: -1.0 if math.isnan(score) else score for name, score in scores.items()}
+    summary = {}
+    for name, each in quality.items():
         for suffix, classes in (("", None), ("_things", spec.thing_classes), ("_stuff", stuff)):
-            scores[name + suffix] = quality.scores(classes)
-    columns = {name: quality.by_class() for name, quality in total.quality.items()} | {
-        "IoU": total.tracking.iou_by_class()
-    }
+            summary[name + suffix] = each.scores(classes)
+    columns = {name: each.by_class() for name, each in quality.items()} | {"IoU": tracking.iou_by_class()}
     per_class = {
         c + 1: {name: float(values[c]) for name, values in columns.items()}
         for c in range(spec.num_classes)
         if any(values[c] >= 0 for values in columns.values())
     }
-    return DatasetScores(scores | total.tracking.scores(), per_class, per_video)
+    return DatasetScores(summary | tracking.scores(), per_class, per_video)
 
 
-class _PanopticSums:
-    """What panoptic scores are made of, of one video or of all."""
-
-    def __init__(self, spec: datasets.DatasetSpec):
-        self.quality = {name: PanopticQuality(spec.num_classes, window) for name, window in PANOPTIC_WINDOWS.items()}
-        self.tracking = SegmentationTrackingQuality(spec.num_classes, spec.thing_classes)
-
-    def add(self, video: "_PanopticSums") -> None:
-        for name in ("confusion", "num_tubes", "association"):
-            setattr(self.tracking, name, getattr(self.tracking, name) + getattr(video.tracking, name))
-        for kind, quality in self.quality.items():
-            for name in ("iou", "true_positives", "false_positives", "false_negatives"):
-                setattr(quality, name, getattr(quality, name) + getattr(video.quality[kind], name))
+def _panoptic_quality(spec: datasets.DatasetSpec) -> dict[str, PanopticQuality]:
+    return {name: PanopticQuality(spec.num_classes, window) for name, window in PANOPTIC_WINDOWS.items()}
 
 
 def _exemplar_scores(pairs, protocol: str) -> DatasetScores:
