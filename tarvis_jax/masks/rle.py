@@ -21,6 +21,72 @@ def encode(mask: np.ndarray) -> Rle:
     return _with_text(coco_mask.encode(np.asfortranarray(mask != 0, dtype=np.uint8)))
 
 
+def encode_labels(labels: np.ndarray) -> dict[int, Rle]:
+    """Every label of a map, unsigned int [H, W], as RLE: label -> its pixels. One pass over the map serves them all."""
+    height, width = labels.shape
+    columns = labels.T.reshape(-1)
+    starts = np.concatenate(([0], np.flatnonzero(columns[1:] != columns[:-1]) + 1))
+    # By label, then by place: sorting one number for both takes a tenth of the time of a stable argsort.
+    order = np.sort(columns[starts].astype(np.int64) * len(starts) + np.arange(len(starts))) % len(starts)
+    # The boundaries of a label are where its runs start and where they end; those of each label follow one another.
+    boundaries = np.stack([starts, np.append(starts[1:], height * width)], axis=1)[order].reshape(-1)
+    found, counts = np.unique(columns[starts], return_counts=True)
+    return dict(zip(found.tolist(), encode_boundaries(boundaries, 2 * counts, (height, width)), strict=True))
+
+
+def encode_boundaries(boundaries: np.ndarray, counts: np.ndarray, size: tuple[int, int]) -> list[Rle]:
+    """Many masks of one size as RLEs, given where each of them begins and ends.
+
+    Args:
+      boundaries: int [B], those of the first mask, then those of the second, ...: in rising order, the column-major
+        numbers (x * H + y) of the pixels that differ from the pixel before, where before the first is outside. The
+        number of pixels may be the last one of a mask: its end.
+      counts: int [N], how many boundaries each mask has; a mask without any is empty.
+      size: (H, W) of the masks in pixels.
+    """
+    if not len(counts):
+        return []
+    pixels = size[0] * size[1]
+    owner = np.repeat(np.arange(len(counts)), counts)
+    inside = boundaries < pixels
+    boundaries, owner = boundaries[inside], owner[inside]
+    # A mask of n boundaries has n + 1 runs, and each ends at a boundary or with the mask.
+    num_runs = np.bincount(owner, minlength=len(counts)) + 1
+    stops = np.cumsum(num_runs)
+    ends = np.empty(len(boundaries) + len(counts), np.int64)
+    ends[np.arange(len(boundaries)) + owner] = boundaries
+    ends[stops - 1] = pixels
+    runs = np.diff(ends, prepend=0)
+    runs[(stops - num_runs)[1:]] = ends[(stops - num_runs)[1:]]
+    return [{"size": [int(size[0]), int(size[1])], "counts": text} for text in _texts(runs, num_runs)]
+
+
+def _texts(runs: np.ndarray, num_runs: np.ndarray) -> list[str]:
+    """Compressed counts (see `run_lengths`) of several masks, whose runs follow one another."""
+    stops = np.cumsum(num_runs)
+    place = np.arange(len(runs)) - np.repeat(stops - num_runs, num_runs)
+    values = runs.copy()
+    later = np.flatnonzero(place > 2)
+    values[later] -= runs[later - 2]
+    # A group of five bits must follow as long as the sign of what is written is not that of the number.
+    rest = np.where(values < 0, ~values, values) >> 4
+    num_groups = np.ones(len(values), np.int64)
+    while rest.any():
+        num_groups += rest > 0
+        rest >>= 5
+    ends = np.cumsum(num_groups)
+    chars = np.empty(ends[-1], np.uint8)
+    starts, level = ends - num_groups, 0
+    while len(values):
+        has_more = num_groups > level + 1
+        chars[starts + level] = 48 + (values & 31) + 32 * has_more
+        values, starts, num_groups = values[has_more] >> 5, starts[has_more], num_groups[has_more]
+        level += 1
+    text = chars.tobytes().decode("ascii")
+    limits = [0, *ends[stops - 1].tolist()]
+    return [text[start:stop] for start, stop in zip(limits[:-1], limits[1:], strict=True)]
+
+
 def decode(rle: Rle) -> np.ndarray:
     """An RLE as a bool mask [H, W]."""
     return coco_mask.decode(rle).astype(bool)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tarvis_jax.results.tracks import Track, VideoResult, paint_things
+from tarvis_jax.masks import rle
+from tarvis_jax.results.tracks import Track, VideoResult
 
 
 def thing_tracks(result: VideoResult, thing_classes: Sequence[int], score_threshold: float) -> list[Track]:
@@ -45,8 +46,14 @@ def numbered(tracks: Sequence[Track], highest: int, where: str) -> list[Track]:
 def panoptic_frame(result: VideoResult, frame: int, tracks: Sequence[Track]) -> tuple[np.ndarray, np.ndarray]:
     """Class map (0..K-1) and instance map (track id, 0 = stuff) of a frame, int32 [H, W] each.
 
-    `tracks` in painting order, see `thing_tracks`; a later one covers an earlier one.
+    `tracks` in painting order, see `thing_tracks`; a later one covers an earlier one. ValueError without semantic maps.
     """
-    shown = [track for track in tracks if track.segmentations[frame] is not None]
-    things = [(track.id, track.class_id, track.segmentations[frame]) for track in shown]
-    return paint_things(result.semantic_map(frame), things)
+    height, width = result.size
+    classes = result.semantic_map(frame).ravel(order="F")  # column by column, as masks are encoded
+    ids = np.zeros_like(classes)
+    for track in tracks:
+        encoded = track.segmentations[frame]
+        if encoded is not None:
+            rle.paint(classes, encoded, track.class_id - 1)
+            rle.paint(ids, encoded, track.id)
+    return classes.reshape(width, height).T, ids.reshape(width, height).T

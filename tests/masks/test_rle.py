@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
@@ -29,6 +30,33 @@ def test_every_form_of_a_mask_decodes_to_it(mask):
         assert rle.area(encoded) == mask.sum()
     np.testing.assert_array_equal(rle.run_lengths(text, "here"), plain)
     np.testing.assert_array_equal(rle.decode(rle.encode(mask)), mask)
+
+
+def boundaries(mask):
+    columns = np.concatenate(([False], mask.T.reshape(-1), [False]))
+    return np.flatnonzero(columns[1:] != columns[:-1])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (64, 90), (700, 900)])
+def test_masks_encoded_together_are_those_of_pycocotools(size):
+    rng = np.random.default_rng(0)
+    smooth = cv2.resize(rng.normal(size=(9, 9, 4)), size[::-1], interpolation=cv2.INTER_CUBIC).reshape(*size, 4)
+    many = [smooth[..., i] > 0.3 for i in range(4)] + [
+        rng.random(size) < share for share in (0.0, 0.01, 0.5, 0.99, 1.0)
+    ]
+    found = [boundaries(mask) for mask in many]
+    together = rle.encode_boundaries(np.concatenate(found), np.array([len(each) for each in found]), size)
+    assert together == [rle.encode(mask) for mask in many]
+    assert rle.encode_boundaries(np.zeros(0, np.int64), np.zeros(0, np.int64), size) == []
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_labels_are_encoded_as_their_masks(dtype):
+    rng = np.random.default_rng(0)
+    labels = cv2.resize(rng.integers(0, 5, (6, 7)).astype(dtype), (90, 64), interpolation=cv2.INTER_NEAREST)
+    labels[rng.random(labels.shape) < 0.1] = 200
+    assert rle.encode_labels(labels) == {int(i): rle.encode(labels == i) for i in np.unique(labels)}
+    assert rle.encode_labels(np.full((3, 4), 7, dtype)) == {7: rle.encode(np.ones((3, 4), bool))}
 
 
 def test_polygons():

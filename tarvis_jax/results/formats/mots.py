@@ -64,7 +64,7 @@ def read(path: pathlib.Path, options: Options = DEFAULTS) -> Iterator[ResultVide
     for name, paths in found:
 
         def load(name: str = name, paths: list[pathlib.Path] = paths) -> VideoResult:
-            maps = (frame.astype(np.int64) for frame in files.frame_stack(paths, ("I;16", "L")))
+            maps = (frame.astype(np.uint16) for frame in files.frame_stack(paths, ("I;16", "L")))
             return with_classes(from_value_maps(name, "", maps), options)
 
         yield ResultVideo(name, tuple(png.stem for png in paths), load)

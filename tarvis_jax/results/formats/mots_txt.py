@@ -35,11 +35,10 @@ def write(output: pathlib.Path, videos: Iterable[ResultVideo], options: Options 
             with path.open("w") as file:
                 for frame in range(result.num_frames):
                     shown = value_map(result, frame, values, np.uint16)
-                    for value in np.flatnonzero(np.bincount(shown.ravel())).tolist():
+                    for value, encoded in sorted(rle.encode_labels(shown).items()):
                         if value:
-                            counts = rle.encode(shown == value)["counts"]
                             height, width = result.size
-                            file.write(f"{frame} {value} {value // 1000} {height} {width} {counts}\n")
+                            file.write(f"{frame} {value} {value // 1000} {height} {width} {encoded['counts']}\n")
             del result
     return [output, files.write_zip(files.zip_beside(output), output)]
 

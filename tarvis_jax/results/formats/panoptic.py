@@ -9,7 +9,7 @@ from tarvis_jax.masks import rle
 from tarvis_jax.results.formats import files
 from tarvis_jax.results.formats.video import Options
 from tarvis_jax.results.panoptic import numbered, panoptic_frame, thing_tracks
-from tarvis_jax.results.tracks import Track, VideoResult, encode_semantic
+from tarvis_jax.results.tracks import Track, VideoResult
 
 VOID = 255  # class of pixels without any
 _MAX_SEGMENT_TRACK = 2**16 - 1
@@ -47,12 +47,11 @@ def from_maps(
     semantic, size = [], (0, 0)
     for frame, (classes, ids) in enumerate(frames):
         size = classes.shape
-        semantic.append(encode_semantic(classes))
-        keys = ids.astype(np.int64) * (VOID + 1) + classes
-        for key in np.unique(keys[ids > 0]).tolist():
+        semantic.append(rle.encode_labels(classes.astype(np.uint8)))
+        for key, encoded in rle.encode_labels((ids.astype(np.uint32) << 8) + classes.astype(np.uint32)).items():
             number, label = divmod(key, VOID + 1)
-            if label in things:
-                masks.setdefault((number, label), {})[frame] = rle.encode(keys == key)
+            if number and label in things:
+                masks.setdefault((number, label), {})[frame] = encoded
     names: list[int] = [number for number, _ in masks]
     if segments and all(number % 256 - 1 == label and number > 255 for number, label in masks):
         names = [number >> 8 for number in names]
@@ -79,7 +78,7 @@ def segment_maps(
     things = np.isin(np.arange(VOID + 1), options.thing_classes)
     for classes, ids in maps(result, options, _MAX_SEGMENT_TRACK, where):
         segments = np.where((classes == VOID) | (things[classes] & (ids == 0)), 0, ids * 256 + classes + 1)
-        areas = np.bincount(segments.ravel())
+        areas = np.bincount(segments.ravel(order="K"))
         info = [
             {"id": value, "category_id": value % 256 - 1, "iscrowd": 0, "area": int(areas[value])}
             for value in np.flatnonzero(areas).tolist()
@@ -89,7 +88,7 @@ def segment_maps(
 
 
 def maps_of_segments(colors: np.ndarray, categories: dict[int, int], where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Class map and map of segments, int32 [H, W] each, of an RGB image of segments.
+    """Class map, uint8 [H, W], and map of segments, uint32 [H, W], of an RGB image of segments.
 
     Args:
       colors: uint8 [H, W, 3].
@@ -98,14 +97,14 @@ def maps_of_segments(colors: np.ndarray, categories: dict[int, int], where: str)
     Raises:
       ValueError: a color that is the id of no segment, or a segment without a pixel, as in the official tools.
     """
-    channels = colors.astype(np.int32)
+    channels = colors.astype(np.uint32)
     segments = channels[..., 0] | channels[..., 1] << 8 | channels[..., 2] << 16
-    values, inverse = np.unique(segments, return_inverse=True)
-    different = set(values.tolist()) - {0} ^ set(categories)
+    different = set(rle.encode_labels(segments)) - {0} ^ set(categories)
     if different:
         raise ValueError(f"{where}: segments {sorted(different)[:5]} are in one of PNG and JSON only")
-    classes = np.array([categories[value] if value else VOID for value in values.tolist()], np.int32)
-    return classes[inverse].reshape(segments.shape), segments
+    class_of = np.full(max(categories, default=0) + 1, VOID, np.uint8)
+    class_of[list(categories)] = list(categories.values())
+    return class_of[segments], segments
 
 
 def segment_list(annotation: dict, where: str) -> dict[int, int]:

@@ -146,9 +146,9 @@ def from_value_maps(video: str, dataset: str, maps: Iterable[np.ndarray], ignore
     size, count = (0, 0), 0
     for frame, values in enumerate(maps):
         size, count = values.shape, frame + 1
-        for value in np.flatnonzero(np.bincount(values.ravel())).tolist():
+        for value, encoded in rle.encode_labels(values).items():
             if value and value not in ignored:
-                segmentations.setdefault(value, {})[frame] = rle.encode(values == value)
+                segmentations.setdefault(value, {})[frame] = encoded
     tracks = [
         Track(value, [masks.get(frame) for frame in range(count)]) for value, masks in sorted(segmentations.items())
     ]

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from tarvis_jax.masks import rle
 from tarvis_jax.results.formats import files
 from tarvis_jax.results.formats.video import DEFAULTS, Options, ResultVideo, loaded
-from tarvis_jax.results.tracks import VideoResult, encode_semantic
+from tarvis_jax.results.tracks import VideoResult
 
 
 def write(output: pathlib.Path, videos: Iterable[ResultVideo], options: Options = DEFAULTS) -> list[pathlib.Path]:
@@ -40,7 +41,7 @@ def read(path: pathlib.Path, options: Options = DEFAULTS) -> Iterator[ResultVide
             semantic, size = [], (0, 0)
             for classes in files.frame_stack(paths, ("L", "P")):
                 size = classes.shape
-                semantic.append(encode_semantic(classes))
+                semantic.append(rle.encode_labels(classes))
             return VideoResult(name, "", tuple(size), len(semantic), [], semantic)
 
         yield ResultVideo(name, tuple(path.stem for path in paths), load)
