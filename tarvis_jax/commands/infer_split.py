@@ -14,7 +14,7 @@ from input_pipeline.records import VideoRecord
 from input_pipeline.synthetic import prepare_data
 from tarvis_jax.api import load
 from tarvis_jax.compiled import keep_between_runs
-from tarvis_jax.datasets import DATASETS, EXEMPLAR
+from tarvis_jax.datasets import DATASETS, EXEMPLAR, MASK
 from tarvis_jax.evaluation.segment import TracksFolder, fingerprint, segment_videos
 from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.results import formats
@@ -26,8 +26,11 @@ NO_FORMAT = "none"
 
 _WORKSPACE_FOLDERS = ("dataset_images", "dataset_annotations", "dataset_annotation", layouts.OFFICIAL_FOLDER)
 # Formats that repeat parts of the benchmark's own JSON: what the videos are read from, or the ground truth's.
-_FROM_INPUT = ("ytvis", "ovis", "vipseg", "burst", "youtube_vos")
+_FROM_INPUT = ("ytvis", "ovis", "vipseg", "burst")
 _FROM_TRUTH = ("cityscapes_vps",)
+# Benchmarks that no model is trained on here: folder in `official`, name of the result files. Objects are given
+# by masks, and their videos are segmented with the settings of DAVIS.
+_LIKE_DAVIS = {"YOUTUBE_VOS": ("youtube_vos", "youtube_vos"), "MOSE": ("mose", "mose")}
 _WHOLE_SPLIT = ("burst", "cityscapes_vps")  # formats that cannot do without it
 
 
@@ -75,16 +78,17 @@ def segment_split(
     keep_between_runs()
     place = _share_of(share)
     run = saved_config(checkpoint) if (pathlib.Path(checkpoint) / CHECKPOINTS_FOLDER).is_dir() else None
-    config, root = _find_dataset(dataset, run, checkpoint, data_root)
+    config, root = _find_dataset(dataset, split, run, checkpoint, data_root)
     if exemplar is not None and config.task != EXEMPLAR:
         raise ValueError(f"--exemplar={exemplar}: objects of {dataset} are not given, its task is {config.task}")
     records = readers.evaluation_videos(config, split, root)
     chosen = _choose(records, videos)
     name, annotations = _format_of(format, config, split, root, records, is_whole=len(chosen) == len(records))
     model = load(checkpoint, dtype=dtype)
-    if dataset not in model.datasets:
-        raise ValueError(f"--dataset={dataset}: expected one of {sorted(model.datasets)}")
-    info = model.datasets[dataset]
+    known = "DAVIS" if dataset in _LIKE_DAVIS else dataset
+    if known not in model.datasets:
+        raise ValueError(f"--dataset={dataset}: expected one of {sorted({*model.datasets, *_LIKE_DAVIS})}")
+    info = model.datasets[known]
     spec = info.spec if exemplar is None else dataclasses.replace(info.spec, exemplar=exemplar)
     inference = settings(info.inference)
     tracks = TracksFolder(pathlib.Path(output))
@@ -121,24 +125,41 @@ def segment_split(
     return written
 
 
-def _find_dataset(name: str, run: Config | None, checkpoint: str, data_root: str | None) -> tuple[DatasetConfig, str]:
+def _find_dataset(
+    name: str, split: str, run: Config | None, checkpoint: str, data_root: str | None
+) -> tuple[DatasetConfig, str]:
     """The dataset, as the run has it or the table, and the workspace."""
     data = settle(run or Config()).data
     if run is not None and data_root is None:
         data = prepare_data(data, run.synthetic, checkpoint)
     config = next((each for each in data.datasets if each.name == name), None)
+    root = None if data_root is None else pathlib.Path(data_root)
+    if root is not None and not root.is_dir():
+        raise ValueError(f"--data_root={data_root}: expected a folder, found none")
+    is_download = root is not None and not any((root / folder).is_dir() for folder in _WORKSPACE_FOLDERS)
+    if name in _LIKE_DAVIS:
+        folder = root if is_download else workspace.workspace_root(data_root or data.workspace) / "official"
+        return _like_davis(name, folder if is_download else folder / _LIKE_DAVIS[name][0], split), ""
     if config is None:
         if name in DATASETS and not DATASETS[name].files.get("eval_images"):
             raise ValueError(f"--dataset={name}: expected a dataset with splits for inference, such as DAVIS")
         config = dataset_config(name)
-    if data_root is None:
-        return config, data.workspace
-    root = pathlib.Path(data_root)
-    if not root.is_dir():
-        raise ValueError(f"--data_root={data_root}: expected a folder, found none")
-    if any((root / folder).is_dir() for folder in _WORKSPACE_FOLDERS):
-        return config, str(root)
-    return dataclasses.replace(config, root=str(root.absolute())), ""
+    if is_download:
+        return dataclasses.replace(config, root=str(root.absolute())), ""
+    return config, data.workspace if root is None else str(root)
+
+
+def _like_davis(name: str, folder: pathlib.Path, split: str) -> DatasetConfig:
+    """`<split>/JPEGImages/<video>` and `<split>/Annotations/<video>`; the folder of the split "val" is called valid."""
+    folder = folder.absolute() / {"val": "valid"}.get(split, split)
+    return DatasetConfig(
+        name,
+        "id_masks",
+        EXEMPLAR,
+        exemplar=MASK,
+        eval_images=str(folder / "JPEGImages" / "{video}"),
+        eval_annotations=str(folder / "Annotations" / "{video}"),
+    )
 
 
 def _share_of(text: str | None) -> slice:
@@ -174,7 +195,8 @@ def _format_of(
     given: str | None, config: DatasetConfig, split: str, root: str, records: Sequence[VideoRecord], *, is_whole: bool
 ) -> tuple[str, pathlib.Path | None]:
     """Name of the format of the result files, and the benchmark's JSON that it needs."""
-    name = given or (DATASETS[config.name].benchmark if config.name in DATASETS else NO_FORMAT)
+    of_table = DATASETS[config.name].benchmark if config.name in DATASETS else NO_FORMAT
+    name = given or (_LIKE_DAVIS[config.name][1] if config.name in _LIKE_DAVIS else of_table) or NO_FORMAT
     if name not in (NO_FORMAT, *formats.FORMATS):
         raise ValueError(f"--format={name}: expected {NO_FORMAT} or one of {', '.join(formats.FORMATS)}")
     if not is_whole:  # the benchmark's JSON lists videos that there are no results of
@@ -183,6 +205,9 @@ def _format_of(
         return (NO_FORMAT if name in _WHOLE_SPLIT else name), None
     if name in _FROM_INPUT:
         return name, pathlib.Path(records[0].source)
+    if name == "youtube_vos":
+        listed = pathlib.Path(records[0].source).parents[1] / "meta.json"
+        return name, listed if listed.is_file() else None
     if name in _FROM_TRUTH:
         found = layouts.locate(config, layouts.TRUTH, split, root)
         path = found.eval_truth.replace("{split}", split)

@@ -129,6 +129,26 @@ def test_cityscapes_vps_takes_its_names_from_the_ground_truth(infer, tree):
     assert len(list((infer.output / "results/pan_pred").iterdir())) == 12
 
 
+@pytest.mark.parametrize("name", ["YOUTUBE_VOS", "MOSE"])
+def test_benchmarks_that_are_like_davis(name, infer, workspace, tmp_path_factory):
+    """Masks of the first frame alone; of YouTube-VOS, a list of the frames that are handed in."""
+    folder = tmp_path_factory.mktemp("download") / "valid"
+    for kind in ("JPEGImages", "Annotations"):
+        (folder / kind / "a1b2").mkdir(parents=True)
+    for t in range(3):
+        frame = f"{workspace}/dataset_images/inference/davis/bmx-trees/0000{t}.jpg"
+        (folder / f"JPEGImages/a1b2/0000{t}.jpg").symlink_to(frame)
+    first = f"{workspace}/dataset_annotations/inference/davis/Annotations/bmx-trees/00000.png"
+    (folder / "Annotations/a1b2/00000.png").symlink_to(first)
+    meta = {"videos": {"a1b2": {"objects": {"1": {"category": "x", "frames": ["00000", "00002"]}}}}}
+    (folder / "meta.json").write_text(json.dumps(meta))
+    infer(name, "val", f"--data_root={folder.parent}")
+    written = {path.stem for path in (infer.output / "results").rglob("*.png")}
+    assert written == ({"00000", "00002"} if name == "YOUTUBE_VOS" else {"00000", "00001", "00002"})
+    assert (infer.output / "results.zip").is_file()
+    assert {track.id for track in read_tracks(infer.output / "tracks/a1b2.json").tracks} == {1, 3, 4}
+
+
 def test_shares_and_a_killed_run(infer, stand_in, monkeypatch):
     infer("BURST", "val", "--share=2/2")
     assert len(stand_in) == 1 and not (infer.output / "results").exists()
