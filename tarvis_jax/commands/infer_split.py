@@ -14,16 +14,21 @@ from input_pipeline.records import VideoRecord
 from input_pipeline.synthetic import prepare_data
 from tarvis_jax.api import load
 from tarvis_jax.compiled import keep_between_runs
-from tarvis_jax.datasets import DATASETS, EXEMPLAR, MASK
-from tarvis_jax.evaluation.segment import TracksFolder, fingerprint, segment_videos
+from tarvis_jax.datasets import DATASETS, EXEMPLAR, INSTANCE, MASK, PANOPTIC
+from tarvis_jax.evaluation.segment import TracksFolder, file_name, fingerprint, frames_of, segment_videos, targets_of
 from tarvis_jax.inference.config import InferenceConfig
+from tarvis_jax.inference.video import write_overlays
 from tarvis_jax.results import formats
+from tarvis_jax.results.panoptic import thing_tracks
+from tarvis_jax.results.tracks import VideoResult
 from tarvis_jax.run_config import CHECKPOINTS_FOLDER, Config, settle
 from tarvis_jax.weights.open import saved_config
 
 RESULTS_FOLDER = "results"
+OVERLAYS_FOLDER = "overlays"
 NO_FORMAT = "none"
 
+_MIN_SCORE_DRAWN = 0.3  # VIS: tracks below are not drawn
 _WORKSPACE_FOLDERS = ("dataset_images", "dataset_annotations", "dataset_annotation", layouts.OFFICIAL_FOLDER)
 # Formats that repeat parts of the benchmark's own JSON: what the videos are read from, or the ground truth's.
 _FROM_INPUT = ("ytvis", "ovis", "vipseg", "burst")
@@ -45,6 +50,7 @@ def segment_split(
     share: str | None = None,
     exemplar: str | None = None,
     format: str | None = None,
+    overlays: bool = False,
     dtype: str | None = None,
     settings: Callable[[InferenceConfig], InferenceConfig] = lambda config: config,
 ) -> list[pathlib.Path]:
@@ -53,6 +59,7 @@ def segment_split(
     - `settings.json`: what the results depend on;
     - `tracks/<video>.json` (`results.tracks`), as soon as a video is done. The same command goes on with the videos
       that have none;
+    - with `overlays`, `overlays/<video>/`: the frames with what was found, as PNG and mp4;
     - `results/`, and `results.zip` where the benchmark's server takes one, when all videos are there, whichever process
       made them.
 
@@ -66,6 +73,7 @@ def segment_split(
       share: "k/n": this process takes the k-th of n shares of the videos, k in 1..n.
       exemplar: "mask" or "point": by what objects are given; None: as the benchmark has it.
       format: of the result files, a name of `results.formats`, or "none"; None: the benchmark's.
+      overlays: draw the videos that this process segments.
       dtype: of activations, see `tarvis_jax.load`.
       settings: changes those of the checkpoint.
 
@@ -103,7 +111,23 @@ def segment_split(
         }
     )
     label = f"{dataset} {split}" + (f" {share}" if share else "")
-    segment_videos(model.predictor, dataset, spec, inference, chosen[place], tracks, label)
+
+    def draw(video: VideoRecord, result: VideoResult) -> None:
+        if spec.task == PANOPTIC:  # what a panoptic map shows
+            things = thing_tracks(result, spec.thing_classes, inference.score_threshold)
+            result = dataclasses.replace(result, tracks=things)
+        write_overlays(
+            tracks.folder / OVERLAYS_FOLDER / file_name(video),
+            result,
+            frames_of(video),
+            targets_of(video, spec),
+            dict(enumerate(info.class_names, start=1)),
+            _MIN_SCORE_DRAWN if spec.task == INSTANCE else 0.0,
+        )
+
+    segment_videos(
+        model.predictor, dataset, spec, inference, chosen[place], tracks, label, draw if overlays else lambda *_: None
+    )
     missing = sum(not tracks.has(video) for video in chosen)
     if missing:
         logging.info("%d of %d videos are missing; the last share to be done writes the results", missing, len(chosen))

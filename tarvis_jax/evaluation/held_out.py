@@ -127,7 +127,7 @@ def evaluate_predictor(
         if table is not None:
             table.write_text(format_table(scores, skipped) + "\n")
 
-    if is_main:
+    if is_main and not interruption.has_been_asked():
         log_skipped(skipped)
         write()
     for each in held_out:

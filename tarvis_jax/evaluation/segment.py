@@ -69,8 +69,8 @@ class TracksFolder:
         _write_whole(file, lambda path: path.write_text(json.dumps(settings, indent=1) + "\n"))
 
     def path_of(self, video: VideoRecord) -> pathlib.Path:
-        """The file of a video's tracks: an id has one name, which leaves no folder whatever the id is."""
-        return self.folder / TRACKS_FOLDER / f"{urllib.parse.quote(str(video.id), safe='')}.json"
+        """The file of a video's tracks."""
+        return self.folder / TRACKS_FOLDER / f"{file_name(video)}.json"
 
     def has(self, video: VideoRecord) -> bool:
         """Whether the video is done."""
@@ -111,6 +111,7 @@ def segment_videos(
     videos: Sequence[VideoRecord],
     folder: TracksFolder,
     label: str,
+    draw: Callable[[VideoRecord, VideoResult], None] = lambda video, result: None,
 ) -> int:
     """Writes the tracks of the videos that have none yet, and says how far it is and how long it will take.
 
@@ -119,6 +120,7 @@ def segment_videos(
       videos: with the targets that are given.
       folder: where the tracks are written.
       label: what the log calls the videos.
+      draw: is called with each video before its tracks are written.
 
     Returns:
       The number of frames that were segmented.
@@ -131,7 +133,9 @@ def segment_videos(
         logging.info("%s: %d of %d videos were segmented before", label, len(videos) - len(missing), len(videos))
     progress = Progress(label, missing, predictor.programs)
     for video in missing:
-        folder.write(video, segment_video(predictor, dataset, spec, config, video, progress.count_frame))
+        result = segment_video(predictor, dataset, spec, config, video, progress.count_frame)
+        draw(video, result)
+        folder.write(video, result)
         progress.end_video(video)
     return progress.total_frames
 
@@ -186,6 +190,11 @@ def frames_of(video: VideoRecord) -> FrameSource:
             yield str(path), video.load_frame(frame)
 
     return FrameSource(str(video.id), video.num_frames, video.frame_names, read)
+
+
+def file_name(video: VideoRecord) -> str:
+    """What files about a video are called: every id has its own name, which leaves no folder whatever the id is."""
+    return urllib.parse.quote(str(video.id), safe="")
 
 
 def fingerprint(variables: Mapping[str, Any]) -> str:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import main
-from configs import finetune
+from configs import finetune, quickstart
 from input_pipeline import readers
 from input_pipeline.config import dataset_config
+from input_pipeline.synthetic import prepare_data
 from tarvis_jax import api
 from tarvis_jax.commands import evaluate, infer_split
 from tarvis_jax.config import from_mapping
@@ -171,17 +172,36 @@ def test_shares_and_a_killed_run(infer, stand_in, monkeypatch):
 
 
 def test_settings(infer, stand_in, tmp_path):
-    infer("DAVIS", "val", "--videos=bmx-trees", "--clip_length=4", "--overlap=1", "--min_dim=240", "--max_dim=500")
+    changes = "--clip_length=4", "--overlap=1", "--min_dim=240", "--max_dim=500"
+    infer("DAVIS", "val", "--videos=bmx-trees", "--overlays", *changes)
     settings = json.loads((infer.output / "settings.json").read_text())
     assert (
         settings["inference"] | {"clip_length": 4, "overlap": 1, "min_dim": 240, "max_dim": 500}
         == (settings["inference"])
     )
+    assert len(list((infer.output / "overlays/bmx-trees").rglob("*.png"))) == 6
     assert stand_in == ["bmx-trees"] and (infer.output / "results/bmx-trees/00000.png").is_file()
     with pytest.raises(ValueError, match="other settings: inference.clip_length 4 there, 5 here; give another folder"):
         infer("DAVIS", "val", "--clip_length=5", "--overlap=1", "--min_dim=240", "--max_dim=500")
     with pytest.raises(ValueError, match="--clip_length=4, the .* for DAVIS: overlap: expected 0..3 .*, found 6"):
         infer("DAVIS", "val", "--clip_length=4")
+
+
+def test_a_run_says_where_its_data_is(infer, stand_in, monkeypatch, tmp_path):
+    """The checkpoint of a run on made-up videos needs no other files; names of videos may stand in a file."""
+    config = quickstart.get_config()
+    config.synthetic.num_train, config.synthetic.num_val, config.synthetic.num_frames = 1, 2, 2
+    config = from_mapping(Config, config)
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    monkeypatch.setattr(infer_split, "saved_config", lambda path: config)
+    model = tiny.make_model()
+    monkeypatch.setattr(infer_split, "load", lambda path, dtype: model)
+    data = prepare_data(config.data, config.synthetic, tmp_path / "run")
+    names = [video.id for video in readers.evaluation_videos(data.datasets[2], "val", data.workspace)]
+    (tmp_path / "names").write_text(f"{names[1]}\n")
+    flags = f"--checkpoint={tmp_path / 'run'}", "--dataset=DAVIS", "--split=val", f"--output={tmp_path / 'out'}"
+    main.main(["--mode=infer", *flags, f"--videos={tmp_path / 'names'}"])
+    assert stand_in == [names[1]] and len(list((tmp_path / "out/results").rglob("*.png"))) == 2
 
 
 def test_burst_by_mask(infer):
