@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
+from absl import logging
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -37,6 +39,8 @@ class RunAhead(Generic[Result]):
         self._stopped.set()
         self._free.release()
         self._thread.join(_CLOSE_SECONDS)
+        if self._thread.is_alive():
+            logging.warning("what loads batches has not ended after %g s; going on without it", _CLOSE_SECONDS)
 
     def __iter__(self) -> Iterator[Result]:
         return self
