@@ -34,6 +34,8 @@ FORBIDDEN = {
     "tarvis_jax/inference/": ("tarvis_jax.train", "tarvis_jax.tasks", "tarvis_jax.losses", "input_pipeline"),
     "tarvis_jax/results/": (*NETWORK, "jax", "input_pipeline"),
     "tarvis_jax/evaluation/metrics/": (*NETWORK, "jax", "input_pipeline"),
+    "tarvis_jax/evaluation/benchmarks/": (*NETWORK, "jax"),
+    "tarvis_jax/evaluation/__main__.py": (*NETWORK, "jax"),
     "tarvis_jax/evaluation/scores.py": (*NETWORK, "jax"),
     "tarvis_jax/visualize/": (*NETWORK, "tarvis_jax.evaluation", "input_pipeline"),
     "input_pipeline/": NETWORK,

@@ -19,16 +19,15 @@ What surprises in the official rules, and is the same here:
 import collections
 import dataclasses
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from input_pipeline import workspace
 from tarvis_jax.evaluation.metrics import ap
 from tarvis_jax.evaluation.metrics.hota import ALPHAS, Hota
-from tarvis_jax.masks import rle
+from tarvis_jax.masks import intervals
+from tarvis_jax.masks.intervals import Intervals
 
 CASE = {"results": "results.json", "gt": "gt/all_classes.json"}
 
@@ -55,14 +54,30 @@ _VARIANT = "variant_all_predicted_category_ids_set_to_805"
 _BURSTAPI = "burstapi_HEAD (uses the predicted ids; see README)"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Mask:
-    """One object in one frame; categories are merged."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Masks:
+    """Masks of one sequence in the order of the file.
 
-    track: int
-    category: int
-    mask: rle.Rle
-    score: float = 1.0
+    Attributes:
+      frames: int [n]: number of the frame in the ground truth.
+      tracks: int [n]: ids.
+      categories: int [n], merged.
+      scores: float [n].
+      pixels: of each mask.
+      boxes: float [n, 4].
+    """
+
+    frames: np.ndarray
+    tracks: np.ndarray
+    categories: np.ndarray
+    scores: np.ndarray
+    pixels: Intervals
+    boxes: np.ndarray
+
+    def take(self, index: np.ndarray) -> "_Masks":
+        """Only the masks of these numbers, in this order."""
+        arrays = (self.frames, self.tracks, self.categories, self.scores)
+        return _Masks(*(array[index] for array in arrays), self.pixels.take(index), self.boxes[index])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,10 +146,12 @@ def evaluate(results: pathlib.Path, gt: pathlib.Path) -> dict[str, Any]:
     for name in sorted(truths, key=lambda name: name.replace("/", "-")):
         sequence = truths[name]
         true_masks = _true_masks(sequence)
-        found_masks = _found_masks(predictions[name], sequence) if name in predictions else {}
-        known = {mask.track: mask.category for masks in true_masks.values() for mask in masks}
-        _add_sequence(by_track, sequence, true_masks, _with_categories(found_masks, known.get))
-        _add_sequence(by_prediction, sequence, true_masks, _with_categories(found_masks, lambda track: _BABY))
+        found_masks = _found_masks(predictions.get(name), sequence)
+        category_of = dict(zip(true_masks.tracks.tolist(), true_masks.categories.tolist(), strict=True))
+        categories = np.asarray([category_of.get(track, 0) for track in found_masks.tracks.tolist()], np.int64)
+        _add_sequence(by_track, sequence, true_masks, _with_categories(found_masks, categories))
+        babies = np.full_like(categories, _BABY)
+        _add_sequence(by_prediction, sequence, true_masks, _with_categories(found_masks, babies))
     per_class = {c: scores.percentages() for c, scores in by_track.items() if _is_evaluated(c, scores)}
     if not per_class:
         raise ValueError(f"{gt}: there is no annotated object of a class that is evaluated")
@@ -177,75 +194,69 @@ def _totals(per_class: dict[int, dict[str, np.ndarray]]) -> dict[str, dict[str, 
     }
 
 
-def _add_sequence(
-    classes: dict[int, _ClassScores],
-    sequence: _Sequence,
-    true_masks: dict[str, list[_Mask]],
-    found_masks: dict[str, list[_Mask]],
-) -> None:
-    """Adds a sequence to the scores of every class that it has; masks by frame."""
-    true_classes = {mask.category for masks in true_masks.values() for mask in masks}
-    for category in true_classes | {mask.category for masks in found_masks.values() for mask in masks}:
-        found_by_frame, found_scores = _tracks_of(found_masks, category)
-        true_by_frame, true_scores = _tracks_of(true_masks, category)
-        pairs = {name: (found_by_frame.get(name, []), true_by_frame.get(name, [])) for name in true_masks}
+def _add_sequence(classes: dict[int, _ClassScores], sequence: _Sequence, true: _Masks, found: _Masks) -> None:
+    """Adds a sequence to the scores of every class that it has."""
+    true_classes = set(true.categories.tolist())
+    evaluated = np.unique(true.frames)
+    for category in sorted(true_classes | set(found.categories.tolist())):
+        truths = true.take(np.flatnonzero(true.categories == category))
+        predictions = found.take(np.flatnonzero(found.categories == category))
+        (true_numbers, num_truths), (found_numbers, num_found) = _numbered(truths.tracks), _numbered(predictions.tracks)
+        frames = []
+        for frame in evaluated:
+            shown, guessed = (np.flatnonzero(each.frames == frame) for each in (truths, predictions))
+            iou = _box_iou(truths.boxes[shown], predictions.boxes[guessed])
+            frames.append((true_numbers[shown], found_numbers[guessed], iou))
         target = classes[category]
-        target.hota.add_video([_boxes(*pairs[name]) for name, masks in true_masks.items() if masks])
-        target.num_truths += len(true_scores)
+        target.hota.add_video(frames)
+        target.num_truths += num_truths
         if category not in true_classes | sequence.searched:
             continue  # no track of it counts for AP
-        scores = np.asarray([np.mean(each) for each in found_scores])
+        in_time = np.argsort(predictions.frames, kind="stable")
+        scores = np.asarray(
+            [np.mean(predictions.scores[in_time][found_numbers[in_time] == number]) for number in range(num_found)]
+        )
         order = np.argsort(-scores, kind="stable")
-        overlaps = (ap.frame_overlaps(*each) for each in pairs.values())
-        ious = ap.track_iou(overlaps, len(found_scores), len(true_scores))[order]
-        no_truth = np.zeros(len(true_scores), bool)
+        num_pixels = sequence.size[0] * sequence.size[1]
+        tracks = [
+            each.pixels.take(by_track).joined(each.frames[by_track], numbers[by_track], count, num_pixels)
+            for each, numbers, count in ((predictions, found_numbers, num_found), (truths, true_numbers, num_truths))
+            for by_track in [np.lexsort((each.frames, numbers))]
+        ]
+        no_truth = np.zeros(num_truths, bool)
+        ious = intervals.union_iou(*tracks)[order]
         matched = ap.match_tracks(ious, IOU_THRESHOLDS, no_truth, no_truth, tolerance=np.finfo(float).eps)
         target.scores.append(scores[order])
         target.is_matched.append(matched >= 0)
         target.is_ignored.append((matched < 0) & (category in sequence.not_exhaustive))
 
 
-def _tracks_of(
-    frames: dict[str, list[_Mask]], category: int
-) -> tuple[dict[str, list[tuple[int, rle.Rle]]], list[list[float]]]:
-    """The tracks of a category, numbered as they appear: frame -> (number, mask), and scores of its masks by track."""
-    numbers: dict[int, int] = {}
-    by_frame: dict[str, list[tuple[int, rle.Rle]]] = collections.defaultdict(list)
-    scores: list[list[float]] = []
-    for name, masks in frames.items():
-        for mask in masks:
-            if mask.category == category:
-                number = numbers.setdefault(mask.track, len(numbers))
-                if number == len(scores):
-                    scores.append([])
-                by_frame[name].append((number, mask.mask))
-                scores[number].append(mask.score)
-    return by_frame, scores
+def _numbered(ids: np.ndarray) -> tuple[np.ndarray, int]:
+    """Numbers 0, 1, ... of ids in the order in which they first appear, and how many there are."""
+    _, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse], len(first)
 
 
-def _boxes(
-    found: list[tuple[int, rle.Rle]], truths: list[tuple[int, rle.Rle]]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Numbers of the tracks [G] and [P] and IoU [G, P] of the boxes around their masks in one frame."""
-    numbers = [np.asarray([number for number, _ in each], np.int64) for each in (truths, found)]
-    if not found or not truths:
-        return *numbers, np.zeros((len(truths), len(found)))
-    boxes = [coco_mask.toBbox([mask for _, mask in each]) for each in (truths, found)]
-    return *numbers, coco_mask.iou(*boxes, [0] * len(found))
+def _box_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Of boxes [n, 4] and [m, 4] (left, top, width, height): [n, m]; 0 for those without pixels."""
+    if not len(one) or not len(other):
+        return np.zeros((len(one), len(other)))
+    low = np.maximum(one[:, None, :2], other[None, :, :2])
+    high = np.minimum(one[:, None, :2] + one[:, None, 2:], other[None, :, :2] + other[None, :, 2:])
+    shared = np.maximum(high - low, 0).prod(axis=2)
+    union = one[:, None, 2:].prod(axis=2) + other[None, :, 2:].prod(axis=2) - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
-def _with_categories(
-    frames: dict[str, list[_Mask]], category_of: Callable[[int], int | None]
-) -> dict[str, list[_Mask]]:
-    """The masks with the category of their track, without tracks that have none; the best ones of each frame."""
-    result = {}
-    for name, masks in frames.items():
-        kept = [dataclasses.replace(mask, category=category_of(mask.track)) for mask in masks]
-        kept = [mask for mask in kept if mask.category is not None]
-        if len(kept) > MAX_DETECTIONS:
-            kept = sorted(kept, key=lambda mask: -mask.score)[:MAX_DETECTIONS]
-        result[name] = kept
-    return result
+def _with_categories(masks: _Masks, categories: np.ndarray) -> _Masks:
+    """The masks with these categories, without those of category 0; the best ones of each frame."""
+    kept = np.flatnonzero(categories)
+    frames = masks.frames[kept]
+    if len(kept) and np.bincount(frames).max() > MAX_DETECTIONS:
+        parts = [kept[frames == frame] for frame in dict.fromkeys(frames.tolist())]
+        best = [part[np.argsort(-masks.scores[part], kind="stable")[:MAX_DETECTIONS]] for part in parts]
+        kept = np.concatenate([b if len(part) > MAX_DETECTIONS else part for part, b in zip(parts, best, strict=True)])
+    return dataclasses.replace(masks, categories=categories).take(kept)
 
 
 def _category_names(truth: Any, gt: pathlib.Path) -> dict[int, str]:
@@ -306,43 +317,49 @@ def _by_track(content: Any, where: str) -> dict[int, Any]:
     return result
 
 
-def _true_masks(sequence: _Sequence) -> dict[str, list[_Mask]]:
-    """Frame -> its masks, without those of distractors."""
-    result: dict[str, list[_Mask]] = {}
-    for name, tracks in sequence.frames.items():
-        masks = result.setdefault(name, [])
+def _true_masks(sequence: _Sequence) -> _Masks:
+    """The masks of a sequence of the ground truth, without those of distractors."""
+    rows = []
+    for frame, (name, tracks) in enumerate(sequence.frames.items()):
         for track, record in tracks.items():
             where = f"{sequence.where}, frame {name!r}, track {track}"
             if track not in sequence.categories:
                 raise ValueError(f"{where}: not in track_category_ids, which has {sorted(sequence.categories)[:20]}")
             category = sequence.categories[track]
             if category not in DISTRACTORS:
-                masks.append(_Mask(track, MERGED.get(category, category), _rle(record, sequence.size, where)))
-    return result
+                rows.append((frame, track, MERGED.get(category, category), 1.0, record, where))
+    return _masks(rows, sequence.size)
 
 
-def _found_masks(sequence: _Sequence, truth: _Sequence) -> dict[str, list[_Mask]]:
-    """Frame of the ground truth -> what was predicted in it, with category 0."""
+def _found_masks(sequence: _Sequence | None, truth: _Sequence) -> _Masks:
+    """The masks of a sequence of the results in frames of the ground truth, with category 0."""
+    if sequence is None:
+        return _masks([], truth.size)
     if (sequence.id, sequence.size) != (truth.id, truth.size):
         raise ValueError(
             f"{sequence.where}: id, height and width are {(sequence.id, *sequence.size)}, those of this sequence "
             f"in the ground truth {(truth.id, *truth.size)}"
         )
-    result: dict[str, list[_Mask]] = {}
+    numbers = {name: number for number, name in enumerate(truth.frames)}
+    rows = []
     for name, tracks in sequence.frames.items():
-        if name not in truth.frames:
+        if name not in numbers:
             continue
-        masks = result.setdefault(name, [])
         for track, record in tracks.items():
             where = f"{sequence.where}, frame {name!r}, track {track}"
             if track not in truth.categories:
                 raise ValueError(f"{where}: the ground truth has the tracks {sorted(truth.categories)[:20]}")
-            mask, score = _rle(record, truth.size, where), record.get("score", 1.0)
+            score = record.get("score", 1.0) if isinstance(record, dict) else 1.0
             if type(score) not in (int, float) or not abs(score) < 1e300:
                 raise ValueError(f"{where}: score should be a finite number, found {score!r:.80}")
-            masks.append(_Mask(track, 0, mask, float(score)))
-    return result
+            rows.append((numbers[name], track, 0, float(score), record, where))
+    return _masks(rows, truth.size)
 
 
-def _rle(record: Any, size: tuple[int, int], where: str) -> rle.Rle:
-    return rle.to_rle(workspace.get(record, "rle", str, where), *size, where)
+def _masks(rows: list[tuple[int, int, int, float, Any, str]], size: tuple[int, int]) -> _Masks:
+    """(frame, track, category, score, record, where) of each mask, as arrays."""
+    frames, tracks, categories, scores = (np.asarray([row[i] for row in rows]) for i in range(4))
+    texts = [workspace.get(record, "rle", str, where) for *_, record, where in rows]
+    pixels = intervals.from_segmentations(texts, *size, lambda i: rows[i][-1])
+    integers = (array.astype(np.int64) for array in (frames, tracks, categories))
+    return _Masks(*integers, scores.astype(np.float64), pixels, pixels.boxes(size[0]))

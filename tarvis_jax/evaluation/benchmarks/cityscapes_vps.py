@@ -8,11 +8,13 @@ A PNG is RGB with 8 bits: R + 256 G + 65536 B is the id of the segment, 0 is voi
 annotations, images and PNGs belong together by their positions in the lists, the PNGs of the truth by name.
 """
 
+import itertools
 import pathlib
 from typing import Any
 
+from input_pipeline.workspace import get, join, load_json
 from tarvis_jax.evaluation.benchmarks import video_panoptic
-from tarvis_jax.evaluation.benchmarks.files import field, file_name, first_that_exists, read_json
+from tarvis_jax.evaluation.benchmarks.files import first_that_exists
 from tarvis_jax.fields import shown
 
 CASE = {"results": "pred", "gt": "gt"}
@@ -32,31 +34,29 @@ def evaluate(results: pathlib.Path, gt: pathlib.Path) -> dict[str, Any]:
     true_json = gt if gt.is_file() else first_that_exists(gt / name for name in _GT_JSON)
     true_folder = first_that_exists(true_json.parent / name for name in _GT_PNG)
     predicted_json, predicted_folder = results / "pred.json", results / "pan_pred"
-    truth, prediction = read_json(true_json), read_json(predicted_json)
+    truth, prediction = load_json(true_json), load_json(predicted_json)
     categories = video_panoptic.read_categories(truth, true_json)
     image_ids, true_files = _images(truth, true_json)
-    annotations = field(truth, "annotations", list, str(true_json))
-    guesses = field(prediction, "annotations", list, str(predicted_json))
+    annotations = get(truth, "annotations", list, str(true_json))
+    guesses = get(prediction, "annotations", list, str(predicted_json))
     for path, records in ((true_json, annotations), (predicted_json, guesses)):
         if len(records) != len(image_ids):
             raise ValueError(f"{path}: expected {len(image_ids)} annotations, one per image, found {len(records)}")
     _check_image_ids(guesses, image_ids, predicted_json)
 
+    def frame(index: int):
+        where = f"annotations[{index}] of image {image_ids[index]}"
+        return (
+            video_panoptic.read_listed(annotations[index], categories, f"{true_json}: {where}", is_truth=True),
+            join(true_folder, true_files[index], str(true_json)),
+            video_panoptic.read_listed(guesses[index], categories, f"{predicted_json}: {where}", is_truth=False),
+            join(predicted_folder, f"{image_ids[index]}.png", str(true_json)),
+        )
+
     scores = video_panoptic.WindowScores(categories, list(WINDOWS.values()))
+    frames = video_panoptic.read_overlaps(frame(index) for index in range(len(image_ids)))
     for start in range(0, len(image_ids), FRAMES_PER_VIDEO):
-        overlaps = []
-        for index in range(start, start + FRAMES_PER_VIDEO):
-            where = f"annotations[{index}] of image {image_ids[index]}"
-            overlaps.append(
-                video_panoptic.read_overlap(
-                    video_panoptic.read_listed(annotations[index], categories, f"{true_json}: {where}", is_truth=True),
-                    true_folder / true_files[index],
-                    video_panoptic.read_listed(
-                        guesses[index], categories, f"{predicted_json}: {where}", is_truth=False
-                    ),
-                    predicted_folder / f"{image_ids[index]}.png",
-                )
-            )
+        overlaps = list(itertools.islice(frames, FRAMES_PER_VIDEO))
         scores.add_video(overlaps, f"{true_json}: the video that starts with image {image_ids[start]}")
     tables = {k: scores.table(window) for k, window in WINDOWS.items()}
     return {
@@ -70,19 +70,20 @@ def evaluate(results: pathlib.Path, gt: pathlib.Path) -> dict[str, Any]:
 
 def _images(truth: Any, path: pathlib.Path) -> tuple[list[str], list[str]]:
     """Ids of the images in the order of the file, and names of the true PNGs in their own order, as they are paired."""
-    ids, names = [], []
-    for index, image in enumerate(field(truth, "images", list, str(path))):
+    ids: dict[str, None] = {}
+    names = []
+    for index, image in enumerate(get(truth, "images", list, str(path))):
         where = f"{path}: images[{index}]"
-        image_id, name = file_name(image, "id", where), file_name(image, "file_name", where)
+        image_id, name = get(image, "id", str, where), get(image, "file_name", str, where)
         if image_id in ids:
             raise ValueError(f"{where}: a second image {image_id}")
-        ids.append(image_id)
+        ids[image_id] = None
         names.append(
             name.replace("_newImg8bit.png", "_final_mask.png").replace("_leftImg8bit.png", "_gtFine_color.png")
         )
     if not ids or len(ids) % FRAMES_PER_VIDEO:
         raise ValueError(f"{path}: expected {FRAMES_PER_VIDEO} images per video, found {len(ids)} in all")
-    return ids, sorted(names)
+    return list(ids), sorted(names)
 
 
 def _check_image_ids(guesses: list[Any], image_ids: list[str], path: pathlib.Path) -> None:
@@ -91,7 +92,7 @@ def _check_image_ids(guesses: list[Any], image_ids: list[str], path: pathlib.Pat
     for index, guess in enumerate(guesses):
         if not isinstance(guess, dict) or "image_id" not in guess:
             continue
-        image_id = field(guess, "image_id", str, f"{path}: annotations[{index}]")
+        image_id = get(guess, "image_id", str, f"{path}: annotations[{index}]")
         if image_id not in known:
             raise ValueError(f"{path}: annotations[{index}]: the ground truth has no image {shown(image_id)}")
         if image_id in seen:

@@ -1,74 +1,21 @@
-"""Readers of the JSON and PNG files that benchmarks are made of. The files may come from anyone."""
+"""The PNG files of panoptic and semantic benchmarks: which there are, and what they hold. They may come from anyone."""
 
-import io
-import json
-import math
+import collections
+import concurrent.futures
 import pathlib
-import struct
-import zlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
-from tarvis_jax.fields import shown
+from input_pipeline import images
 
-_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-_GRAY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6  # color types of the PNG standard
-_COLOR_NAMES = {_GRAY: "gray", _RGB: "RGB", _PALETTE: "palette", 4: "gray with alpha", _RGBA: "RGB with alpha"}
-_KINDS = {int: "an integer", float: "a finite number", str: "a text", list: "a list", dict: "an object"}
+T = TypeVar("T")
+S = TypeVar("S")
 
-
-def read_json(path: pathlib.Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-      ValueError: it is absent, no JSON, has a number that is not finite or an object with a name twice; names the file.
-    """
-    try:
-        return json.loads(path.read_bytes(), object_pairs_hook=_unique_names, parse_constant=_refuse_constant)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:  # also bytes that are not UTF-8
-        raise ValueError(f"{path}: is not valid JSON ({error})") from None
-
-
-def field(record: Any, name: str, kind: type, where: str) -> Any:
-    """`record[name]`, which should be a `kind` (float: any finite number). ValueError naming `where` if it is not."""
-    if not isinstance(record, dict):
-        raise ValueError(f"{where}: expected an object with {name!r}, found {shown(record)}")
-    if name not in record:
-        raise ValueError(f"{where}: has no {name!r}")
-    value = record[name]
-    kinds = (int, float) if kind is float else kind
-    if not isinstance(value, kinds) or isinstance(value, bool) or (kind is float and not math.isfinite(value)):
-        raise ValueError(f"{where}: {name!r} should be {_KINDS[kind]}, found {shown(value)}")
-    return value
-
-
-def file_name(record: Any, name: str, where: str) -> str:
-    """`record[name]` as the name of a file or folder inside another: it may not lead elsewhere."""
-    value = field(record, name, str, where)
-    if value in ("", ".", "..") or any(character in value for character in "/\\\0"):
-        raise ValueError(f"{where}: {name!r} should be a file name without folders, found {shown(value)}")
-    return value
-
-
-def folders(path: pathlib.Path) -> list[pathlib.Path]:
-    """The folders in a folder, by name; hidden ones are left out. ValueError if there is none."""
-    found = [each for each in _listed(path) if each.is_dir()]
-    if not found:
-        raise ValueError(f"{path}: expected one folder per video, found none")
-    return found
-
-
-def png_files(path: pathlib.Path) -> list[pathlib.Path]:
-    """The PNG files in a folder, by name; hidden ones are left out. ValueError if there is none."""
-    found = [each for each in _listed(path) if each.suffix == ".png"]
-    if not found:
-        raise ValueError(f"{path}: expected one PNG file per frame, found none")
-    return found
+_READERS = 2  # threads; decoding and counting pixels leave Python to the others
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises
 
 
 def first_that_exists(candidates: Iterable[pathlib.Path]) -> pathlib.Path:
@@ -80,14 +27,60 @@ def first_that_exists(candidates: Iterable[pathlib.Path]) -> pathlib.Path:
     raise ValueError(f"{candidates[0]}: is missing" + "".join(f"; neither is there {each}" for each in candidates[1:]))
 
 
+def video_folders(path: pathlib.Path) -> list[pathlib.Path]:
+    """The folders in a folder, by name; hidden ones are left out. ValueError if there is none."""
+    found = [each for each in _listed(path) if each.is_dir()]
+    if not found:
+        raise ValueError(f"{path}: expected one folder per video, found none")
+    return found
+
+
+def paired_frames(truth: pathlib.Path, results: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path]]:
+    """The PNG files of a video, by name: (truth, result) of each frame. ValueError if not the same frames have one."""
+    pairs = [[each for each in _listed(folder) if each.suffix == ".png"] for folder in (truth, results)]
+    true_names, result_names = ([file.name for file in files] for files in pairs)
+    if not true_names:
+        raise ValueError(f"{truth}: expected one PNG file per frame, found none")
+    if true_names != result_names:
+        differing = sorted(set(true_names) ^ set(result_names))
+        raise ValueError(
+            f"{results}: expected the {len(true_names)} frames of {truth}, found {len(result_names)}; in one of the "
+            f"two only: {', '.join(differing[:3])}"
+        )
+    return list(zip(*pairs, strict=True))
+
+
+def read_ahead(read: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
+    """`read(item)` of each item in order, a few of them at the same time; raises what the first that fails raises."""
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        waiting: collections.deque[concurrent.futures.Future[T]] = collections.deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(read, item))
+                if len(waiting) > _READERS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
 def read_rgb_values(path: pathlib.Path) -> np.ndarray:
     """R + 256 G + 65536 B of an RGB PNG with 8 bits per color (alpha is not looked at): int32 [H, W].
 
     Raises:
       ValueError: it is absent, broken, or another kind of file; names the file.
     """
-    image = _read_png(path, "RGB with 8 bits per color", lambda bits, color: bits == 8 and color in (_RGB, _RGBA))
-    return np.ascontiguousarray(np.asarray(image.convert("RGBA")).view("<i4")[..., 0] & 0xFFFFFF)
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            size, mode = (image.height, image.width), image.mode
+    except _UNREADABLE as error:
+        raise ValueError(f"{path}: cannot be read as a PNG ({error})") from None
+    if mode not in ("RGB", "RGBA"):  # the colors of a palette would be read as ids
+        raise ValueError(f"{path}: expected an RGB PNG, found mode {mode}")
+    images.check_size(*size, str(path))
+    return images.read_color_ids(path, *size)
 
 
 def read_class_values(path: pathlib.Path) -> np.ndarray:
@@ -96,10 +89,7 @@ def read_class_values(path: pathlib.Path) -> np.ndarray:
     Raises:
       ValueError: it is absent, broken, or another kind of file; names the file.
     """
-    image = _read_png(
-        path, "gray with 8 bits, or palette", lambda bits, color: color == _PALETTE or (bits == 8 and color == _GRAY)
-    )
-    return np.asarray(image)
+    return images.read_palette(path, *images.image_size(path))
 
 
 def _listed(path: pathlib.Path) -> list[pathlib.Path]:
@@ -107,45 +97,3 @@ def _listed(path: pathlib.Path) -> list[pathlib.Path]:
         return sorted(each for each in path.iterdir() if not each.name.startswith("."))
     except OSError as error:
         raise ValueError(f"{path}: cannot be read as a folder ({error.strerror})") from None
-
-
-def _read_png(path: pathlib.Path, expected: str, is_expected) -> Image.Image:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    if not content.startswith(_PNG_START) or len(content) < 33:
-        raise ValueError(f"{path}: is not a PNG file")
-    bits, color = content[24:26]
-    if not is_expected(bits, color):
-        name = _COLOR_NAMES.get(color, f"color type {color}")
-        raise ValueError(f"{path}: expected a PNG file of kind {expected}; found {name} with {bits} bits")
-    if _PNG_END not in content[-1024:]:
-        raise ValueError(f"{path}: the PNG file is cut off")
-    try:
-        image = Image.open(io.BytesIO(content), formats=["PNG"])
-        image.load()
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as error:
-        raise ValueError(f"{path}: the PNG file is broken ({error})") from None
-    return image
-
-
-def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {shown(twice)} occurs twice in one object")
-    return result
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"expected finite numbers, found {name}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tarvis_jax.evaluation.benchmarks.files import folders, png_files, read_rgb_values
+from tarvis_jax.evaluation.benchmarks.files import paired_frames, read_ahead, read_rgb_values, video_folders
 from tarvis_jax.evaluation.metrics.overlap import count_pairs
 from tarvis_jax.evaluation.metrics.stq import SegmentationTrackingQuality
 
@@ -31,23 +31,21 @@ def evaluate(results: pathlib.Path, gt: pathlib.Path) -> dict[str, Any]:
     """
     official = gt / "panoptic_maps" / "val"
     total, sequences = SegmentationTrackingQuality(NUM_CLASSES, THING_CLASSES), {}
-    for folder in folders(official if official.is_dir() else gt):
-        true_files, predicted_files = png_files(folder), png_files(results / folder.name)
-        true_names, predicted_names = ([file.name for file in files] for files in (true_files, predicted_files))
-        if true_names != predicted_names:
-            differing = sorted(set(true_names) ^ set(predicted_names))
-            raise ValueError(
-                f"{results / folder.name}: expected the {len(true_names)} frames of {folder}, found "
-                f"{len(predicted_names)}; in one of them only: {', '.join(differing[:3])}"
-            )
-        for true_file, predicted_file in zip(true_files, predicted_files, strict=True):
-            truth, prediction = read_rgb_values(true_file), read_rgb_values(predicted_file)
-            if truth.shape != prediction.shape:
-                raise ValueError(f"{predicted_file}: has size {prediction.shape}, the ground truth {truth.shape}")
-            true_values, predicted_values, pixels = count_pairs(truth, prediction)
-            total.add_pixels(*_decoded(true_values, true_file), *_decoded(predicted_values, predicted_file), pixels)
+    for folder in video_folders(official if official.is_dir() else gt):
+        for columns in read_ahead(_read_frame, paired_frames(folder, results / folder.name)):
+            total.add_pixels(*columns)
         sequences[folder.name] = total.end_video()
     return {"expected": total.scores(), "per_sequence": sequences}
+
+
+def _read_frame(files: tuple[pathlib.Path, pathlib.Path]) -> tuple[np.ndarray, ...]:
+    """True classes and instances, predicted classes and instances, pixels; int64 [P] each."""
+    true_file, predicted_file = files
+    truth, prediction = read_rgb_values(true_file), read_rgb_values(predicted_file)
+    if truth.shape != prediction.shape:
+        raise ValueError(f"{predicted_file}: has size {prediction.shape}, the ground truth {truth.shape}")
+    true_values, predicted_values, pixels = count_pairs(truth, prediction)
+    return *_decoded(true_values, true_file), *_decoded(predicted_values, predicted_file), pixels
 
 
 def _decoded(values: np.ndarray, path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:

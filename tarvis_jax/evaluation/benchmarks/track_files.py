@@ -14,10 +14,12 @@ from tarvis_jax.evaluation.metrics.ap import (
     TrackScores,
     TrueTrack,
     VideoTracks,
+    mean_area,
     occlusion_score,
     score_tracks,
+    track_pixels,
 )
-from tarvis_jax.masks import rle
+from tarvis_jax.masks.intervals import Intervals
 
 
 def score_files(results: pathlib.Path, gt: pathlib.Path, with_occlusion: bool) -> TrackScores:
@@ -63,11 +65,18 @@ def score_files(results: pathlib.Path, gt: pathlib.Path, with_occlusion: bool) -
     def read() -> Iterator[VideoTracks]:
         for video_id in sorted(videos):
             size = sizes[video_id]
+            truths, detections = (groups[file].pop(video_id, []) for file in (gt, results))
+            true_pixels, _ = _pixels(truths, size)
+            found_pixels, areas = _pixels(detections, size)
             yield VideoTracks(
                 video_id,
-                size[0],
-                [_true_track(entry, size, where, with_occlusion) for where, entry in groups[gt].pop(video_id, ())],
-                [_detected_track(entry, size, where) for where, entry in groups[results].pop(video_id, ())],
+                [_true_track(entry, size[0], where, with_occlusion) for where, entry in truths],
+                [
+                    DetectedTrack(entry["category_id"], _score(entry, where), area)
+                    for (where, entry), area in zip(detections, areas, strict=True)
+                ],
+                true_pixels,
+                found_pixels,
             )
 
     return score_tracks(read(), categories, with_occlusion)
@@ -99,17 +108,17 @@ def _by_id(content: Any, key: str, file: pathlib.Path) -> dict[int, tuple[str, A
     return found
 
 
-def _true_track(entry: dict[str, Any], size: tuple[int, int, int], where: str, with_occlusion: bool) -> TrueTrack:
+def _true_track(entry: dict[str, Any], num_frames: int, where: str, with_occlusion: bool) -> TrueTrack:
     is_crowd = entry.get("iscrowd", 0)
     if type(is_crowd) not in (int, bool) or is_crowd not in (0, 1):
         raise ValueError(f"{where}: iscrowd should be 0 or 1, found {is_crowd!r:.80}")
-    areas = _per_frame(entry, "areas", size, where)
+    areas = _per_frame(entry, "areas", num_frames, where)
     for frame, area in enumerate(areas):
         if area is not None and not (_is_number(area) and area >= 0):
             raise ValueError(f"{where}, areas[{frame}]: expected a number of pixels or null, found {area!r:.80}")
     occlusion = 0.0
     if with_occlusion:
-        labels = _per_frame(entry, "occlusion", size, where)
+        labels = _per_frame(entry, "occlusion", num_frames, where)
         for frame, label in enumerate(labels):
             if label is not None and (not isinstance(label, str) or label not in OCCLUSION_VALUES):
                 known = ", ".join(OCCLUSION_VALUES)
@@ -117,28 +126,30 @@ def _true_track(entry: dict[str, Any], size: tuple[int, int, int], where: str, w
         if all(label is None for label in labels):
             raise ValueError(f"{where}: 'occlusion' should hold a label for at least one frame, found none")
         occlusion = occlusion_score(labels)
-    return TrueTrack(entry["id"], entry["category_id"], _masks(entry, size, where), areas, bool(is_crowd), occlusion)
+    return TrueTrack(entry["id"], entry["category_id"], mean_area(areas), bool(is_crowd), occlusion)
 
 
-def _detected_track(entry: dict[str, Any], size: tuple[int, int, int], where: str) -> DetectedTrack:
+def _score(entry: dict[str, Any], where: str) -> float:
     score = workspace.get(entry, "score", (int, float), where)
     if not _is_number(score):
         raise ValueError(f"{where}: score should be a finite number, found {score!r:.80}")
-    return DetectedTrack(entry["category_id"], float(score), _masks(entry, size, where))
+    return float(score)
 
 
-def _masks(entry: dict[str, Any], size: tuple[int, int, int], where: str) -> list[rle.Rle | None]:
-    return [
-        rle.to_rle(mask, *size[1:], f"{where}, segmentations[{frame}]") if mask else None
-        for frame, mask in enumerate(_per_frame(entry, "segmentations", size, where))
-    ]
+def _pixels(entries: list[tuple[str, dict[str, Any]]], size: tuple[int, int, int]) -> tuple[Intervals, list[float]]:
+    """Pixels and mean areas of tracks, each of which comes with its place in the file."""
+    return track_pixels(
+        [_per_frame(entry, "segmentations", size[0], where) for where, entry in entries],
+        *size[1:],
+        lambda place: f"{entries[place[0]][0]}, segmentations[{place[1]}]",
+    )
 
 
-def _per_frame(entry: dict[str, Any], key: str, size: tuple[int, int, int], where: str) -> list[Any]:
+def _per_frame(entry: dict[str, Any], key: str, num_frames: int, where: str) -> list[Any]:
     """A list with one value per frame of the video."""
     values = workspace.get(entry, key, (list, np.ndarray), where)
-    if len(values) != size[0]:
-        raise ValueError(f"{where}: {key} has {len(values)} entries, but the video has {size[0]} frames")
+    if len(values) != num_frames:
+        raise ValueError(f"{where}: {key} has {len(values)} entries, but the video has {num_frames} frames")
     return values.tolist() if isinstance(values, np.ndarray) else values
 
 

@@ -3,15 +3,16 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from tarvis_jax.evaluation.benchmarks.files import field, read_rgb_values
+from input_pipeline.images import MAX_PIXELS, MAX_SEGMENT_ID
+from input_pipeline.workspace import get
+from tarvis_jax.evaluation.benchmarks.files import read_ahead, read_rgb_values
 from tarvis_jax.evaluation.metrics.panoptic import Overlap, PanopticQuality, Segments, frame_overlap
 from tarvis_jax.fields import shown
 
 MAX_CLASSES = 255
-_MAX_ID = 2**24 - 1  # what three bytes hold
 _GROUPS = ("all", "thing", "stuff")
 
 Categories = dict[int, bool]  # id -> is it a thing
@@ -37,9 +38,9 @@ class Listed:
 def read_categories(truth: Any, path: pathlib.Path) -> Categories:
     """The categories of a file of ground truth. ValueError naming the record that is not as it should be."""
     categories: Categories = {}
-    for index, record in enumerate(field(truth, "categories", list, str(path))):
+    for index, record in enumerate(get(truth, "categories", list, str(path))):
         where = f"{path}: categories[{index}]"
-        category, is_thing = field(record, "id", int, where), field(record, "isthing", int, where)
+        category, is_thing = get(record, "id", int, where), get(record, "isthing", int, where)
         if not 0 <= category < MAX_CLASSES:
             raise ValueError(f"{where}: 'id' should be in 0..{MAX_CLASSES - 1}, found {shown(category)}")
         if category in categories:
@@ -64,33 +65,42 @@ def read_listed(frame: Any, categories: Categories, where: str, *, is_truth: boo
     classes: dict[int, int] = {}
     areas: dict[int, float] = {}
     crowd = set()
-    for record in field(frame, "segments_info", list, where):
-        segment = field(record, "id", int, f"{where}: segments_info[{len(classes)}]")
+    for record in get(frame, "segments_info", list, where):
+        segment = get(record, "id", int, f"{where}: segments_info[{len(classes)}]")
         here = f"{where}: segment {shown(segment)}"
-        if not 0 <= segment <= _MAX_ID:
-            raise ValueError(f"{here}: ids should be in 0..{_MAX_ID}")
+        if not 0 <= segment <= MAX_SEGMENT_ID:
+            raise ValueError(f"{here}: ids should be in 0..{MAX_SEGMENT_ID}")
         if segment in classes:
             raise ValueError(f"{here} is listed twice")
-        category = field(record, "category_id", int, here)
+        category = get(record, "category_id", int, here)
         if category not in categories:
             raise ValueError(f"{here}: unknown category {shown(category)}")
         classes[segment] = category
         if not is_truth:
             continue
-        is_crowd, area = field(record, "iscrowd", int, here), field(record, "area", float, here)
+        is_crowd, area = get(record, "iscrowd", int, here), get(record, "area", (int, float), here)
         if is_crowd not in (0, 1):
             raise ValueError(f"{here}: 'iscrowd' should be 0 or 1, found {shown(is_crowd)}")
-        if area < 0:
-            raise ValueError(f"{here}: 'area' should be at least 0, found {shown(area)}")
+        if not 0 <= area <= MAX_PIXELS:
+            raise ValueError(f"{here}: 'area' should be a number of pixels, found {shown(area)}")
         areas[segment] = area
         if is_crowd:
             crowd.add(segment)
     return Listed(where, classes, frozenset(crowd), areas)
 
 
-def read_overlap(truth: Listed, truth_png: pathlib.Path, prediction: Listed, prediction_png: pathlib.Path) -> Overlap:
-    """One frame. ValueError naming the file if a PNG is no RGB map, sizes differ, or JSON and PNG of the prediction
-    have different segments."""
+def read_overlaps(frames: Iterable[tuple[Listed, pathlib.Path, Listed, pathlib.Path]]) -> Iterator[Overlap]:
+    """Frames, each given as the listed segments and the PNG of the truth and of the prediction.
+
+    Raises:
+      ValueError: a PNG is no RGB map, sizes differ, or JSON and PNG of the prediction have different segments; names
+        the file.
+    """
+    return read_ahead(_read_overlap, frames)
+
+
+def _read_overlap(frame: tuple[Listed, pathlib.Path, Listed, pathlib.Path]) -> Overlap:
+    truth, truth_png, prediction, prediction_png = frame
     true_segments = Segments(read_rgb_values(truth_png), truth.classes, truth.crowd, truth.areas)
     predicted_segments = Segments(read_rgb_values(prediction_png), prediction.classes)
     try:

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from input_pipeline.workspace import get, join, load_json
 from tarvis_jax.evaluation.benchmarks import video_panoptic
-from tarvis_jax.evaluation.benchmarks.files import field, file_name, read_json
 from tarvis_jax.evaluation.benchmarks.video_panoptic import Categories, Listed
 from tarvis_jax.evaluation.metrics.panoptic import Overlap
 from tarvis_jax.evaluation.metrics.stq import VOID_CLASS, SegmentationTrackingQuality
@@ -45,8 +45,7 @@ def evaluate(results: pathlib.Path, gt: pathlib.Path) -> dict[str, Any]:
     for video in files.videos():
         true_numbers, predicted_numbers = _numbers(video.truth), _numbers(video.prediction)
         overlaps = []
-        for truth, true_png, prediction, predicted_png in video.frames():
-            overlap = video_panoptic.read_overlap(truth, true_png, prediction, predicted_png)
+        for overlap in video_panoptic.read_overlaps(video.frames()):
             _add_to(tracking, overlap, true_numbers, predicted_numbers)
             overlaps.append(overlap)
         scores.add_video(overlaps, f"{files.true_json}: video {video.id}")
@@ -94,7 +93,7 @@ class VipsegFiles:
         self.true_json = gt if gt.is_file() else gt / GT_JSON
         self.predicted_json = results / "pred.json"
         self._true_folder, self._predicted_folder = self.true_json.parent / "panomasksRGB", results / "pan_pred"
-        self._truth, prediction = read_json(self.true_json), read_json(self.predicted_json)
+        self._truth, prediction = load_json(self.true_json), load_json(self.predicted_json)
         self.categories: Categories = video_panoptic.read_categories(self._truth, self.true_json)
         if max(self.categories) >= NUM_CLASSES:
             raise ValueError(f"{self.true_json}: category {max(self.categories)}; expected 0..{NUM_CLASSES - 1}")
@@ -104,22 +103,22 @@ class VipsegFiles:
     def videos(self) -> Iterator[Video]:
         """The videos of the ground truth. ValueError naming the record that is not as it should be."""
         seen = set()
-        for index, record in enumerate(field(self._truth, "videos", list, str(self.true_json))):
+        for index, record in enumerate(get(self._truth, "videos", list, str(self.true_json))):
             where = f"{self.true_json}: videos[{index}]"
-            video_id = file_name(record, "video_id", where)
+            video_id = get(record, "video_id", str, where)
             if video_id in seen:
                 raise ValueError(f"{where}: a second video {video_id}")
             seen.add(video_id)
-            images = field(record, "images", list, where)
-            names = [file_name(image, "file_name", f"{where}: images[{i}]") for i, image in enumerate(images)]
+            images = get(record, "images", list, where)
+            names = [get(image, "file_name", str, f"{where}: images[{i}]") for i, image in enumerate(images)]
             if not names:
                 raise ValueError(f"{where}: video {video_id} has no images")
             yield Video(
                 video_id,
                 self._listed(self._annotations, self.true_json, video_id, names, is_truth=True),
-                [self._true_folder / video_id / name for name in names],
+                [join(self._true_folder, f"{video_id}/{name}", where) for name in names],
                 self._listed(self._guesses, self.predicted_json, video_id, names, is_truth=False),
-                [self._predicted_folder / video_id / name for name in names],
+                [join(self._predicted_folder, f"{video_id}/{name}", where) for name in names],
             )
         if not seen:
             raise ValueError(f"{self.true_json}: 'videos' is empty")
@@ -141,12 +140,12 @@ class VipsegFiles:
 def _by_video(content: Any, path: pathlib.Path) -> dict[str, list[Any]]:
     """Video id -> its frames."""
     videos: dict[str, list[Any]] = {}
-    for index, record in enumerate(field(content, "annotations", list, str(path))):
+    for index, record in enumerate(get(content, "annotations", list, str(path))):
         where = f"{path}: annotations[{index}]"
-        video_id = field(record, "video_id", str, where)
+        video_id = get(record, "video_id", str, where)
         if video_id in videos:
             raise ValueError(f"{where}: a second annotation of video {shown(video_id)}")
-        videos[video_id] = field(record, "annotations", list, where)
+        videos[video_id] = get(record, "annotations", list, where)
     return videos
 
 

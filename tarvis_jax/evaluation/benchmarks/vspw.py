@@ -10,13 +10,15 @@ Either both sides are as VSPW has them,
 category at each pixel is taken, and no class where no segment is listed.
 """
 
+import collections
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from tarvis_jax.evaluation.benchmarks.files import png_files, read_class_values, read_rgb_values
+from input_pipeline.workspace import join, load_text
+from tarvis_jax.evaluation.benchmarks.files import paired_frames, read_ahead, read_class_values, read_rgb_values
 from tarvis_jax.evaluation.benchmarks.video_panoptic import Listed
 from tarvis_jax.evaluation.benchmarks.vipseg import GT_JSON, NUM_CLASSES, VipsegFiles
 from tarvis_jax.evaluation.metrics.video_semantic import NO_CLASS, VideoSemanticQuality
@@ -52,32 +54,20 @@ def evaluate(results: pathlib.Path, gt: pathlib.Path) -> dict[str, Any]:
 
 
 def _vspw_videos(results: pathlib.Path, gt: pathlib.Path) -> Iterator[tuple[str, Iterator[_Frame]]]:
-    names = _video_names(gt / "val.txt")
-    for name in names:
-        true_files, predicted_files = png_files(gt / "data" / name / "mask"), png_files(results / name)
-        if [file.name for file in true_files] != [file.name for file in predicted_files]:
-            differing = sorted({file.name for file in true_files} ^ {file.name for file in predicted_files})
-            raise ValueError(
-                f"{results / name}: expected {len(true_files)} frames as in the ground truth, found "
-                f"{len(predicted_files)}; in one of them only: {', '.join(differing[:3])}"
-            )
-        yield (
-            name,
-            (
-                (_true_classes(true_file), read_class_values(predicted_file), predicted_file)
-                for true_file, predicted_file in zip(true_files, predicted_files, strict=True)
-            ),
-        )
+    for name in _video_names(gt / "val.txt"):
+        masks = join(gt / "data", name, str(gt)) / "mask"
+        yield name, read_ahead(_read_vspw, paired_frames(masks, join(results, name, str(gt))))
+
+
+def _read_vspw(files: tuple[pathlib.Path, pathlib.Path]) -> _Frame:
+    true_file, predicted_file = files
+    return _true_classes(true_file), read_class_values(predicted_file), predicted_file
 
 
 def _video_names(path: pathlib.Path) -> list[str]:
-    try:
-        names = path.read_text().split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: expected the names of the videos, one per line ({error})") from None
-    for name in names:
-        if names.count(name) > 1 or "/" in name or "\\" in name or name in (".", ".."):
-            raise ValueError(f"{path}: {name!r} is listed twice or is no name of a folder")
+    names = load_text(path).split()
+    if twice := [name for name, count in collections.Counter(names).items() if count > 1]:
+        raise ValueError(f"{path}: video {twice[0]!r} is listed twice")
     if not names:
         raise ValueError(f"{path}: has no videos")
     return names
@@ -92,13 +82,12 @@ def _true_classes(path: pathlib.Path) -> np.ndarray:
 
 def _vipseg_videos(results: pathlib.Path, gt: pathlib.Path) -> Iterator[tuple[str, Iterator[_Frame]]]:
     for video in VipsegFiles(results, gt).videos():
-        yield (
-            video.id,
-            (
-                (_classes(truth, true_png), _classes(prediction, predicted_png, is_result=True), predicted_png)
-                for truth, true_png, prediction, predicted_png in video.frames()
-            ),
-        )
+        yield video.id, read_ahead(_read_vipseg, video.frames())
+
+
+def _read_vipseg(frame: tuple[Listed, pathlib.Path, Listed, pathlib.Path]) -> _Frame:
+    truth, true_png, prediction, predicted_png = frame
+    return _classes(truth, true_png), _classes(prediction, predicted_png, is_result=True), predicted_png
 
 
 def _classes(listed: Listed, path: pathlib.Path, *, is_result: bool = False) -> np.ndarray:

@@ -13,13 +13,13 @@ pixels, and a crowd track is compared like any other. What surprises in the offi
 import collections
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as coco_mask
 
-from tarvis_jax.masks.rle import Rle
+from tarvis_jax.masks import intervals
+from tarvis_jax.masks.intervals import Intervals
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)
@@ -36,37 +36,36 @@ class TrueTrack:
 
     Attributes:
       id, category: as in the annotation file.
-      segmentations: one RLE or None per frame.
-      areas: pixels or None per frame, as the annotation file has them (they need not be those of the RLEs).
+      area: mean of the areas that the annotation file has for the frames in which the track has pixels.
       is_crowd: whether it counts neither as found nor as missed.
       occlusion: 0..1, see `occlusion_score`; 0 for datasets without it.
     """
 
     id: int
     category: int
-    segmentations: Sequence[Rle | None]
-    areas: Sequence[float | None]
+    area: float
     is_crowd: bool = False
     occlusion: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class DetectedTrack:
-    """One predicted track: its category, its score and one RLE or None per frame."""
+    """One predicted track; `area` is the mean over the frames in which it has pixels."""
 
     category: int
     score: float
-    segmentations: Sequence[Rle | None]
+    area: float
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoTracks:
-    """All tracks of one video, both kinds in the order of their files."""
+    """All tracks of one video, both kinds in the order of their files, and the pixels of each."""
 
     id: int
-    num_frames: int
     truths: Sequence[TrueTrack]
     detections: Sequence[DetectedTrack]
+    true_pixels: Intervals
+    found_pixels: Intervals
 
 
 @dataclasses.dataclass
@@ -156,57 +155,65 @@ def evaluate_ap_by_category(
       ground_truth: `videos`, `categories`, `annotations` (`segmentations` per frame: RLE or null; `areas`; `iscrowd`).
       predictions: list of {video_id, category_id, score, segmentations (RLE or null per frame)}.
     """
-    truths, detections = collections.defaultdict(list), collections.defaultdict(list)
-    for entry in ground_truth["annotations"]:
-        track = TrueTrack(
-            entry["id"], entry["category_id"], entry["segmentations"], entry["areas"], bool(entry["iscrowd"])
-        )
-        truths[entry["video_id"]].append(track)
-    for entry in predictions:
-        track = DetectedTrack(entry["category_id"], entry["score"], entry["segmentations"])
-        detections[entry["video_id"]].append(track)
-    videos = (
-        VideoTracks(video["id"], len(video["file_names"]), truths[video["id"]], detections[video["id"]])
-        for video in sorted(ground_truth["videos"], key=lambda video: video["id"])
-    )
-    scores = score_tracks(videos, [c["id"] for c in ground_truth["categories"]], with_occlusion=False)
+    groups = [collections.defaultdict(list), collections.defaultdict(list)]
+    for group, entries in zip(groups, (ground_truth["annotations"], predictions), strict=True):
+        for entry in entries:
+            group[entry["video_id"]].append(entry)
+
+    def read() -> Iterator[VideoTracks]:
+        for video in sorted(ground_truth["videos"], key=lambda video: video["id"]):
+            entries = [group[video["id"]] for group in groups]
+            pixels, areas = zip(
+                *(
+                    track_pixels([entry["segmentations"] for entry in each], video["height"], video["width"], str)
+                    for each in entries
+                ),
+                strict=True,
+            )
+            yield VideoTracks(
+                video["id"],
+                [
+                    TrueTrack(entry["id"], entry["category_id"], mean_area(entry["areas"]), bool(entry["iscrowd"]))
+                    for entry in entries[0]
+                ],
+                [
+                    DetectedTrack(entry["category_id"], entry["score"], area)
+                    for entry, area in zip(entries[1], areas[1], strict=True)
+                ],
+                *pixels,
+            )
+
+    scores = score_tracks(read(), [c["id"] for c in ground_truth["categories"]], with_occlusion=False)
     return scores.summary, scores.per_category
 
 
-@dataclasses.dataclass(frozen=True)
-class FrameOverlaps:
-    """The masks of one frame: the index of each one's track, its pixels, and IoU float64 [D, G]."""
+def track_pixels(
+    tracks: Sequence[Sequence[Any]], height: int, width: int, where: Callable[[tuple[int, int]], str]
+) -> tuple[Intervals, list[float]]:
+    """The pixels of whole tracks, and the mean area of each over the frames in which it has pixels.
 
-    detections: np.ndarray
-    truths: np.ndarray
-    detection_areas: np.ndarray
-    truth_areas: np.ndarray
-    ious: np.ndarray
-
-
-def frame_overlaps(detections: Sequence[tuple[int, Rle]], truths: Sequence[tuple[int, Rle]]) -> FrameOverlaps:
-    """Compares the masks (index of the track, RLE) of one frame; the IoU of two empty masks is 0."""
-    masks = [[mask for _, mask in each] for each in (detections, truths)]
-    areas = [coco_mask.area(each).astype(np.float64) if each else np.zeros(0) for each in masks]
-    ious = (
-        coco_mask.iou(*masks, [0] * len(truths)) if detections and truths else np.zeros((len(detections), len(truths)))
+    Args:
+      tracks: per track and frame an RLE, or something false for none.
+      height, width: of the frames.
+      where: (track, frame) -> place of the mask, for errors.
+    Raises:
+      ValueError: a mask is not as it should be.
+    """
+    places = [(i, t) for i, track in enumerate(tracks) for t, mask in enumerate(track) if mask]
+    masks = intervals.from_segmentations(
+        [tracks[i][t] for i, t in places], height, width, lambda number: where(places[number])
     )
-    index = [np.asarray([track for track, _ in each], np.int64) for each in (detections, truths)]
-    return FrameOverlaps(*index, *areas, ious)
+    numbers, frames = np.asarray(places, np.int64).reshape(-1, 2).T
+    areas = masks.areas()
+    totals = np.bincount(numbers, areas, len(tracks))
+    shown = np.bincount(numbers, areas > 0, len(tracks))
+    return masks.joined(frames, numbers, len(tracks), height * width), (totals / np.maximum(shown, 1)).tolist()
 
 
-def track_iou(frames: Iterable[FrameOverlaps], num_detections: int, num_truths: int) -> np.ndarray:
-    """IoU over whole tracks, float64 [D, G]: intersections over unions, each summed over frames; 0 for empty tracks."""
-    intersection = np.zeros((num_detections, num_truths))
-    detection_areas, truth_areas = np.zeros(num_detections), np.zeros(num_truths)
-    for frame in frames:
-        detection_areas[frame.detections] += frame.detection_areas
-        truth_areas[frame.truths] += frame.truth_areas
-        # iou = i / (a + b - i), and i is a whole number.
-        total = frame.detection_areas[:, None] + frame.truth_areas[None, :]
-        intersection[np.ix_(frame.detections, frame.truths)] += np.round(frame.ious * total / (1 + frame.ious))
-    union = detection_areas[:, None] + truth_areas[None, :] - intersection
-    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+def mean_area(areas: Sequence[float | None]) -> float:
+    """Mean over the frames in which there are pixels; 0 where there are none."""
+    shown = [area for area in areas if area]
+    return float(np.mean(shown)) if shown else 0.0
 
 
 def occlusion_score(labels: Iterable[str | None]) -> float:
@@ -284,37 +291,26 @@ def precision_and_recall(
 
 def _cells_of(video: VideoTracks) -> Iterator[tuple[int, _Cell]]:
     """The categories of which the video has tracks."""
-    for category in sorted({track.category for track in (*video.truths, *video.detections)}):
-        truths = [track for track in video.truths if track.category == category]
-        found = [track for track in video.detections if track.category == category]
-        scores = np.asarray([track.score for track in found], np.float64)
-        best = np.argsort(-scores, kind="stable")[:MAX_DETECTIONS]
-        tracks = [[found[i].segmentations for i in best], [track.segmentations for track in truths]]
-        frames = [
-            frame_overlaps(*([(i, track[t]) for i, track in enumerate(each) if track[t]] for each in tracks))
-            for t in range(video.num_frames)
-        ]
+    true_categories = np.asarray([track.category for track in video.truths], object)
+    found_categories = np.asarray([track.category for track in video.detections], object)
+    scores = np.asarray([track.score for track in video.detections], np.float64)
+    for category in sorted({*true_categories, *found_categories}):
+        index = np.flatnonzero(true_categories == category)
+        found = np.flatnonzero(found_categories == category)
+        best = found[np.argsort(-scores[found], kind="stable")[:MAX_DETECTIONS]]
+        truths = [video.truths[i] for i in index]
         yield (
             category,
             _Cell(
                 scores[best],
-                _mean_areas(frames, len(best)),
-                track_iou(frames, len(best), len(truths)),
+                np.asarray([video.detections[i].area for i in best]),
+                intervals.union_iou(video.found_pixels.take(best), video.true_pixels.take(index)),
                 np.asarray([track.id != 0 for track in truths], bool),
-                np.asarray([_mean_area(track.areas) for track in truths]),
+                np.asarray([track.area for track in truths]),
                 np.asarray([track.occlusion for track in truths]),
                 np.asarray([track.is_crowd for track in truths], bool),
             ),
         )
-
-
-def _mean_areas(frames: Sequence[FrameOverlaps], num_detections: int) -> np.ndarray:
-    """Mean area of each detection over the frames in which it has pixels; 0 where there are none."""
-    areas, counts = np.zeros(num_detections), np.zeros(num_detections)
-    for frame in frames:
-        areas[frame.detections] += frame.detection_areas
-        counts[frame.detections] += frame.detection_areas > 0
-    return areas / np.maximum(counts, 1)
 
 
 def _score_categories(cells, area_limits, occlusion_limits) -> dict[int, _CategoryScores]:
@@ -363,8 +359,3 @@ def _mean_precision(by_category: Mapping[int, _CategoryScores], level: int | Non
 
 def _mean_recall(by_category: Mapping[int, _CategoryScores], limit: int = MAX_DETECTIONS) -> float:
     return float(np.mean([scores.recall[limit] for scores in by_category.values()])) if by_category else -1.0
-
-
-def _mean_area(areas: Sequence[float | None]) -> float:
-    shown = [area for area in areas if area]
-    return float(np.mean(shown)) if shown else 0.0

@@ -8,7 +8,6 @@ combined by adding up their counts.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 ALPHAS = np.arange(0.05, 0.99, 0.05)
 _EPSILON = np.finfo(float).eps
@@ -35,6 +34,10 @@ class Hota:
         """
         num_truths = max((int(truths.max()) + 1 for truths, _, _ in frames if len(truths)), default=0)
         num_predictions = max((int(found.max()) + 1 for _, found, _ in frames if len(found)), default=0)
+        if num_truths == 0 or num_predictions == 0:
+            self.false_negatives += sum(len(truths) for truths, _, _ in frames)
+            self.false_positives += sum(len(found) for _, found, _ in frames)
+            return
         truth_counts, found_counts = np.zeros((num_truths, 1)), np.zeros((1, num_predictions))
         potential = np.zeros((num_truths, num_predictions))
         for truths, found, iou in frames:
@@ -51,7 +54,7 @@ class Hota:
         for truths, found, iou in frames:
             num_matches = np.zeros(len(ALPHAS), np.int64)
             if iou.size:
-                rows, columns = linear_sum_assignment(-(alignment[np.ix_(truths, found)] * iou))
+                rows, columns = _assign(alignment[np.ix_(truths, found)] * iou)
                 similarity = iou[rows, columns]
                 is_matched = similarity >= ALPHAS[:, None] - _EPSILON  # [19, pairs]
                 matches[:, truths[rows], found[columns]] += is_matched
@@ -82,3 +85,16 @@ class Hota:
             "AssPr": self._precision / np.maximum(1, found),
             "LocA": np.maximum(1e-10, self._iou) / np.maximum(1e-10, found),
         }
+
+
+def _assign(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the pairs whose sum of scores [G, P] is largest; pairs with score 0 may be left out."""
+    for table, is_turned in ((scores, False), (scores.T, True)):
+        best = table.max(axis=1)
+        rows, columns = np.nonzero((table == best[:, None]) & (table > 0))
+        # Where every row has one best column, and each another one, nothing can be better.
+        if len(np.unique(rows)) == len(rows) and len(np.unique(columns)) == len(columns):
+            return (columns, rows) if is_turned else (rows, columns)
+    from scipy.optimize import linear_sum_assignment  # half a second, and seldom needed
+
+    return linear_sum_assignment(-scores)

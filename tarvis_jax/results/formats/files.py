@@ -23,11 +23,12 @@ def whole_folder(output: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder to write to, which becomes `output` if all goes well and is removed if not.
 
     Raises:
-      ValueError: `output` is there and has a file that the new folder has not, which would be lost.
+      ValueError: `output` is there and has a file that the new folder has not, which would be lost; or is no folder.
     """
     output = pathlib.Path(output)
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"{output}: expected a folder for result files, found a file")
+    if output.name in ("", "..") or (output.exists() and not output.is_dir()):
+        found = "a file" if output.is_file() else "no name of its own"
+        raise ValueError(f"{output}: expected a folder for result files, found {found}")
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)

@@ -2,6 +2,8 @@
 
 Ids are 1..999, since the metric makes class x 1000 + id of them; 0 is stuff. If a sequence has a track with a higher
 id, its tracks are numbered anew.
+
+Differs from the reference: it writes any id, and the metric then takes a high one for another class.
 """
 
 import pathlib

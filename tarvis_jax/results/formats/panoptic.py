@@ -74,6 +74,9 @@ def segment_maps(
     The id is R + 256 G + 65536 B = 256 x track + class + 1, with track 0 for stuff, so that it is the same in all
     frames of a video. Pixels of a thing class without a track, and void, have id 0, which is no segment (as in the
     reference).
+
+    Differs from the reference: it draws the ids from colors of the classes, at random where a class has several
+    objects.
     """
     things = np.isin(np.arange(VOID + 1), options.thing_classes)
     for classes, ids in maps(result, options, _MAX_SEGMENT_TRACK, where):

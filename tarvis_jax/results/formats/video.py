@@ -1,6 +1,7 @@
 """What all formats of result files share: a video whose result is read when it is its turn, and the options."""
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 
@@ -94,6 +95,8 @@ def check(result: VideoResult, where: str) -> None:
             raise ValueError(
                 f"{where}, track {track.id!r}: {len(track.segmentations)} masks for {result.num_frames} frames"
             )
+        if not math.isfinite(track.score):
+            raise ValueError(f"{where}, track {track.id!r}: expected a finite score, found {track.score}")
         for frame, encoded in enumerate(track.segmentations):
             if encoded is not None and list(encoded["size"]) != size:
                 raise ValueError(

@@ -3,6 +3,9 @@
 A prediction has `video_id`, `category_id` (1..K), `score` and `segmentations`: per frame of the video a compressed RLE,
 or null where the object has no pixel. Predictions of one class do not overlap: the one with the higher score keeps the
 pixel. Tracks with class logits compete with each of their classes, as in the reference; other tracks have one class.
+
+Differs from the reference: for YouTube-VIS it leaves frames without the object out of `segmentations`, so that the
+masks after such a frame stand for earlier frames. Here, as in its files for OVIS, these frames are null.
 """
 
 import pathlib

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import weakref
 import zipfile
 
@@ -151,6 +152,9 @@ def test_other_files_are_not_lost(tmp_path):
     with pytest.raises(ValueError, match=r"out: the folder has 1 files that are none of these results, such as thesis"):
         formats.module("davis2017").write(tmp_path / "out", [cases.objects("cat")])
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "thesis.txt"]
+    for wrong in (tmp_path / "out" / "thesis.txt", pathlib.Path(), tmp_path / ".."):
+        with pytest.raises(ValueError, match="expected a folder for result files"):
+            formats.module("davis2017").write(wrong, [cases.objects("cat")])
 
 
 @pytest.mark.parametrize("name", formats.FORMATS)
@@ -182,7 +186,13 @@ def test_names_stay_inside(name, tmp_path):
     assert not list((tmp_path / "new").iterdir())
 
 
+def _score(result, score):
+    tracks = [dataclasses.replace(result.tracks[0], score=score), *result.tracks[1:]]
+    return dataclasses.replace(result, tracks=tracks)
+
+
 CHECKS = {
+    "score": (lambda r: _score(r, float("nan")), "expected a finite score, found nan"),
     "frame count": (lambda r: dataclasses.replace(r, num_frames=3), "6 masks for 3 frames"),
     "two ids": (lambda r: dataclasses.replace(r, tracks=r.tracks + r.tracks[:1]), "two tracks have the id 1"),
     "size": (lambda r: dataclasses.replace(r, size=(24, 41)), r"a mask of \[24, 40\], expected \[24, 41\]"),
