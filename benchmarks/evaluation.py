@@ -3,8 +3,9 @@
     python -m benchmarks.evaluation ytvis --toolkit ~/cocoapi --case ../shared/metrics/ytvis
     python -m benchmarks.evaluation davis2017 --toolkit ~/davis2017-evaluation --videos 50 --size 480 854
 
-The toolkits are checkouts of youtubevos/cocoapi (ytvis), qjy981010/cocoapi (ovis), davis2017-evaluation (davis2017) and
-TrackEval (burst). They are run as they are, each in a process of its own, with what is needed to run them with
+The toolkits are checkouts of youtubevos/cocoapi (ytvis), qjy981010/cocoapi (ovis), davis2017-evaluation (davis2017),
+TrackEval (burst), the original TarViS (kitti_step, with TensorFlow), mcahny/vps (cityscapes_vps) and VIPSeg-Dataset
+(vipseg). They are run as they are, each in a process of its own, with what is needed to run them with
 today's numpy: names that numpy has removed, and pip's pycocotools in place of their compiled copy.
 """
 
@@ -20,12 +21,13 @@ import sys
 import tempfile
 import time
 import types
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from tarvis_jax.evaluation.benchmarks import benchmark
-from tests.evaluation import cases
+from tests.evaluation import cases, panoptic_cases
 
 _TRACK_NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 _OCCLUSIONS = ["occ_light", "occ_medium", "occ_heavy"]
@@ -34,6 +36,9 @@ _WRITERS = {
     "ovis": lambda *args, **kw: cases.write_tracks(*args, with_occlusion=True, **kw),
     "davis2017": cases.write_davis,
     "burst": cases.write_burst,
+    "kitti_step": panoptic_cases.write_kitti_step,
+    "cityscapes_vps": panoptic_cases.write_cityscapes_vps,
+    "vipseg": panoptic_cases.write_vipseg,
 }
 
 
@@ -257,11 +262,103 @@ def _official_burst(toolkit: pathlib.Path, case: pathlib.Path) -> dict[str, Any]
     return {"expected": totals, "per_class": per_class}
 
 
+def _official_kitti_step(toolkit: pathlib.Path, case: pathlib.Path) -> dict[str, Any]:
+    sys.path.insert(0, str(toolkit))
+    main = importlib.import_module("eval.kitti_step.main")
+    main.VAL_SEQUENCE_NAMES = sorted(each.name for each in (case / "gt").iterdir())  # it has those of the real data
+    with _results_of(main.STQuality, "result") as found, _linked(case / "pred") as results:
+        main.main(types.SimpleNamespace(pred=str(results), gt=str(case / "gt")))
+    return _stq(*found[0], main.VAL_SEQUENCE_NAMES, "per_sequence")
+
+
+def _official_cityscapes_vps(toolkit: pathlib.Path, case: pathlib.Path) -> dict[str, Any]:
+    sys.path.insert(0, str(toolkit / "tools"))
+    main = importlib.import_module("eval_vpq")
+    # Today's numpy makes no array of records of several kinds.
+    np.array_split = lambda items, parts: [items[i * len(items) // parts :][:6] for i in range(parts)]
+    with _results_of(main.PQStat, "pq_average") as found, _linked(case / "pred") as results:
+        json_file = case / "gt/panpotic_gt_val_city_vps.json"
+        sys.argv = ["", "--submit_dir", str(results), "--truth_dir", str(case / "gt/panoptic_video")]
+        sys.argv += ["--pan_gt_json_file", str(json_file)]
+        main.main()
+    return {"per_window_frames": _vpq(found, (1, 2, 3, 4))}
+
+
+def _official_vipseg(toolkit: pathlib.Path, case: pathlib.Path) -> dict[str, Any]:
+    sys.path.insert(0, str(toolkit / "ClipPanoFCN"))
+    vpq, stq = importlib.import_module("eval_vpq_vspw"), importlib.import_module("eval_stq_vspw")
+    json_file = case / "gt/panoptic_gt_VIPSeg_val.json"
+    with _linked(case / "pred") as results:
+        arguments = ["", "-i", str(results), "--truth_dir", str(case / "gt/panomasksRGB")]
+        arguments += ["--pan_gt_json_file", str(json_file)]
+        with _results_of(vpq.PQStat, "pq_average") as found:
+            sys.argv = [*arguments, "--num_processes", str(os.cpu_count())]
+            vpq.main()
+        with _results_of(stq.numpy_stq.STQuality, "result") as tracking:
+            sys.argv = arguments
+            stq.main()
+    names = [video["video_id"] for video in json.loads(json_file.read_text())["videos"]]
+    return {"vpq_per_window_frames": _vpq(found, (1, 2, 4, 6, 8))} | _stq(*tracking[0], names, "stq_per_sequence")
+
+
+@contextlib.contextmanager
+def _results_of(owner: type, method: str) -> Iterator[list[tuple[Any, Any]]]:
+    """(object, what it returned) of each call of a method, as the scripts print their numbers rounded."""
+    found, original = [], getattr(owner, method)
+
+    def wrapped(self, *args, **kwargs):
+        found.append((self, original(self, *args, **kwargs)))
+        return found[-1][1]
+
+    setattr(owner, method, wrapped)
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield found
+
+
+@contextlib.contextmanager
+def _linked(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The same files in a folder that the scripts may write into."""
+    with tempfile.TemporaryDirectory() as root:
+        results = pathlib.Path(root) / "results"
+        results.mkdir()
+        for each in folder.iterdir():
+            (results / each.name).symlink_to(each.absolute())
+        yield results
+
+
+def _vpq(found: list, windows: tuple[int, ...]) -> dict[str, Any]:
+    """From the three means of each window: all classes, things, stuff."""
+    result = {}
+    for index, window in enumerate(windows):
+        means = found[3 * index : 3 * index + 3]
+        table: dict[str, Any] = {"per_class": {}}
+        for name, (_, (mean, _)) in zip(("all", "thing", "stuff"), means, strict=True):
+            table |= {name: 100 * mean["pq"], f"n_classes_{name}": mean["n"]}
+        for label, row in means[0][1][1].items():
+            if row["tp"] + row["fp"] + row["fn"]:
+                table["per_class"][str(label)] = {key: float(row[key]) for key in ("iou", "tp", "fp", "fn")}
+        result[str(window)] = table
+    return result
+
+
+def _stq(metric: Any, result: dict[str, Any], names: list[str], key: str) -> dict[str, Any]:
+    per_sequence = {}
+    for index, (name, tubes) in enumerate(zip(names, metric._ground_truth.values(), strict=True)):
+        row = {"STQ": "STQ_per_seq", "AQ": "AQ_per_seq", "SQ": "IoU_per_seq", "frames": "Length_per_seq"}
+        per_sequence[name] = {mine: float(result[theirs][index]) for mine, theirs in row.items()}
+        per_sequence[name]["num_gt_tubes"] = len(tubes)
+    totals = {mine: float(result[theirs]) for mine, theirs in (("STQ", "STQ"), ("AQ", "AQ"), ("SQ", "IoU"))}
+    return {"expected": totals, key: per_sequence}
+
+
 _OFFICIAL = {
     "ytvis": lambda toolkit, case: _official_tracks(toolkit, case, "ytvos", "YTVOS"),
     "ovis": lambda toolkit, case: _official_tracks(toolkit, case, "ovis", "OVIS"),
     "davis2017": _official_davis,
     "burst": _official_burst,
+    "kitti_step": _official_kitti_step,
+    "cityscapes_vps": _official_cityscapes_vps,
+    "vipseg": _official_vipseg,
 }
 
 if __name__ == "__main__":

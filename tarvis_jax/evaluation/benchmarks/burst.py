@@ -199,52 +199,73 @@ def _add_sequence(classes: dict[int, _ClassScores], sequence: _Sequence, true: _
     true_classes = set(true.categories.tolist())
     evaluated = np.unique(true.frames)
     for category in sorted(true_classes | set(found.categories.tolist())):
-        truths = true.take(np.flatnonzero(true.categories == category))
-        predictions = found.take(np.flatnonzero(found.categories == category))
-        (true_numbers, num_truths), (found_numbers, num_found) = _numbered(truths.tracks), _numbered(predictions.tracks)
-        frames = []
-        for frame in evaluated:
-            shown, guessed = (np.flatnonzero(each.frames == frame) for each in (truths, predictions))
-            iou = _box_iou(truths.boxes[shown], predictions.boxes[guessed])
-            frames.append((true_numbers[shown], found_numbers[guessed], iou))
+        truths, predictions = _tracks_of(true, category), _tracks_of(found, category)
         target = classes[category]
-        target.hota.add_video(frames)
-        target.num_truths += num_truths
+        (true_shown, true_boxes), (found_shown, found_boxes) = (
+            _by_frame(masks, tracks, evaluated) for masks, tracks in ((true, truths), (found, predictions))
+        )
+        target.hota.add_video(true_shown, found_shown, _box_iou(true_boxes, found_boxes))
+        target.num_truths += truths.count
         if category not in true_classes | sequence.searched:
             continue  # no track of it counts for AP
-        in_time = np.argsort(predictions.frames, kind="stable")
         scores = np.asarray(
-            [np.mean(predictions.scores[in_time][found_numbers[in_time] == number]) for number in range(num_found)]
+            [np.mean(found.scores[predictions.index[predictions.numbers == i]]) for i in range(predictions.count)]
         )
         order = np.argsort(-scores, kind="stable")
         num_pixels = sequence.size[0] * sequence.size[1]
-        tracks = [
-            each.pixels.take(by_track).joined(each.frames[by_track], numbers[by_track], count, num_pixels)
-            for each, numbers, count in ((predictions, found_numbers, num_found), (truths, true_numbers, num_truths))
-            for by_track in [np.lexsort((each.frames, numbers))]
+        pixels = [
+            masks.pixels.take(tracks.index).joined(masks.frames[tracks.index], tracks.numbers, tracks.count, num_pixels)
+            for masks, tracks in ((found, predictions), (true, truths))
         ]
-        no_truth = np.zeros(num_truths, bool)
-        ious = intervals.union_iou(*tracks)[order]
+        no_truth = np.zeros(truths.count, bool)
+        ious = intervals.union_iou(*pixels)[order]
         matched = ap.match_tracks(ious, IOU_THRESHOLDS, no_truth, no_truth, tolerance=np.finfo(float).eps)
         target.scores.append(scores[order])
         target.is_matched.append(matched >= 0)
         target.is_ignored.append((matched < 0) & (category in sequence.not_exhaustive))
 
 
-def _numbered(ids: np.ndarray) -> tuple[np.ndarray, int]:
-    """Numbers 0, 1, ... of ids in the order in which they first appear, and how many there are."""
-    _, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse], len(first)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Tracks:
+    """The tracks of one class: numbers of the masks [n], ordered by track and then by frame, and the track of each.
+
+    Tracks are numbered in the order in which they appear in the file.
+    """
+
+    index: np.ndarray
+    numbers: np.ndarray
+    count: int
+
+
+def _tracks_of(masks: _Masks, category: int) -> _Tracks:
+    index = np.flatnonzero(masks.categories == category)
+    _, first, inverse = np.unique(masks.tracks[index], return_index=True, return_inverse=True)
+    numbers = np.argsort(np.argsort(first))[inverse]
+    order = np.lexsort((masks.frames[index], numbers))
+    return _Tracks(index[order], numbers[order], len(first))
+
+
+def _by_frame(masks: _Masks, tracks: _Tracks, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which tracks have a mask in each of some frames, bool [T, n], and the boxes, float [T, n, 4], zeros for none."""
+    place = np.searchsorted(frames, masks.frames[tracks.index])
+    is_there = np.append(frames, -1)[place] == masks.frames[tracks.index]
+    where = place[is_there], tracks.numbers[is_there]
+    shown = np.zeros((len(frames), tracks.count), bool)
+    boxes = np.zeros((len(frames), tracks.count, 4))
+    shown[where], boxes[where] = True, masks.boxes[tracks.index[is_there]]
+    return shown, boxes
 
 
 def _box_iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Of boxes [n, 4] and [m, 4] (left, top, width, height): [n, m]; 0 for those without pixels."""
-    if not len(one) or not len(other):
-        return np.zeros((len(one), len(other)))
-    low = np.maximum(one[:, None, :2], other[None, :, :2])
-    high = np.minimum(one[:, None, :2] + one[:, None, 2:], other[None, :, :2] + other[None, :, 2:])
-    shared = np.maximum(high - low, 0).prod(axis=2)
-    union = one[:, None, 2:].prod(axis=2) + other[None, :, 2:].prod(axis=2) - shared
+    """Of boxes [T, n, 4] and [T, m, 4] (left, top, width, height): [T, n, m]; 0 for those without pixels."""
+    one, other = one[:, :, None], other[:, None]
+    width, height = (
+        np.minimum(one[..., i] + one[..., i + 2], other[..., i] + other[..., i + 2])
+        - np.maximum(one[..., i], other[..., i])
+        for i in (0, 1)
+    )
+    shared = np.maximum(width, 0) * np.maximum(height, 0)
+    union = one[..., 2] * one[..., 3] + other[..., 2] * other[..., 3] - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
