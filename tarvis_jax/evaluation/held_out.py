@@ -107,7 +107,7 @@ def evaluate_predictor(
       folder: of the evaluation, which all processes see.
       weights: their fingerprint (`segment.fingerprint`).
       names: of the datasets to score; (): all.
-      table: file for the scores in percent; None: none.
+      table: file for the scores in percent, which are then also shown; None: none.
       interruption: what may cut the evaluation short; None: nothing.
 
     Raises:
@@ -172,7 +172,7 @@ def evaluate_predictor(
                 main, score = next(iter(found.summary.items()))
                 logging.info("evaluated %d videos of %s: %s %.1f %%", len(each.truth), name, main, 100 * score)
             write()
-    if is_main and not interruption.has_been_asked():
+    if is_main and table is not None and not interruption.has_been_asked():
         logging.info("scores on held-out videos, in percent\n%s", format_table(scores, skipped))
     return scores
 

@@ -219,7 +219,7 @@ def told_by_first(value: bool) -> bool:
     """The `value` of process 0, in every process; all of them call this."""
     if jax.process_count() == 1:
         return value
-    return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def wait_for_all(name: str) -> None:
