@@ -116,7 +116,8 @@ def evaluate_predictor(
     held_out, skipped = find_held_out(config, data, names)
     interruption = interruption or _Uninterrupted()
     is_main = jax.process_index() == 0
-    distributed.check_agreement({each.dataset.name: len(each.given) for each in held_out})
+    found = {each.dataset.name: len(each.given) for each in held_out}
+    distributed.check_agreement({f"held-out videos that can be scored ({found})": found})
     scores: Scores = {}
     everything: dict[str, Any] = {}
 
