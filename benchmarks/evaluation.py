@@ -49,6 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--case", type=pathlib.Path, help="folder as those of docs/evaluation.md; else one is made up")
     parser.add_argument("--videos", type=int, default=50)
     parser.add_argument("--frames", type=int, default=20)
+    parser.add_argument("--objects", type=int, default=10, help="true objects in each video; DAVIS has 3")
     parser.add_argument("--size", type=int, nargs=2, default=(480, 854), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--json", type=pathlib.Path, help="file for the figures")
@@ -67,7 +68,12 @@ def main(arguments: list[str] | None = None) -> None:
             case = pathlib.Path(folder) / "case"
             case.mkdir()
             _WRITERS[args.benchmark](
-                case, np.random.default_rng(0), num_videos=args.videos, num_frames=args.frames, size=tuple(args.size)
+                case,
+                np.random.default_rng(0),
+                num_videos=args.videos,
+                num_frames=args.frames,
+                size=tuple(args.size),
+                **({} if args.benchmark == "davis2017" else {"num_tracks": args.objects}),
             )
         figures = compare(args.benchmark, args.toolkit, case, pathlib.Path(folder), args.repetitions)
     print(json.dumps(figures, indent=1))

@@ -156,7 +156,9 @@ def _find_dataset(
     data = settle(run or Config()).data
     if run is not None and data_root is None:
         data = prepare_data(data, run.synthetic, checkpoint)
-    config = next((each for each in data.datasets if each.name == name), None)
+    # The split itself, whatever part of the training videos the run has held out.
+    own = (dataclasses.replace(each, held_out_every=0) for each in data.datasets)
+    config = next((each for each in own if each.name == name), None)
     root = None if data_root is None else pathlib.Path(data_root)
     if root is not None and not root.is_dir():
         raise ValueError(f"--data_root={data_root}: expected a folder, found none")

@@ -79,12 +79,12 @@ def intersections(one: Intervals, other: Intervals) -> np.ndarray:
         if len(starts) == 0 or len(one.starts) == 0:
             continue
         before = np.append(0, np.cumsum(stops - starts))
+        last_stops = np.append(0, stops)
 
-        def covered(place: np.ndarray, starts=starts, stops=stops, before=before) -> np.ndarray:
+        def covered(place: np.ndarray, starts=starts, before=before, last_stops=last_stops) -> np.ndarray:
             """Number of pixels of the mask that lie before `place`."""
             number = np.searchsorted(starts, place, side="right")  # intervals that begin at it or before it
-            last = np.maximum(number - 1, 0)
-            return before[number] - np.where(number > 0, np.maximum(stops[last] - place, 0), 0)
+            return before[number] - np.maximum(last_stops[number] - place, 0)
 
         shared = np.append(0, np.cumsum(covered(one.stops) - covered(one.starts)))
         result[:, j] = np.diff(shared[one.first])
@@ -122,9 +122,11 @@ def from_segmentations(segmentations: Sequence[Any], height: int, width: int, wh
         else:
             checked = rle.to_rle(segmentation, height, width, where(i))
             texts[i] = checked["counts"]
-    runs |= zip(texts, _decode(list(texts.values())), strict=True)
-    lengths = np.asarray([len(runs[i]) for i in range(len(segmentations))], np.int64)
-    flat = np.concatenate([np.zeros(0, np.int64), *(runs[i] for i in range(len(segmentations)))]).astype(np.int64)
+    flat, lengths = _decode(list(texts.values()))
+    if runs:
+        runs |= zip(texts, np.split(flat, np.cumsum(lengths)[:-1]), strict=True) if texts else {}
+        lengths = np.asarray([len(runs[i]) for i in range(len(segmentations))], np.int64)
+        flat = np.concatenate([runs[i] for i in range(len(segmentations))]).astype(np.int64)
     begins = np.append(0, np.cumsum(lengths))
     ends = np.cumsum(flat)
     totals = np.diff(np.append(0, ends)[begins])
@@ -145,23 +147,29 @@ def _has_size(segmentation: dict, height: int, width: int) -> bool:
     return isinstance(size, list) and size == [height, width]
 
 
-def _decode(texts: list[str]) -> list[np.ndarray]:
-    """The runs of compressed RLEs (not empty, ASCII), int64; wrong numbers where `rle.run_lengths` would raise."""
+def _decode(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The runs of compressed RLEs (not empty, ASCII), one after the other, and how many each has; int64.
+
+    Where `rle.run_lengths` would raise, a run is negative.
+    """
     if not texts:
-        return []
-    chars = np.frombuffer("".join(texts).encode("ascii"), np.uint8).astype(np.int64) - 48
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    chars = np.frombuffer("".join(texts).encode("ascii"), np.uint8) - np.uint8(48)  # below 48: above 63
     lasts = np.cumsum([len(text) for text in texts]) - 1
     ends = (chars & 32) == 0
-    is_wrong = (chars < 0) | (chars > 63)
-    is_wrong[lasts] |= ~ends[lasts]
+    is_wrong = np.flatnonzero(chars > 63)
+    is_wrong = np.concatenate((is_wrong, lasts[~ends[lasts]]))
     ends[lasts] = True
     ends = np.flatnonzero(ends)
     starts = np.append(0, ends[:-1] + 1)
     widths = ends - starts + 1
-    place = np.arange(chars.size) - np.repeat(starts, widths)
-    is_wrong |= place > 5
-    values = np.add.reduceat((chars & 31) << (5 * np.minimum(place, 6)), starts)
-    values -= np.where((chars[ends] & 16) != 0, np.int64(1) << (5 * np.minimum(widths, 7)), 0)
+    is_wrong = np.concatenate((is_wrong, starts[widths > 6]))
+    chars = chars & 31
+    values = chars[starts].astype(np.int64)
+    for place in range(1, min(int(widths.max()), 6)):
+        longer = np.flatnonzero(widths > place)
+        values[longer] += chars[starts[longer] + place].astype(np.int64) << (5 * place)
+    values -= np.where(chars[ends] & 16, np.int64(1) << (5 * np.minimum(widths, 7)), 0)
     # Which text each value is of, and its place there.
     begins = np.searchsorted(ends, np.append(0, lasts[:-1] + 1))
     counts = np.diff(np.append(begins, len(values)))
@@ -172,5 +180,5 @@ def _decode(texts: list[str]) -> list[np.ndarray]:
         sums = np.append(0, np.cumsum(values[chosen]))
         offset = sums[np.searchsorted(text[chosen], np.arange(len(texts)))]
         values[chosen] = sums[1:] - offset[text[chosen]]
-    values[begins[np.unique(np.searchsorted(lasts, np.flatnonzero(is_wrong)))]] = -1
-    return np.split(values, begins[1:])
+    values[begins[np.searchsorted(lasts, is_wrong)]] = -1
+    return values, counts

@@ -9,8 +9,8 @@ where the files lie in a folder that holds both, and
     def evaluate(results: pathlib.Path, gt: pathlib.Path) -> dict[str, Any]
 
 which returns nested dictionaries that JSON can hold: "expected" has the published numbers and further keys the details
-(per category, object, frame, ...). It raises ValueError for files that are not as they should be, with the file and the
-record in the message, and FileNotFoundError for files that are absent.
+(per category, object, frame, ...). It raises ValueError for files that are absent or not as they should be, with the
+file and the record in the message.
 
 Nothing here needs JAX or the model, so the results of any program can be scored.
 """

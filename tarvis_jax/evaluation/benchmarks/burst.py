@@ -197,7 +197,7 @@ def _totals(per_class: dict[int, dict[str, np.ndarray]]) -> dict[str, dict[str, 
 def _add_sequence(classes: dict[int, _ClassScores], sequence: _Sequence, true: _Masks, found: _Masks) -> None:
     """Adds a sequence to the scores of every class that it has."""
     true_classes = set(true.categories.tolist())
-    evaluated = np.unique(true.frames)
+    evaluated = np.flatnonzero(np.bincount(true.frames))
     for category in sorted(true_classes | set(found.categories.tolist())):
         truths, predictions = _tracks_of(true, category), _tracks_of(found, category)
         target = classes[category]
@@ -239,10 +239,10 @@ class _Tracks:
 
 def _tracks_of(masks: _Masks, category: int) -> _Tracks:
     index = np.flatnonzero(masks.categories == category)
-    _, first, inverse = np.unique(masks.tracks[index], return_index=True, return_inverse=True)
-    numbers = np.argsort(np.argsort(first))[inverse]
+    known: dict[int, int] = {}
+    numbers = np.asarray([known.setdefault(track, len(known)) for track in masks.tracks[index].tolist()], np.int64)
     order = np.lexsort((masks.frames[index], numbers))
-    return _Tracks(index[order], numbers[order], len(first))
+    return _Tracks(index[order], numbers[order], len(known))
 
 
 def _by_frame(masks: _Masks, tracks: _Tracks, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

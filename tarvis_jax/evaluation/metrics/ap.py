@@ -243,13 +243,19 @@ def match_tracks(
     matched = np.full((len(thresholds), len(ious)), -1, np.int64)
     if ious.size == 0:
         return matched
+    best_ious = ious.max(axis=1)
+    candidates = [(d, best_ious[d]) for d in np.flatnonzero(best_ious >= min(thresholds) - tolerance).tolist()]
+    if not candidates:
+        return matched
     order = np.argsort(ignored, kind="stable")  # tracks that count come first
     columns = [(int(g), bool(ignored[g]), bool(absorbs[g])) for g in order]
-    best_ious, rows = ious.max(axis=1), ious.tolist()
+    rows = ious.tolist()
     for level, threshold in enumerate(thresholds):
         least = min(threshold, 1 - 1e-10)
         taken = set()
-        for d in np.flatnonzero(best_ious >= least - tolerance).tolist():
+        for d, largest in candidates:
+            if largest < least - tolerance:
+                continue
             best, best_iou, best_ignored = -1, least, False
             for g, is_ignored, can_absorb in columns:
                 if g in taken and not can_absorb:
@@ -317,33 +323,33 @@ def _score_categories(cells, area_limits, occlusion_limits) -> dict[int, _Catego
     """Only categories with a track that is neither crowd nor outside the limits."""
     result = {}
     for category, videos in cells.items():
-        matched = [_match(cell, area_limits, occlusion_limits) for cell in videos]
-        num_truths = sum(count for *_, count in matched)
+        left_out = [
+            cell.is_crowd | ~_is_within(cell.truth_areas, area_limits) | ~_is_within(cell.occlusions, occlusion_limits)
+            for cell in videos
+        ]
+        num_truths = sum(np.count_nonzero(~each) for each in left_out)
         if num_truths == 0:
             continue
+        matched = [_match(cell, each, area_limits) for cell, each in zip(videos, left_out, strict=True)]
         precision, recall = {}, {}
         for limit in (1, 10, MAX_DETECTIONS):
             precision[limit], recall[limit] = precision_and_recall(
                 np.concatenate([cell.scores[:limit] for cell in videos]),
-                np.concatenate([each[:, :limit] for each, _, _ in matched], axis=1),
-                np.concatenate([each[:, :limit] for _, each, _ in matched], axis=1),
+                np.concatenate([each[:, :limit] for each, _ in matched], axis=1),
+                np.concatenate([each[:, :limit] for _, each in matched], axis=1),
                 num_truths,
             )
         result[category] = _CategoryScores(precision[MAX_DETECTIONS], recall)
     return result
 
 
-def _match(cell: _Cell, area_limits, occlusion_limits) -> tuple[np.ndarray, np.ndarray, int]:
-    """is_matched and is_ignored bool [10, D], and the number of truths that count."""
-    ignored = (
-        cell.is_crowd | ~_is_within(cell.truth_areas, area_limits) | ~_is_within(cell.occlusions, occlusion_limits)
-    )
+def _match(cell: _Cell, ignored: np.ndarray, area_limits: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """is_matched and is_ignored bool [10, D]; `ignored` bool [G] are the truths that do not count."""
     matched = match_tracks(cell.ious, IOU_THRESHOLDS, ignored, cell.is_crowd)
     # Columns of -1, for none, look up the last entries, which are such that nothing is matched or ignored.
     is_matched = np.append(cell.can_be_found, False)[matched]
     is_ignored = np.append(ignored, False)[matched]
-    outside = ~_is_within(cell.areas, area_limits)
-    return is_matched, is_ignored | (~is_matched & outside), int(np.count_nonzero(~ignored))
+    return is_matched, is_ignored | (~is_matched & ~_is_within(cell.areas, area_limits))
 
 
 def _is_within(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
