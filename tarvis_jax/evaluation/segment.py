@@ -136,7 +136,7 @@ def segment_videos(
         result = segment_video(predictor, dataset, spec, config, video, progress.count_frame)
         draw(video, result)
         folder.write(video, result)
-        progress.end_video(video)
+        progress.end_video()
     return progress.total_frames
 
 
@@ -229,7 +229,7 @@ class Progress:
         if self._now() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._write_line()
 
-    def end_video(self, video: VideoRecord) -> None:
+    def end_video(self) -> None:
         """One more video is done."""
         self._videos += 1
         if self._videos == self._num_videos:
