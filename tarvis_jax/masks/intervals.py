@@ -136,7 +136,7 @@ def from_segmentations(segmentations: Sequence[Any], height: int, width: int, wh
         raise AssertionError("a mask that rle.to_rle takes is refused here")
     number = np.repeat(np.arange(len(lengths)), lengths)
     place = np.arange(len(flat)) - begins[number]
-    inside = np.flatnonzero((place % 2 == 1) & (flat > 0))
+    inside = np.flatnonzero((place & 1).astype(bool) & (flat > 0))
     stops = ends[inside] - number[inside] * (height * width)
     first = np.searchsorted(number[inside], np.arange(len(lengths) + 1))
     return Intervals(stops - flat[inside], stops, first)
@@ -169,14 +169,15 @@ def _decode(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     for place in range(1, min(int(widths.max()), 6)):
         longer = np.flatnonzero(widths > place)
         values[longer] += chars[starts[longer] + place].astype(np.int64) << (5 * place)
-    values -= np.where(chars[ends] & 16, np.int64(1) << (5 * np.minimum(widths, 7)), 0)
+    negative = np.flatnonzero(chars[ends] & 16)
+    values[negative] -= np.int64(1) << (5 * np.minimum(widths[negative], 7))
     # Which text each value is of, and its place there.
     begins = np.searchsorted(ends, np.append(0, lasts[:-1] + 1))
     counts = np.diff(np.append(begins, len(values)))
     place = np.arange(len(values)) - np.repeat(begins, counts)
     text = np.repeat(np.arange(len(texts)), counts)
     for parity in (1, 2):  # from the fourth run on, a value is the difference to the run two places before
-        chosen = np.flatnonzero((place % 2 == parity % 2) & (place > 0))
+        chosen = np.flatnonzero(((place & 1) == (parity & 1)) & (place > 0))
         sums = np.append(0, np.cumsum(values[chosen]))
         offset = sums[np.searchsorted(text[chosen], np.arange(len(texts)))]
         values[chosen] = sums[1:] - offset[text[chosen]]

@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 
-Record = dict  # of a segment: id, category_id, iscrowd, area
 VOID = 255
 
 
 def vpq_window(true_maps: np.ndarray, predicted_maps: np.ndarray, true_lists: list, predicted_lists: list) -> dict:
-    """Class -> [sum of IoU, TP, FP, FN] of one window; maps are [N, H, W], lists one list of records per frame."""
+    """Class -> [sum of IoU, TP, FP, FN] of one window; maps are [N, H, W], lists have one list
+    of records (id, category_id, iscrowd, area) per frame."""
     truths, guesses = ({}, {})
     for tubes, lists in ((truths, true_lists), (guesses, predicted_lists)):
         for record in (record for frame in lists for record in frame):

@@ -15,7 +15,16 @@ from tests.evaluation import cases
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDERS = {"davis2017_real": "davis2017"} | {name: name for name in BENCHMARKS if name != "vspw"}
-ABOUT = {"benchmark", "toolkit", "inputs", "unit", "alphas", "note", "notes", "config"}  # of expected.json: no numbers to compare
+ABOUT = {
+    "benchmark",
+    "toolkit",
+    "inputs",
+    "unit",
+    "alphas",
+    "note",
+    "notes",
+    "config",
+}  # of expected.json: no numbers to compare
 
 
 def differences(expected, found, where: str = ""):

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline import images
+from input_pipeline.frame_limits import check_size
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -79,7 +80,7 @@ def read_rgb_values(path: pathlib.Path) -> np.ndarray:
         raise ValueError(f"{path}: cannot be read as a PNG ({error})") from None
     if mode not in ("RGB", "RGBA"):  # the colors of a palette would be read as ids
         raise ValueError(f"{path}: expected an RGB PNG, found mode {mode}")
-    images.check_size(*size, str(path))
+    check_size(*size, str(path))
     return images.read_color_ids(path, *size)
 
 

@@ -6,7 +6,8 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from input_pipeline.images import MAX_PIXELS, MAX_SEGMENT_ID
+from input_pipeline.frame_limits import MAX_PIXELS
+from input_pipeline.images import MAX_SEGMENT_ID
 from input_pipeline.workspace import get
 from tarvis_jax.evaluation.benchmarks.files import read_ahead, read_rgb_values
 from tarvis_jax.evaluation.metrics.panoptic import Overlap, PanopticQuality, Segments, frame_overlap

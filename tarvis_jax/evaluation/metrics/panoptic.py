@@ -78,7 +78,7 @@ class PanopticQuality:
         """`overlaps`: of all frames of a video, from `frame_overlap`.
 
         Raises:
-          ValueError: a true area that is smaller than the pixels it shares with one prediction.
+          ValueError: a true area that is too small for the pixels it shares with a prediction (an IoU above 1).
         """
         length = len(overlaps) if self.window is WHOLE_VIDEO else self.window
         for start in range(len(overlaps) - length + 1):
@@ -123,8 +123,8 @@ class PanopticQuality:
             union = true_area[t] + predicted_area[p] - intersection - common.get((0, p), 0)
             if union == 0 or intersection / union > 1:
                 raise ValueError(
-                    f"true segment {t} has an area of {true_area[t]} in {len(overlaps)} frames, which is less than "
-                    f"the {intersection} pixels that it shares with the predicted segment {p}"
+                    f"true segment {t} has an area of {true_area[t]} in {len(overlaps)} frames, too small for the "
+                    f"{intersection} pixels that it shares with the predicted segment {p}"
                 )
             if intersection / union > 0.5:
                 self.true_positives[true_classes[t]] += 1
