@@ -3,12 +3,13 @@
 Resizing, thresholds and the search for the boundaries of masks run on the device. What is fetched of masks is the
 boundaries, of class maps one small integer per pixel.
 
-The programs know no frame size: they work on tiles of 128 x 640 pixels, and tables say which logits a row or a column
+The programs know no frame size: they work on tiles of 128 x 320 pixels, and tables say which logits a row or a column
 of pixels is interpolated from, and how many tiles there are. So one program serves all frames of up to `MAX_TILES`
 tiles (and one all of up to four times as many, and so on).
 """
 
 import dataclasses
+import functools
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
@@ -22,13 +23,13 @@ from tarvis_jax.masks import rle
 from tarvis_jax.masks.rle import Rle
 
 GROUP = 8  # masks per call
-MAX_TILES = 32  # 1080 x 1920 has 27, 1920 x 1080 has 32
+MAX_TILES = 64  # 1080 x 1920 has 54, 1920 x 1080 has 64
 _IN_FLIGHT = 3  # groups that the device works on while the host encodes others
 _FETCHED_WORDS = (
     2**16
 )  # of a group: words with a boundary that are fetched at once; where there are more, all words are
 _WORD = 32  # pixels of a column, one bit each
-_TILE_WORDS, _TILE_COLUMNS = 4, 640
+_TILE_WORDS, _TILE_COLUMNS = 4, 320
 _TILE_ROWS = _WORD * _TILE_WORDS
 _TAPS = 3  # neighboring logits that a pixel lies between, at most: see Geometry.upsampling
 
@@ -81,8 +82,7 @@ class Pixels:
         owners: list[list[Rle | None]] = []
 
         def start() -> None:
-            logits = np.zeros((GROUP, *group[0].shape), np.float32)
-            logits[: len(group)] = group
+            logits = np.stack(group + [group[0]] * (GROUP - len(group)))
             running.append((self._run(_mask_boundaries, logits, *self._tables(geometry)), len(group), list(owners)))
             group.clear()
             owners.clear()
@@ -151,7 +151,8 @@ class Pixels:
         """RLEs of the masks of a group, None for empty ones."""
         where, values = self._words_with_boundaries(words, geometry)
         mask, keys = _boundaries(where, values, geometry)
-        counts = np.bincount(mask, minlength=GROUP)[:count]
+        keys = keys[: np.searchsorted(mask, count)]  # what fills the group up is left out
+        counts = np.bincount(mask[: len(keys)], minlength=count)
         return [
             encoded if boundaries else None
             for encoded, boundaries in zip(
@@ -173,16 +174,7 @@ class Pixels:
     def _tables(self, geometry: Geometry) -> tuple[Tables, Tables]:
         """Tables of rows and of columns on the device; their size is that of the program."""
         if geometry not in self._tables_of:
-            counts = _num_tiles(geometry)
-            room = MAX_TILES
-            while room < counts[0] * counts[1]:
-                room *= 4
-            sizes = (_TILE_ROWS, _TILE_COLUMNS)
-            tables = tuple(
-                _table(matrix, size, count, room)
-                for matrix, size, count in zip(geometry.upsampling(), sizes, counts, strict=True)
-            )
-            self._tables_of[geometry] = jax.device_put(tables, self._device)
+            self._tables_of[geometry] = jax.device_put(_tables(geometry), self._device)
         return self._tables_of[geometry]
 
     @staticmethod
@@ -205,6 +197,20 @@ def _num_tiles(geometry: Geometry) -> tuple[int, int]:
     """Of a column and of a row; at least one row is beyond the image, so that every run of a column ends in it."""
     height, width = geometry.original
     return height // _TILE_ROWS + 1, -(-width // _TILE_COLUMNS)
+
+
+@functools.lru_cache(maxsize=8)
+def _tables(geometry: Geometry) -> tuple[Tables, Tables]:
+    """Tables of rows and of columns, with room for as many tiles as their program is for."""
+    counts = _num_tiles(geometry)
+    room = MAX_TILES
+    while room < counts[0] * counts[1]:
+        room *= 4
+    sizes = (_TILE_ROWS, _TILE_COLUMNS)
+    return tuple(
+        _table(matrix, size, count, room)
+        for matrix, size, count in zip(geometry.upsampling(), sizes, counts, strict=True)
+    )
 
 
 def _table(matrix: np.ndarray, size: int, num_tiles: int, room: int) -> Tables:
@@ -274,15 +280,18 @@ def _mask_boundaries(logits: jax.Array, rows: Tables, columns: Tables) -> jax.Ar
         return jax.lax.fori_loop(0, rows.num_tiles, one_tile, out)
 
     # A loop of its own: in one with the loop above, the compiler would compute every bit once for each of its uses.
-    def differences(index: jax.Array, out: jax.Array) -> jax.Array:
+    # From the last tile on, so that the tile above is still as it was.
+    def difference(step: jax.Array, masks: jax.Array) -> jax.Array:
+        index = num_tiles - 1 - step
         word = masks[index]
         above = jnp.where(index % rows.num_tiles == 0, 0, masks[jnp.maximum(index - 1, 0)][:, -1:])
         before = jnp.concatenate([above, word[:, :-1]], axis=1) >> (_WORD - 1)
-        return jax.lax.dynamic_update_index_in_dim(out, word ^ (word << 1 | before), index, 0)
+        return jax.lax.dynamic_update_index_in_dim(masks, word ^ (word << 1 | before), index, 0)
 
-    empty = jnp.zeros((len(rows.first), *tile), jnp.uint32)
-    masks = jax.lax.fori_loop(0, columns.num_tiles, one_column, empty)
-    return jax.lax.fori_loop(0, columns.num_tiles * rows.num_tiles, differences, empty)
+    num_tiles = columns.num_tiles * rows.num_tiles
+    masks = jnp.zeros((len(rows.first), *tile), jnp.uint32)
+    masks = jax.lax.fori_loop(0, columns.num_tiles, one_column, masks)
+    return jax.lax.fori_loop(0, num_tiles, difference, masks)
 
 
 def _nonzero_words(words: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -10,7 +10,7 @@ from tarvis_jax.inference.clips import plan_geometry
 from tarvis_jax.inference.pixels import Pixels
 from tarvis_jax.masks import rle
 
-SIZES = [(50, 60), (128, 640), (33, 700), (1, 1)]
+SIZES = [(50, 60), (128, 320), (33, 700), (1, 1)]
 
 
 def geometry_of(size):
