@@ -4,8 +4,8 @@
 
 Every clip of VIS and VPS has new tracks: the least IoU at which two tracks are one is 1, which none exceeds. VOS and
 PET give objects up and get new ones all the time. Nothing is kept (`keep_result=False`); the results are written to a
-file, a line of JSON for each frame. Each task has a process of its own. The host's memory is what the process has in RAM
-besides files; on a CPU it holds the device's arrays, too.
+file, a line of JSON for each frame. Each task has a process of its own. The host's memory is what the process has in
+RAM besides files; on a CPU it holds the device's arrays, too.
 """
 
 import argparse

@@ -18,6 +18,13 @@ class AttentionBias(Protocol):
         """float32 [B, M or 1, Q or 1, size]: the bias on keys start to start + size; `size` is static."""
 
 
+def keys_there(bias: AttentionBias | None, start: int | jax.Array, size: int) -> jax.Array | None:
+    """bool [1, 1, 1, size]: which of keys start to start + size exist; None: all. No query looks at the others."""
+    if not isinstance(bias, PaddedKeysBias):
+        return None
+    return jax.lax.dynamic_slice_in_dim(bias.there, start, size)[None, None, None]
+
+
 def _keys(x: jax.Array, start: int | jax.Array, size: int) -> jax.Array:
     """Keys start to start + size of [B, S, ...]."""
     return jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)
@@ -41,6 +48,40 @@ class KeyPaddingBias:
     def of_keys(self, start: int | jax.Array, size: int) -> jax.Array:
         """float32 [B, 1, 1, size]."""
         return _blocked_unless(_keys(self.allowed, start, size))[:, None, None, :]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FirstKeysBias:
+    """Every query looks at the first keys: those of a clip, in an array for a longer one.
+
+    Attributes:
+      num_keys: int32 [], at least 1.
+    """
+
+    num_keys: jax.Array
+
+    def of_keys(self, start: int | jax.Array, size: int) -> jax.Array:
+        """float32 [1, 1, 1, size]."""
+        return _blocked_unless(start + jnp.arange(size) < self.num_keys)[None, None, None]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PaddedKeysBias:
+    """Another bias where some keys are padding: also a query that may look at nothing does not look at these.
+
+    Attributes:
+      bias: of the keys that exist.
+      there: bool [S], which do; at least one.
+    """
+
+    bias: AttentionBias
+    there: jax.Array
+
+    def of_keys(self, start: int | jax.Array, size: int) -> jax.Array:
+        """float32, as `bias` gives."""
+        return jnp.where(keys_there(self, start, size), self.bias.of_keys(start, size), -jnp.inf)
 
 
 @jax.tree_util.register_dataclass

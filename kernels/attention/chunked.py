@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.attention.biases import AttentionBias
+from kernels.attention.biases import AttentionBias, keys_there
 from kernels.attention.tokens import Projections, Tokens
 
 _LANES = 128  # chunks are a multiple of a TPU register's width
@@ -43,7 +43,7 @@ def _forward(query, tokens, projections, bias, chunk_size):
 
     def step(carry, chunk):
         largest, total, weighted, has_begun = carry
-        start, is_new = chunk
+        start, _ = chunk
         part = tokens.chunk(start, chunk_size)
         key, value = projections(part.features, part.positions)
         logits = _logits(query, key)
@@ -53,8 +53,7 @@ def _forward(query, tokens, projections, bias, chunk_size):
             logits = jnp.where(begins_or_has[..., None], logits + values, logits)
             largest = jnp.where(has_begun == begins_or_has, largest, -jnp.inf)  # forgets
             has_begun = begins_or_has
-        if is_new is not None:
-            logits = jnp.where(is_new, logits, -jnp.inf)
+        logits = _without(logits, bias, chunk, chunk_size)
         new_largest = jnp.maximum(largest, logits.max(-1))
         shrink = jnp.exp(largest - new_largest)
         weights = jnp.exp(logits - new_largest[..., None])
@@ -79,15 +78,13 @@ def _backward(chunk_size, residuals, out_grad):
 
     def step(carry, chunk):
         query_grad, token_grads, projection_grads = carry
-        start, is_new = chunk
+        start, _ = chunk
         part = tokens.chunk(start, chunk_size)
         (key, value), pull_back = jax.vjp(lambda p, t: p(t.features, t.positions), projections, part)
         logits = _logits(query, key)
         if bias is not None:
             logits = jnp.where(has_begun[..., None], logits + bias.of_keys(start, chunk_size), logits)
-        weights = jnp.exp(logits - log_total[..., None])
-        if is_new is not None:
-            weights = jnp.where(is_new, weights, 0.0)
+        weights = jnp.exp(_without(logits, bias, chunk, chunk_size) - log_total[..., None])
         weight_grad = _einsum("bqmd,bkmd->bmqk", out_grad, value)
         logit_grad = weights * (weight_grad - common[..., None]) * query.shape[-1] ** -0.5
         logit_grad, weights = logit_grad.astype(query.dtype), weights.astype(query.dtype)
@@ -127,6 +124,15 @@ def _chunks(tokens: Tokens, size: int) -> tuple[np.ndarray, np.ndarray | None]:
 def _logits(query: jax.Array, key: jax.Array) -> jax.Array:
     """float32 [B, M, Q, size], without bias."""
     return _einsum("bqmd,bkmd->bmqk", query, key) * query.shape[-1] ** -0.5
+
+
+def _without(logits: jax.Array, bias: AttentionBias | None, chunk: tuple, size: int) -> jax.Array:
+    """Logits with -inf at tokens that are not there, and at those of an earlier chunk."""
+    start, is_new = chunk
+    if is_new is not None:
+        logits = jnp.where(is_new, logits, -jnp.inf)
+    there = keys_there(bias, start, size)
+    return logits if there is None else jnp.where(there, logits, -jnp.inf)
 
 
 def _add_at(total: jax.Array, update: jax.Array, start: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from kernels.attention import cudnn
-from kernels.attention.biases import AttentionBias
+from kernels.attention.biases import AttentionBias, FirstKeysBias, keys_there
 from kernels.attention.chunked import attend_in_chunks
 from kernels.attention.limits import under_limit
 from kernels.attention.tokens import Projections, Tokens
@@ -30,8 +30,8 @@ def attend(
       query: [B, Q, M, D], float32 or bfloat16.
       tokens: S tokens of the same dtype.
       projections: to keys and values, of the same dtype.
-      bias: what each query may look at; None = everything. A query that may look at nothing looks at everything,
-        without bias. The bias gets no gradient.
+      bias: what each query may look at; None = everything. A query that may look at nothing looks at everything
+        (that is there, see `PaddedKeysBias`) without bias. The bias gets no gradient.
       max_bytes: float32 logits of one batch element that may exist at once; None = what suits the platform.
       backend: "xla" = never cuDNN; None = what suits the platform.
 
@@ -51,9 +51,10 @@ def attend(
         return under_limit(attend_under, *args, bias, num_bytes=num_tokens * bytes_per_token, max_bytes=max_bytes)
 
     def flash(query, tokens, projections) -> jax.Array:
-        return cudnn.attend_by_cudnn(query, *projections(tokens.features, tokens.positions))
+        num_keys = None if bias is None else bias.num_keys
+        return cudnn.attend_by_cudnn(query, *projections(tokens.features, tokens.positions), num_keys)
 
-    if bias is not None:
+    if not (bias is None or isinstance(bias, FirstKeysBias)):
         return plain(query, tokens, projections)
     return cudnn.where_possible(
         flash,
@@ -80,6 +81,9 @@ def attend_at_once(
         values = jax.lax.stop_gradient(bias.of_keys(0, key.shape[1]))
         sees_something = (values > -jnp.inf).any(-1, keepdims=True)
         logits += jnp.where(sees_something, values, 0.0)
+        there = keys_there(bias, 0, key.shape[1])
+        if there is not None:
+            logits = jnp.where(there, logits, -jnp.inf)
     # Weights are divided by their sum after they have met the values: fewer divisions, and XLA's CPU back end takes
     # four times as long for a matrix product with a softmax in front.
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))

@@ -10,7 +10,7 @@ from tarvis_jax.inference import stitch
 from tarvis_jax.inference.clips import Clip, Geometry
 from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.pixels import Pixels
-from tarvis_jax.inference.predictor import ClassClip, Predictor
+from tarvis_jax.inference.predictor import ClassClip, ClipPlace, FrameMemory, Predictor
 from tarvis_jax.masks.rle import Rle
 from tarvis_jax.results.class_scores import best_class
 from tarvis_jax.results.tracks import FrameObject, FrameResult, TrackEnd
@@ -46,6 +46,7 @@ class ClassPipeline:
         self._spec = spec
         self._config = config
         self._class_names = class_names
+        self._frames = FrameMemory()
         self._pixels = Pixels(predictor.programs, predictor.device)
         self._instances = instances or stitch.InstanceStitcher(config.association_iou)
         self._semantic = stitch.SemanticStitcher() if spec.task == datasets.PANOPTIC else None
@@ -57,8 +58,9 @@ class ClassPipeline:
             )
 
     def forward(self, clip: Clip, geometry: Geometry) -> ClassClip:
-        """The network on a clip; depends on no other clip, so that it may run ahead of them in a thread."""
-        return self._predictor.segment_classes(np.stack(clip.frames), self._dataset)
+        """The network on the next clip; depends on nothing that `add` does, so that it may run ahead in a thread."""
+        place = ClipPlace.of(clip, geometry, self._frames)
+        return self._predictor.segment_classes(np.stack(clip.frames), self._dataset, place)
 
     def add(self, clip: Clip, geometry: Geometry, output: ClassClip) -> None:
         """Joins the next clip of the video, and what the network said of it, to those before."""
@@ -66,7 +68,7 @@ class ClassPipeline:
         chosen = stitch.select_tracks(output.class_logits, config.max_tracks, config.score_threshold)
         mask_logits, class_logits = self._predictor.take_masks(output, chosen), output.class_logits[chosen]
         kept = stitch.drop_duplicates(mask_logits, class_logits, config.duplicate_iou)
-        self._instances.add(clip.first, mask_logits[kept][:, : len(clip.frames)], class_logits[kept])
+        self._instances.add(clip.first, mask_logits[kept], class_logits[kept])
         if self._semantic is not None:
             self._semantic.add(clip.first, len(clip.frames), output.semantic_logits)
 

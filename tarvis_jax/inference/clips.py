@@ -19,6 +19,8 @@ class Clip:
     Attributes:
       first: number of the first one.
       frames: as the caller prepared them.
+      length: frames of a clip that is not the last.
+      overlap: frames that it shares with the clip before, unless it is the first.
       is_last: whether the video ends here.
       final: numbers of the frames that this clip completes: no later clip covers them, and no earlier one completed
         them. The first clip completes the frames before it, too.
@@ -26,6 +28,8 @@ class Clip:
 
     first: int
     frames: list[np.ndarray]
+    length: int
+    overlap: int
     is_last: bool
     final: range
 
@@ -38,9 +42,8 @@ def iterate_clips(frames: Iterable[np.ndarray], length: int, overlap: int, first
     """Yields clips of `length` frames, each sharing `overlap` frames with the one before.
 
     The first clip starts at `first_frame`; the last one may be shorter, exactly as in the reference: a clip that
-    reaches the end of the video is the last. Its shape then differs, which costs one more compilation; padding it
-    with frames would change the result, since the network mixes the frames of a clip. At most `length + 1` frames
-    are held: the end of a stream shows only by reading one frame beyond a clip.
+    reaches the end of the video is the last. At most `length + 1` frames are held: the end of a stream shows only by
+    reading one frame beyond a clip.
 
     Raises:
       ValueError: length < 1, overlap not in 0..length-1, or the video ends before `first_frame`.
@@ -53,23 +56,32 @@ def iterate_clips(frames: Iterable[np.ndarray], length: int, overlap: int, first
     for index, frame in enumerate(frames):
         if len(window) == length:  # one frame beyond the clip: it is not the last
             final = range(final_end, start + length - overlap)
-            yield Clip(start, list(window), is_last=False, final=final)
+            yield Clip(start, list(window), length, overlap, is_last=False, final=final)
             start = final_end = final.stop
             del window[: length - overlap]
         if index >= first_frame:
             window.append(frame)
     if index < first_frame:
         raise ValueError(f"first clip starts at frame {first_frame}, but the video has only {index + 1} frames")
-    yield Clip(start, window, is_last=True, final=range(final_end, start + len(window)))
+    yield Clip(start, window, length, overlap, is_last=True, final=range(final_end, start + len(window)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Sizes (height, width) in pixels of a frame: as read, as resized for the network, and padded."""
+    """Sizes (height, width) in pixels of a frame: as read, as resized for the network, and padded.
+
+    Attributes:
+      original: as read.
+      resized: as resized for the network.
+      padded: as padded for the network, with PAD_VALUE.
+      extent: what of the padded frame the network is told of, in multiples of its size_divisor, so that frames of
+        several sizes share a program; None: all.
+    """
 
     original: tuple[int, int]
     resized: tuple[int, int]
     padded: tuple[int, int]
+    extent: tuple[int, int] | None = None
 
     def prepare_image(self, image: np.ndarray) -> np.ndarray:
         """uint8 [H, W, 3] -> resized (bilinear on uint8, as the reference) and padded uint8 [H', W', 3]."""
@@ -101,28 +113,59 @@ class Geometry:
         They are the product of the reference's three steps, each of which is linear and works on rows and columns
         separately: bilinear x4, cutting the padding, bilinear to the original size.
         """
-        return tuple(
-            (_bilinear(resized, original) @ _bilinear(padded // 4, padded)[:resized]).astype(np.float32)
-            for original, resized, padded in zip(self.original, self.resized, self.padded, strict=True)
-        )
+        matrices = []
+        for original, resized, extent, padded in zip(
+            self.original, self.resized, self.extent or self.padded, self.padded, strict=True
+        ):
+            matrix = _bilinear(resized, original) @ _bilinear(extent // 4, extent)[:resized]
+            matrices.append(np.pad(matrix, ((0, 0), (0, (padded - extent) // 4))).astype(np.float32))
+        return tuple(matrices)
 
     def _pad(self, array: np.ndarray, value) -> np.ndarray:
         bottom, right = (p - r for p, r in zip(self.padded, self.resized, strict=True))
         return np.pad(array, ((0, bottom), (0, right)) + ((0, 0),) * (array.ndim - 2), constant_values=value)
 
 
-def plan_geometry(size: tuple[int, int], min_dim: int | None, max_dim: int, size_divisor: int) -> Geometry:
+def plan_geometry(
+    size: tuple[int, int], min_dim: int | None, max_dim: int, size_divisor: int, *, use_table: bool = False
+) -> Geometry:
     """Geometry of frames of `size` (height, width).
 
     Args:
       min_dim: length of the smaller side after resizing, in pixels; None keeps the size.
       max_dim: bound on the larger side after resizing, in pixels (only with min_dim).
       size_divisor: padded sides are multiples of this.
+      use_table: pad to a size of `padded_sizes`, instead of the next multiples.
     """
     size = tuple(size)
     resized = resized_size(size, min_dim, max_dim)
-    padded = tuple(-(-side // size_divisor) * size_divisor for side in resized)
-    return Geometry(original=size, resized=resized, padded=padded)
+    extent = tuple(_round_up(side, size_divisor) for side in resized)
+    if not use_table or min_dim is None:
+        return Geometry(original=size, resized=resized, padded=extent)
+    table = padded_sizes(min_dim, max_dim, size_divisor)
+    padded = next(padded for padded in table if all(p >= e for p, e in zip(padded, extent, strict=True)))
+    return Geometry(original=size, resized=resized, padded=padded, extent=extent)
+
+
+def padded_sizes(min_dim: int, max_dim: int, size_divisor: int) -> list[tuple[int, int]]:
+    """The table of padded sizes: each (height, width) has its own programs, and every frame fits into one.
+
+    Most videos are 16 to 9 or less wide; the others are as wide as `max_dim` allows. Both lie or stand.
+
+    Args:
+      min_dim, max_dim, size_divisor: see `plan_geometry`.
+
+    Returns:
+      The sizes, each no larger than those after it.
+    """
+    short = min(min_dim, max_dim)
+    longs = sorted({min(round(short * 16 / 9), max_dim), max_dim})
+    sides = [(_round_up(short, size_divisor), _round_up(long, size_divisor)) for long in longs]
+    return list(dict.fromkeys(size for short, long in sides for size in ((short, long), (long, short))))
+
+
+def _round_up(side: int, divisor: int) -> int:
+    return -(-side // divisor) * divisor
 
 
 def _bilinear(size_in: int, size_out: int) -> np.ndarray:

@@ -28,6 +28,9 @@ class InferenceConfig:
         with 0 every clip begins anew.
       min_dim: smaller side after resizing, in pixels; None keeps the size.
       max_dim: bound on the larger side after resizing, in pixels.
+      size_table: pad frames to the next size of a short table (`clips.padded_sizes`), so that videos of many sizes share
+        the compiled programs; the numbers stay those of the least padding, up to rounding. False takes the least
+        padding, with programs for each such size. Without min_dim there is no table.
       max_tracks: VIS and VPS: at most this many tracks per clip.
       score_threshold: VIS and VPS: least class score of a clip's track; also that of a track in a panoptic map.
       duplicate_iou: VIS and VPS: of two tracks of a clip with a greater mask IoU than this only the better one stays;
@@ -40,6 +43,7 @@ class InferenceConfig:
     overlap: Annotated[int, Range(0, 9_999)] = 6
     min_dim: _Pixels | None = None
     max_dim: _Pixels = 1333
+    size_table: bool = False
     max_tracks: Annotated[int, Range(1, 100_000)] = 10
     score_threshold: _Share = 0.0
     duplicate_iou: _Share = 1.0

@@ -7,7 +7,7 @@ import numpy as np
 
 from tarvis_jax.inference.clips import Clip, Geometry
 from tarvis_jax.inference.pixels import Pixels
-from tarvis_jax.inference.predictor import Predictor
+from tarvis_jax.inference.predictor import ClipPlace, FrameMemory, Predictor
 from tarvis_jax.inference.stitch import ExemplarStitcher, Layer
 from tarvis_jax.inference.targets import ExemplarInputs, ExemplarMemory, silence_before_given
 from tarvis_jax.masks import rle
@@ -52,17 +52,25 @@ class ObjectPipeline:
         self._predictor = predictor
         self._targets = targets
         self._stitcher = stitcher or ExemplarStitcher()
-        self._memory = memory or ExemplarMemory(predictor.upsample_masks)
+        self._frames = FrameMemory()
+        self._extent: tuple[int, int] | None = None  # of the video's geometry
+        self._memory = memory or ExemplarMemory(lambda logits: predictor.upsample_masks(logits, self._extent))
         self._pixels = Pixels(predictor.programs, predictor.device)
 
     def forward(self, clip: Clip, geometry: Geometry) -> ObjectClip:
-        """The network on a clip, once the clip before was added; changes nothing, so that it may run in a thread."""
+        """The network on the next clip, once the one before was added; `draw` may run at the same time.
+
+        It may be called again for the same clip, when the targets have changed.
+        """
+        self._extent = geometry.extent
         given = [target for target in self._targets.values() if clip.first <= target.frame < clip.end]
         inputs = self._memory.inputs(
             clip.first, len(clip.frames), geometry.padded, given, geometry.prepare_mask, geometry.normalize_point
         )
-        logits = None if inputs is None else self._predictor.segment_objects(np.stack(clip.frames), inputs)
-        return ObjectClip(given, inputs, logits)
+        if inputs is None:
+            return ObjectClip(given, None, None)
+        place = ClipPlace.of(clip, geometry, self._frames)
+        return ObjectClip(given, inputs, self._predictor.segment_objects(np.stack(clip.frames), inputs, place))
 
     def add(self, clip: Clip, geometry: Geometry, output: ObjectClip) -> None:
         """Joins the next clip of the video, and what the network said of it, to those before."""

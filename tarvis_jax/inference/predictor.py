@@ -13,10 +13,11 @@ from flax import nnx
 
 from tarvis_jax.compiled import Programs, shapes_of
 from tarvis_jax.inference import network
-from tarvis_jax.inference.clips import Geometry
+from tarvis_jax.inference.clips import Clip, Geometry
 from tarvis_jax.inference.host_memory import reuse_freed_memory
 from tarvis_jax.inference.targets import ExemplarInputs
-from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.config import PYRAMID_STRIDES, ModelConfig
+from tarvis_jax.model.extent import Extent, repeat_border
 from tarvis_jax.model.queries import SEMANTIC_TABLE, semantic_rows
 from tarvis_jax.model.tarvis import TarViS
 from tarvis_jax.model.variables import abstract_model, fill, flatten
@@ -27,24 +28,65 @@ EMPTY_LOGIT = -1e4  # mask logit of padded rows
 
 @dataclasses.dataclass(frozen=True)
 class ClassClip:
-    """A clip of VIS or VPS.
+    """A clip of VIS or VPS, with L >= T frames of which the first T are the clip.
 
     Attributes:
       class_logits: float32 numpy [Q, 1 + K], column 0 = background.
-      mask_logits: float32 [Q, T, H/4, W/4], still on the device (see Predictor.take_masks).
-      semantic_logits: float32 [K, T, H/4, W/4], still on the device.
+      mask_logits: float32 [Q, L, H/4, W/4], still on the device (see Predictor.take_masks).
+      semantic_logits: float32 [K, L, H/4, W/4], still on the device (see Predictor.semantic_logits).
+      num_frames: T.
     """
 
     class_logits: np.ndarray
     mask_logits: jax.Array
     semantic_logits: jax.Array
+    num_frames: int
+
+
+class FrameMemory:
+    """Features of the frames that the next clip of a video shares with the last one; one for each pass over a video.
+
+    They stay on the device.
+    """
+
+    def __init__(self) -> None:
+        self.first = -1  # frame that `maps` begin with
+        self.maps: network.Pyramid | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipPlace:
+    """Where a clip lies, in its video and in the arrays of the programs.
+
+    Attributes:
+      first: number of its first frame.
+      length: frames of the arrays, L; those after the clip's own change nothing.
+      overlap: frames that successive clips of the video share, below `length`.
+      extent: see `Geometry`.
+      memory: of the video.
+    """
+
+    first: int
+    length: int
+    overlap: int
+    extent: tuple[int, int] | None
+    memory: FrameMemory
+
+    @classmethod
+    def of(cls, clip: Clip, geometry: Geometry, memory: FrameMemory) -> "ClipPlace":
+        return cls(clip.first, clip.length, clip.overlap, geometry.extent, memory)
+
+    @classmethod
+    def alone(cls, num_frames: int) -> "ClipPlace":
+        """Of a clip that shares nothing with others."""
+        return cls(0, num_frames, 0, None, FrameMemory())
 
 
 class Predictor:
     """Owns the variables and the compiled functions. Everything it takes and gives is of one clip or one frame.
 
-    A function is compiled once per combination of shapes: that of the clip (features; shared by all tasks), the number
-    of classes or of objects (rounded up to a power of two), the original frame size. `programs` counts them.
+    A function is compiled once per combination of shapes: that of a whole clip (features; shared by all tasks), the
+    number of classes or of objects (rounded up to a power of two), the original frame size. `programs` counts them.
 
     Attributes:
       config: the model's.
@@ -73,7 +115,7 @@ class Predictor:
             reuse_freed_memory()
         self.programs = Programs()
         self.model_seconds = 0.0
-        self._features = self._jit(self._on_model(network.clip_features))
+        self._features = self._jit(self._on_model(network.next_clip_features))
         self._classes = self._jit(self._on_model(network.decode_classes))
         self._objects = self._jit(self._on_model(network.decode_objects))
         self._take = self._jit(lambda logits, indices: logits[indices])
@@ -102,32 +144,57 @@ class Predictor:
         """All variables by their flat names, on the device."""
         return flatten(nnx.merge(self._graphdef, self._variables))
 
-    def segment_classes(self, images: np.ndarray, dataset: str) -> ClassClip:
-        """Segments a clip of VIS or VPS: images uint8 RGB [T, H, W, 3], sides multiples of config.size_divisor.
+    def segment_classes(self, images: np.ndarray, dataset: str, place: ClipPlace | None = None) -> ClassClip:
+        """Segments a clip of VIS or VPS.
 
-        ValueError when the model has no classes of that dataset.
+        Args:
+          images: uint8 RGB [T, H, W, 3], sides multiples of config.size_divisor.
+          dataset: whose classes to find.
+          place: in its video; None: a clip alone.
+
+        Raises:
+          ValueError: the model has no classes of that dataset.
         """
         if dataset not in self._semantic_queries:
             raise ValueError(f"dataset {dataset!r} has no classes in this model; {sorted(self._semantic_queries)} have")
         queries = self._semantic_queries[dataset]
-        outputs = self._timed(lambda: self._classes(self._variables, self._clip_features(images), queries))
-        return ClassClip(np.asarray(outputs[0]), outputs[1], outputs[2])
 
-    def segment_objects(self, images: np.ndarray, inputs: ExemplarInputs) -> np.ndarray:
-        """Segments the given objects in a clip: images uint8 RGB [T, H, W, 3] -> float32 [N, T, H/4, W/4]."""
-        num_objects = len(inputs.ids)
+        def run() -> tuple[jax.Array, jax.Array, jax.Array]:
+            pyramid, extent = self._clip_features(images, place)
+            return self._classes(self._variables, pyramid, queries, extent)
+
+        outputs = self._timed(run)
+        return ClassClip(np.asarray(outputs[0]), outputs[1], outputs[2], len(images))
+
+    def segment_objects(self, images: np.ndarray, inputs: ExemplarInputs, place: ClipPlace | None = None) -> np.ndarray:
+        """Segments the given objects in a clip.
+
+        Args:
+          images: uint8 RGB [T, H, W, 3], sides multiples of config.size_divisor.
+          inputs: N objects.
+          place: in its video; None: a clip alone.
+
+        Returns:
+          Mask logits float32 [N, T, H/4, W/4].
+        """
+        num_objects, num_frames = len(inputs.ids), len(images)
         bucket = object_bucket(num_objects)
-        pad = lambda x: np.pad(x, [(0, bucket - num_objects)] + [(0, 0)] * (x.ndim - 1))  # noqa: E731
+        length = num_frames if place is None else place.length
+        more = [(0, bucket - num_objects)]
         arguments = (
-            pad(inputs.masks),
-            pad(inputs.points_yx),
-            pad(inputs.point_frames),
-            pad(inputs.is_point),
+            np.pad(inputs.masks, [*more, (0, length - num_frames), (0, 0), (0, 0)]),
+            np.pad(inputs.points_yx, [*more, (0, 0)]),
+            np.pad(inputs.point_frames, more),
+            np.pad(inputs.is_point, more),
             np.arange(bucket) < num_objects,
-            inputs.valid_frames,
+            np.pad(inputs.valid_frames, (0, length - num_frames)),
         )
-        logits = self._timed(lambda: self._objects(self._variables, self._clip_features(images), *arguments))
-        return np.asarray(logits)[:num_objects]
+
+        def run() -> jax.Array:
+            pyramid, extent = self._clip_features(images, place)
+            return self._objects(self._variables, pyramid, *arguments, extent)
+
+        return np.asarray(self._timed(run))[:num_objects, :num_frames]
 
     def take_masks(self, clip: ClassClip, indices: np.ndarray) -> np.ndarray:
         """Mask logits of some queries: int [N] -> float32 numpy [N, T, H/4, W/4]."""
@@ -136,13 +203,19 @@ class Predictor:
             for i in range(0, len(indices), MASKS_PER_CALL)
         ]
         if not taken:
-            return np.zeros((0, *clip.mask_logits.shape[1:]), np.float32)
-        return np.concatenate(taken)[: len(indices)]
+            return np.zeros((0, clip.num_frames, *clip.mask_logits.shape[2:]), np.float32)
+        return np.concatenate(taken)[: len(indices), : clip.num_frames]
 
-    def upsample_masks(self, logits: np.ndarray) -> np.ndarray:
-        """float32 [N, T, h, w] -> bool [N, T, 4h, 4w]: bilinear x4, above 0."""
+    def semantic_logits(self, clip: ClassClip) -> np.ndarray:
+        """Logits of the classes: float32 numpy [K, T, H/4, W/4]."""
+        return np.asarray(clip.semantic_logits)[:, : clip.num_frames]
+
+    def upsample_masks(self, logits: np.ndarray, extent: tuple[int, int] | None = None) -> np.ndarray:
+        """float32 [N, T, h, w] -> bool [N, T, 4h, 4w]: bilinear x4, above 0; `extent` as in `Geometry`."""
         filled = _fill(logits, object_bucket(len(logits)), EMPTY_LOGIT)
-        return np.asarray(self._upsample_masks(filled))[: len(logits)]
+        _, num_frames, height, width = logits.shape
+        where = self._extent(num_frames, extent, (num_frames, 4 * height, 4 * width))
+        return np.asarray(self._upsample_masks(filled, where))[: len(logits)]
 
     def pixel_masks(self, logits: np.ndarray, geometry: Geometry) -> np.ndarray:
         """float32 [N, h, w] of one frame -> bool [N, H, W] at the original size (tracks may overlap)."""
@@ -168,8 +241,28 @@ class Predictor:
         """function(model, ...) as a pure function of the model's variables."""
         return lambda variables, *args: function(nnx.merge(self._graphdef, variables), *args)
 
-    def _clip_features(self, images: np.ndarray) -> network.Pyramid:
-        return self._features(self._variables, images)
+    def _clip_features(self, images: np.ndarray, place: ClipPlace | None) -> tuple[network.Pyramid, Extent]:
+        """The pyramid of a clip at `place`, in arrays of L frames, and what of them is the clip."""
+        place = ClipPlace.alone(len(images)) if place is None else place
+        memory, (height, width) = place.memory, images.shape[1:3]
+        is_shared = memory.maps is not None and memory.first == place.first
+        if memory.maps is None:
+            memory.maps = self._no_maps(place.overlap, height, width)
+        extent = self._extent(len(images), place.extent, (place.length, height, width))
+        num_shared = np.int32(place.overlap if is_shared else 0)
+        images = _fill(images, place.length, 0)
+        pyramid, memory.maps = self._features(self._variables, images, memory.maps, num_shared, extent)
+        memory.first = place.first + place.length - place.overlap
+        return pyramid, extent
+
+    def _extent(self, num_frames: int, size: tuple[int, int] | None, shape: tuple[int, int, int]) -> Extent:
+        return Extent.of(num_frames, size, shape, self.config.hidden_size)
+
+    def _no_maps(self, num_frames: int, height: int, width: int) -> network.Pyramid:
+        """Frame features in the shapes of those of so many frames."""
+        shapes = {s: (1, num_frames, height // s, width // s, self.config.hidden_size) for s in PYRAMID_STRIDES}
+        with jax.default_device(self.device):
+            return {stride: jnp.zeros(shape, self.config.compute_dtype) for stride, shape in shapes.items()}
 
     def _jit(self, function: Callable) -> Callable:
         """jax.jit with the compilations counted and timed apart from the runs."""
@@ -207,9 +300,11 @@ def _upsampling(geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
     return geometry.upsampling()
 
 
-def _upsample_masks(logits: jax.Array) -> jax.Array:
-    *leading, h, w = logits.shape
-    return jax.image.resize(logits, (*leading, 4 * h, 4 * w), "bilinear") > 0
+def _upsample_masks(logits: jax.Array, extent: Extent) -> jax.Array:
+    N, T, h, w = logits.shape
+    logits = repeat_border(logits.reshape(N * T, h, w, 1), extent).reshape(logits.shape)
+    masks = jax.image.resize(logits, (N, T, 4 * h, 4 * w), "bilinear") > 0
+    return masks if extent.size is None else masks & extent.inside(4 * h, 4 * w)
 
 
 def _to_pixels(logits: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:

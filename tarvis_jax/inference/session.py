@@ -275,7 +275,7 @@ class Session:
             elif len(steps.frames) > 1:
                 self._pipeline.start_over()
             final = range(steps.first, steps.first + (len(steps.frames) == length))
-            clip = clips.Clip(steps.first, list(steps.frames), is_last=False, final=final)
+            clip = clips.Clip(steps.first, list(steps.frames), length, length - 1, is_last=False, final=final)
             self._pipeline.add(clip, state.geometry, self._pipeline.forward(clip, state.geometry))
             result = self._pipeline.preview(number, state.geometry)
             ended = self._finish_steps(final)
@@ -340,7 +340,8 @@ class Session:
         """The geometry of a video; checks the targets against it."""
         for target in self._targets.values():
             target.check_size(size)
-        return clips.plan_geometry(size, self.config.min_dim, self.config.max_dim, self._predictor.config.size_divisor)
+        config, divisor = self.config, self._predictor.config.size_divisor
+        return clips.plan_geometry(size, config.min_dim, config.max_dim, divisor, use_table=config.size_table)
 
     def _prepare(self, source: FrameSource, stack: contextlib.ExitStack) -> Iterator[np.ndarray]:
         """Frames as the network takes them, prepared ahead by a thread where the source must decode them."""

@@ -51,25 +51,30 @@ def _parts_of_one(mask: jax.Array, num_parts: int) -> jax.Array:
     return count_pixels(is_member.reshape(B, num_parts, T, H, W))
 
 
-def grid_counts(free: jax.Array, grid: tuple[int, int]) -> jax.Array:
+def grid_counts(free: jax.Array, grid: tuple[int, int], used: jax.Array | None = None) -> jax.Array:
     """Counts the pixels of each cell of a coarse grid over the image, by stride-4 cell.
 
     Args:
       free: bool [B, T, H, W], the pixels that count.
       grid: rows and columns of the coarse grid.
+      used: int32 [2], height and width that the grid divides, from the upper left; None: all.
 
     Returns:
       uint8 [B, rows * columns, T, H/4, W/4].
     """
-    rows, columns = (_grid_index(length, parts) for length, parts in zip(free.shape[-2:], grid, strict=True))
+    used = (None, None) if used is None else used
+    rows, columns = (_grid_index(*args) for args in zip(free.shape[-2:], grid, used, strict=True))
     index = rows[:, None] * grid[1] + columns  # [H, W]
     is_inside = index == np.arange(grid[0] * grid[1])[:, None, None]  # [G, H, W]
     return count_pixels(free[:, None] & is_inside[:, None])
 
 
-def _grid_index(length: int, parts: int) -> np.ndarray:
+def _grid_index(length: int, parts: int, used: jax.Array | None) -> jax.Array | np.ndarray:
     """Which of `parts` each of `length` pixels belongs to; the outer parts are a trifle wider, as in the reference."""
-    return np.rint(np.linspace(-0.499, parts - 1 + 0.499, length)).astype(np.int32)
+    low, high = -0.499, parts - 1 + 0.499
+    if used is None:
+        return np.rint(np.linspace(low, high, length)).astype(np.int32)
+    return jnp.rint(low + jnp.arange(length) * ((high - low) / (used - 1))).astype(jnp.int32)
 
 
 def nearest_cell(points_yx: jax.Array, height: int, width: int) -> tuple[jax.Array, jax.Array]:

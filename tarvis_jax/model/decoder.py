@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kernels.attention.biases import HardMaskBias, KeyPaddingBias, SoftMaskBias
+from kernels.attention.biases import HardMaskBias, KeyPaddingBias, PaddedKeysBias, SoftMaskBias
 from tarvis_jax.model.attention import MLP, FeedForward, MultiHeadAttention, layer_norm, linear
 from tarvis_jax.model.config import SOFT_MASKED, ModelConfig
+from tarvis_jax.model.extent import Extent
 from tarvis_jax.model.frozen import Frozen
 from tarvis_jax.model.position_encoding import sine_3d
 from tarvis_jax.model.queries import BACKGROUND, BACKGROUND_VOS, INSTANCE, SEMANTIC, VOS, Groups, QuerySet, group_slice
@@ -71,6 +72,7 @@ class DecoderLayer(nnx.Module):
         positions: jax.Array,
         mask_embed: jax.Array,
         mask_features: jax.Array,
+        inside: jax.Array | None = None,
     ) -> jax.Array:
         """One round.
 
@@ -82,6 +84,7 @@ class DecoderLayer(nnx.Module):
           positions: [1, S, C].
           mask_embed: [B, Q, C]; its products with `mask_features` are the queries' mask logits at this level.
           mask_features: [B, S, C]. No gradient flows through the masks.
+          inside: bool [S], the features that are there; None: all.
 
         Returns:
           [B, Q, C].
@@ -90,6 +93,8 @@ class DecoderLayer(nnx.Module):
         where = HardMaskBias(mask_embed, mask_features)
         if self.is_soft:
             where = SoftMaskBias(mask_embed, mask_features, self.mask_factors[...])
+        if inside is not None:
+            where = PaddedKeysBias(where, inside)
         x = self.cross_attention(queries + embeddings, features, positions, where)
         queries = self.cross_norm(queries + x)
         x = self.self_attention(queries + embeddings, queries, embeddings, KeyPaddingBias(valid))
@@ -110,7 +115,9 @@ class QueryDecoder(nnx.Module):
         self.mask_embeds = nnx.Dict({name: MLP(size, size, size, 3, rngs=rngs, dtype=dtype) for name in MASK_GROUPS})
         self.class_projections = nnx.Dict({name: linear(size, size, rngs=rngs, dtype=dtype) for name in CLASS_GROUPS})
 
-    def __call__(self, pyramid: dict[int, jax.Array], query_set: QuerySet, *, all_layers: bool) -> Predictions:
+    def __call__(
+        self, pyramid: dict[int, jax.Array], query_set: QuerySet, *, all_layers: bool, extent: Extent | None = None
+    ) -> Predictions:
         """Decodes the queries.
 
         Args:
@@ -118,11 +125,12 @@ class QueryDecoder(nnx.Module):
           query_set: initial queries.
           all_layers: predict from the initial queries and after each layer (L = decoder_layers + 1) instead of after
             the last layer only (L = 1).
+          extent: what of the pyramid is the clips; mask logits outside are INVALID_MASK_LOGIT.
         """
         strides = self.config.decoder_strides
         num_layers = self.config.decoder_layers
         features4 = pyramid[4].astype(self.dtype)
-        levels = [self._level(pyramid[stride], i) for i, stride in enumerate(strides)]
+        levels = [self._level(pyramid[stride], i, extent) for i, stride in enumerate(strides)]
         # Attention masks are mask logits resized to a level. Resizing and the dot product with a query are both
         # linear, so the map is resized once instead of every query's logits in every layer.
         level_maps = [_flatten(resize_to_stride(features4, stride // 4)) for stride in strides]
@@ -137,12 +145,15 @@ class QueryDecoder(nnx.Module):
             mask_embed = self._mask_embed(normed, query_set.groups)  # [B, Q, C]
             if all_layers or i == num_layers:
                 mask_logits = mask_dot(mask_embed, features4)
-                mask_logits = jnp.where(query_set.valid[:, :, None, None, None], mask_logits, INVALID_MASK_LOGIT)
+                is_logit = query_set.valid[:, :, None, None, None]
+                if extent is not None:
+                    is_logit &= extent.clip_inside(*mask_logits.shape[2:])
+                mask_logits = jnp.where(is_logit, mask_logits, INVALID_MASK_LOGIT)
                 predictions.append((queries, mask_logits, self._class_logits(normed, query_set.groups)))
             if i == num_layers:
                 break
-            features, positions = levels[i % len(strides)]
-            masks = mask_embed, level_maps[i % len(strides)]
+            features, positions, inside = levels[i % len(strides)]
+            masks = mask_embed, level_maps[i % len(strides)], inside
             queries = run_layer(self.layers[i], queries, embeddings, query_set.valid, features, positions, *masks)
         queries, mask_logits, class_logits = zip(*predictions, strict=True)
         return Predictions(
@@ -152,12 +163,17 @@ class QueryDecoder(nnx.Module):
             groups=query_set.groups,
         )
 
-    def _level(self, features: jax.Array, index: int) -> tuple[jax.Array, jax.Array]:
-        """Features [B, S, C] with the scale embedding, and their positions [1, S, C]."""
+    def _level(
+        self, features: jax.Array, index: int, extent: Extent | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """Features [B, S, C] with the scale embedding, their positions [1, S, C], and bool [S], which are there."""
         _, T, h, w, C = features.shape
-        positions = sine_3d(T, h, w, C).reshape(1, -1, C).astype(self.dtype)
+        times, axes, inside = None, None, None
+        if extent is not None:
+            times, axes, inside = extent.times, extent.axes(h, w), extent.clip_inside(T, h, w).reshape(-1)
+        positions = sine_3d(T, h, w, C, times=times, axes=axes).reshape(1, -1, C).astype(self.dtype)
         features = _flatten(features).astype(self.dtype)
-        return features + self.scale_embed[...][index].astype(self.dtype), positions
+        return features + self.scale_embed[...][index].astype(self.dtype), positions, inside
 
     def _mask_embed(self, queries: jax.Array, groups: Groups) -> jax.Array:
         """[B, Q, C] -> [B, Q, C], each group through its own head."""

@@ -10,6 +10,7 @@ from kernels.attention.biases import KeyCountBias, KeyPaddingBias
 from tarvis_jax.model.attention import MLP, FeedForward, MultiHeadAttention, layer_norm, linear
 from tarvis_jax.model.cell_counts import STRIDE, grid_counts, nearest_cell, part_counts
 from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.extent import Extent
 from tarvis_jax.model.position_encoding import sine_2d
 from tarvis_jax.model.queries import ObjectQueries
 from tarvis_jax.model.remat import rematerialize
@@ -99,6 +100,7 @@ class ObjectEncoder(nnx.Module):
         point_frames: jax.Array | None = None,
         valid_frames: jax.Array | None = None,
         queries_per_object: int | None = None,
+        extent: Extent | None = None,
     ) -> ObjectQueries:
         """Encodes objects and the background between them.
 
@@ -113,6 +115,7 @@ class ObjectEncoder(nnx.Module):
           point_frames: int32 [B, N], frame of each point; None = the first.
           valid_frames: bool [B, T], frames to take mask objects and background from; None = all.
           queries_per_object: q; None = config.num_queries_per_object.
+          extent: what of the pyramid is the clips. Masks are false and points are not outside of it.
 
         Returns:
           Queries of the background grid and q of each object. A mask object without a pixel in the valid frames is
@@ -133,7 +136,9 @@ class ObjectEncoder(nnx.Module):
         is_mask = valid_objects & ~is_point
         masks = masks & is_mask[:, :, None, None, None] & valid_frames[:, None, :, None, None]
 
-        cell_counts = cells_of_queries(masks, valid_frames, self.config.background_grid, q)
+        if extent is not None:
+            valid_frames = valid_frames & extent.frames_inside(T)
+        cell_counts = cells_of_queries(masks, valid_frames, self.config.background_grid, q, extent)
         cells = self._cells(pyramid[STRIDE])
         point_features = sample_points(pyramid, points_yx, point_frames).astype(self.dtype)
         keys = self._keys(cells, cell_counts, point_features, points_yx, is_point, q, (h, w))
@@ -221,7 +226,11 @@ class ObjectEncoder(nnx.Module):
 
 
 def cells_of_queries(
-    masks: jax.Array, valid_frames: jax.Array, background_grid: tuple[int, int], queries_per_object: int
+    masks: jax.Array,
+    valid_frames: jax.Array,
+    background_grid: tuple[int, int],
+    queries_per_object: int,
+    extent: Extent | None = None,
 ) -> jax.Array:
     """How many pixels of each stride-4 cell belong to each query.
 
@@ -230,13 +239,17 @@ def cells_of_queries(
       valid_frames: bool [B, T].
       background_grid: rows and columns that what no mask covers is divided into, one query each.
       queries_per_object: q, the parts that each mask is divided into.
+      extent: what of the arrays is the clips.
 
     Returns:
       uint8 [B, G + N q, T h w]: the background grid's queries, then each object's.
     """
     B, N, T, H, W = masks.shape
     free = valid_frames[:, :, None, None] & ~masks.any(1)
-    background = grid_counts(free, background_grid)
+    used = None if extent is None else extent.cells(H, W)
+    if used is not None:
+        free &= extent.inside(H, W)
+    background = grid_counts(free, background_grid, used)
     objects = part_counts(masks, queries_per_object).reshape(B, N * queries_per_object, T, H // STRIDE, W // STRIDE)
     counts = jnp.concatenate([background, objects], axis=1)
     return counts.reshape(*counts.shape[:2], -1)

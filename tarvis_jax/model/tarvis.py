@@ -7,6 +7,7 @@ from flax import nnx
 from tarvis_jax.model.backbones import backbone_config, build_backbone
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.decoder import Predictions, QueryDecoder
+from tarvis_jax.model.extent import Extent
 from tarvis_jax.model.frozen import Frozen
 from tarvis_jax.model.object_encoder import ObjectEncoder
 from tarvis_jax.model.queries import ObjectQueries, QuerySet, QueryTables
@@ -62,8 +63,21 @@ class TarViS(nnx.Module):
         with jax.named_scope("neck"):
             return self.neck(features)
 
+    def frame_features(self, images: jax.Array, extent: Extent | None = None) -> dict[int, jax.Array]:
+        """The part of `features` that sees one frame at a time: {stride: [B, T, H/stride, W/stride, C]}."""
+        features = self.backbone_features(images, extent=extent)
+        with jax.named_scope("neck"):
+            return self.neck.project(features, extent)
+
+    @jax.named_scope("neck")
+    def mix_frames(self, maps: dict[int, jax.Array], extent: Extent | None = None) -> dict[int, jax.Array]:
+        """The part of `features` that sees the clip: what `frame_features` gives -> the pyramid."""
+        return self.neck.mix(maps, extent)
+
     @jax.named_scope("backbone")
-    def backbone_features(self, images: jax.Array, rng_keys: jax.Array | None = None) -> dict[int, jax.Array]:
+    def backbone_features(
+        self, images: jax.Array, rng_keys: jax.Array | None = None, extent: Extent | None = None
+    ) -> dict[int, jax.Array]:
         """What `features` gives to the temporal neck: {stride: [B, T, H/stride, W/stride, D]} for 4, 8, 16, 32."""
         B, T = images.shape[:2]
         frames = images.reshape(B * T, *images.shape[2:]).astype(jnp.float32)
@@ -72,7 +86,7 @@ class TarViS(nnx.Module):
         frames = (frames - self.pixel_mean[...]) / self.pixel_std[...]
         if rng_keys is not None:  # each frame has its own
             rng_keys = jax.vmap(lambda key: jax.random.split(key, T))(rng_keys).reshape(B * T)
-        features = self.backbone(frames, rng_keys=rng_keys)
+        features = self.backbone(frames, rng_keys=rng_keys, extent=extent)
         return {stride: x.reshape(B, T, *x.shape[1:]) for stride, x in features.items()}
 
     def class_query_set(self, dataset: str, batch_size: int) -> QuerySet:
@@ -92,6 +106,13 @@ class TarViS(nnx.Module):
         return self.queries.exemplar_query_set(objects)
 
     @jax.named_scope("decoder")
-    def decode(self, pyramid: dict[int, jax.Array], query_set: QuerySet, *, all_layers: bool = True) -> Predictions:
+    def decode(
+        self,
+        pyramid: dict[int, jax.Array],
+        query_set: QuerySet,
+        *,
+        all_layers: bool = True,
+        extent: Extent | None = None,
+    ) -> Predictions:
         """Masks and classes of the queries; after every decoder layer, or after the last one only (L = 1)."""
-        return self.decoder(pyramid, query_set, all_layers=all_layers)
+        return self.decoder(pyramid, query_set, all_layers=all_layers, extent=extent)

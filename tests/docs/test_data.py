@@ -15,7 +15,7 @@ from tarvis_jax.api import Model
 from tarvis_jax.config import from_mapping
 from tarvis_jax.datasets import DATASETS
 from tarvis_jax.evaluation.scores import evaluate
-from tarvis_jax.inference.predictor import ClassClip
+from tarvis_jax.inference.predictor import ClassClip, ClipPlace
 from tarvis_jax.model.structure import ModelStructure
 from tarvis_jax.parallel.mesh import make_mesh, put_batch
 from tarvis_jax.run_config import Config
@@ -36,12 +36,12 @@ def animals(t: int) -> np.ndarray:
     return ids
 
 
-def see_animals(images: np.ndarray, dataset: str) -> ClassClip:
+def see_animals(images: np.ndarray, dataset: str, place: ClipPlace | None = None) -> ClassClip:
     """In place of the network: a query per gray level of `write_zoo`'s frames, and one that finds nothing."""
     levels = images[:, 2::4, 2::4, 0].astype(np.float32)
     masks = np.stack([np.sign(20 - abs(levels - level)) for level in (110, 200, 255)])
     classes = np.asarray([[0, 9, 0], [0, 0, 9], [9, 0, 0]], np.float32)
-    return ClassClip(classes, masks, np.zeros((2, *levels.shape), np.float32))
+    return ClassClip(classes, masks, np.zeros((2, *levels.shape), np.float32), len(images))
 
 
 def write_zoo(root):

@@ -26,15 +26,15 @@ class ColorNetwork(Predictor):
     def _logits(self, images, red):
         return np.where(images[:, 2::4, 2::4, 0] == red, 1.0, -1.0).astype(np.float32)
 
-    def segment_classes(self, images, dataset):
+    def segment_classes(self, images, dataset, place=None):
         self.clips.append(images)
         order = self._rng.permutation(3)
         masks = np.stack([self._logits(images, red) for red in (100, 200, 250)])[order]
         classes = np.asarray([[0, 9, 0, 0], [0, 0, 0, 9], [9, 0, 0, 0]], np.float32)[order]
         semantic = np.stack([self._logits(images, 0), self._logits(images, 100), -self._logits(images, 0)])
-        return ClassClip(classes, masks, semantic)
+        return ClassClip(classes, masks, semantic, len(images))
 
-    def segment_objects(self, images, inputs):
+    def segment_objects(self, images, inputs, place=None):
         """Follows the color under the first pixel of an object's mask, or under its point."""
         self.clips.append(inputs)
         out = []

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tarvis_jax.inference.clips import iterate_clips, plan_geometry
+from tarvis_jax.inference.clips import iterate_clips, padded_sizes, plan_geometry
 
 
 def _frames(count):
@@ -45,6 +45,23 @@ def test_geometry_sizes():
     assert plan_geometry((120, 213), 96, 1333, 64).padded == (128, 192)
     assert plan_geometry((100, 400), 96, 200, 64).resized == (50, 200)  # the larger side rules
     assert plan_geometry((375, 1242), None, 1333, 64).resized == (375, 1242)
+
+
+def test_padded_sizes():
+    table = padded_sizes(448, 1333, 64)
+    assert table == [(448, 832), (832, 448), (448, 1344), (1344, 448)]
+    sizes = [(720, 1280), (1080, 1920), (1280, 720), (360, 640), (480, 640), (480, 854), (544, 1280), (720, 406), (1, 9)]
+    for size in sizes:
+        geometry, least = (plan_geometry(size, 448, 1333, 64, use_table=use) for use in (True, False))
+        assert (geometry.resized, geometry.extent) == (least.resized, least.padded)
+        assert geometry.padded in table and all(p >= e for p, e in zip(geometry.padded, geometry.extent, strict=True))
+        points = [each.normalize_point((0.7 * size[0], 0.2 * size[1])) * each.padded for each in (geometry, least)]
+        np.testing.assert_allclose(*points, rtol=1e-5)
+        for matrix, expected in zip(geometry.upsampling(), least.upsampling(), strict=True):
+            np.testing.assert_array_equal(matrix[:, : expected.shape[1]], expected)
+            assert not matrix[:, expected.shape[1] :].any()
+    assert plan_geometry((480, 854), None, 1333, 64, use_table=True).padded == (512, 896)  # native sizes
+    assert padded_sizes(448, 500, 64) == [(448, 512), (512, 448)]
 
 
 def test_prepared_images_and_masks():

@@ -12,9 +12,10 @@ from tarvis_jax import datasets
 from tarvis_jax.inference import network as forward
 from tarvis_jax.inference.clips import plan_geometry
 from tarvis_jax.inference.config import InferenceConfig
-from tarvis_jax.inference.predictor import ClassClip, Predictor, object_bucket
+from tarvis_jax.inference.predictor import ClassClip, ClipPlace, FrameMemory, Predictor, object_bucket
 from tarvis_jax.inference.session import Session
 from tarvis_jax.inference.targets import ExemplarInputs
+from tarvis_jax.model.queries import SEMANTIC_TABLE, semantic_rows
 from tarvis_jax.model.variables import abstract_model, fill, flatten
 from tests import tiny
 
@@ -78,38 +79,108 @@ def test_objects_up_to_the_next_power_of_two_share_a_compilation(predictor):
     assert [object_bucket(n) for n in (1, 2, 3, 4, 5, 9)] == [1, 2, 4, 4, 8, 16]
 
 
-def test_padded_object_slots_change_nothing(predictor):
-    """Three objects (in four slots) give what a compilation for exactly three slots gives."""
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
-    masks = np.zeros((3, 3, 64, 64), bool)
+def _objects(num_frames: int, size: tuple[int, int]) -> ExemplarInputs:
+    """Two mask objects and a point object, in frames of `size` or larger ones."""
+    masks = np.zeros((3, num_frames, *size), bool)
     masks[0, 0, :20, :20] = masks[1, :2, 30:50, 10:30] = True
-    inputs = ExemplarInputs(
+    return ExemplarInputs(
         ids=[1, 2, 3],
         masks=masks,
-        points_yx=np.float32([[0, 0], [0, 0], [0.3, 0.8]]),
+        points_yx=np.float32([[0, 0], [0, 0], [19.5 / size[0], 50.5 / size[1]]]),
         point_frames=np.int32([0, 0, 1]),
         is_point=np.array([False, False, True]),
-        valid_frames=np.array([True, True, False]),
+        valid_frames=np.arange(num_frames) < 2,
     )
-    ours = predictor.segment_objects(images, inputs)
 
-    def clip_objects(variables, images, *objects):
+
+def test_padding_changes_nothing(predictor):
+    """Three frames of 64x64 with three objects, in arrays of five frames of 64x96 with four slots of objects.
+
+    The oracle is a program for exactly the clip.
+    """
+    size, array_size = (64, 64), (64, 96)
+    array = np.random.default_rng(0).integers(0, 256, (3, *array_size, 3), dtype=np.uint8)
+    images = array[:, :64, :64]
+
+    @jax.jit
+    def exactly(variables, images, queries, *objects):
         model = fill(abstract_model(TINY), variables)
-        return forward.decode_objects(model, forward.clip_features(model, images), *objects)
+        pyramid = forward.clip_features(model, images)
+        return forward.decode_classes(model, pyramid, queries), forward.decode_objects(model, pyramid, *objects)
 
-    exact = jax.jit(clip_objects)(
-        predictor.variables,
-        images,
-        inputs.masks,
-        inputs.points_yx,
-        inputs.point_frames,
-        inputs.is_point,
-        np.ones(3, bool),
-        inputs.valid_frames,
-    )
-    assert ours.shape == (3, 3, 16, 16) and np.abs(ours).max() < 1e4
-    np.testing.assert_allclose(ours, exact, rtol=1e-3, atol=1e-3)
+    given = _objects(3, size)
+    objects = (given.masks, given.points_yx, given.point_frames, given.is_point, np.ones(3, bool), given.valid_frames)
+    rows = slice(*semantic_rows(TINY.semantic_classes)["KITTI_STEP"])
+    classes, expected = exactly(predictor.variables, images, predictor.variables[SEMANTIC_TABLE][rows], *objects)
+
+    place = ClipPlace(first=0, length=5, overlap=2, extent=size, memory=FrameMemory())
+    found = predictor.segment_objects(array, _objects(3, array_size), place)
+    assert found.shape == (3, 3, 16, 24) and np.abs(expected).max() < 1e4
+    np.testing.assert_allclose(found[..., :16], expected, rtol=1e-3, atol=1e-3)
+    assert (found[..., 16:] == -1e4).all()
+    clip = predictor.segment_classes(array, "KITTI_STEP", dataclasses.replace(place, memory=FrameMemory()))
+    np.testing.assert_allclose(clip.class_logits, classes[0], rtol=1e-3, atol=1e-3)
+    masks = predictor.take_masks(clip, np.arange(12))
+    np.testing.assert_allclose(masks[..., :16], classes[1], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(predictor.semantic_logits(clip)[..., :16], classes[2], rtol=1e-3, atol=1e-3)
+    assert (masks[..., 16:] == -1e4).all()
+    larger = predictor.upsample_masks(found, size)
+    np.testing.assert_array_equal(larger[..., :64], predictor.upsample_masks(np.array(expected)))
+    assert not larger[..., 64:].any()
+
+
+def test_frames_that_two_clips_share_are_seen_once(predictor):
+    """The second clip's first frame is not looked at again; that of a clip elsewhere in the video is."""
+    frames = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    first = ClipPlace(first=0, length=3, overlap=1, extent=None, memory=FrameMemory())
+    second = dataclasses.replace(first, first=2)
+
+    def logits(images, place):
+        clip = predictor.segment_classes(images, "KITTI_STEP", place)
+        return np.array(clip.mask_logits)
+
+    alone = logits(frames[2:], dataclasses.replace(second, memory=FrameMemory()))
+    without = np.concatenate([np.zeros_like(frames[:1]), frames[3:]])
+    assert np.abs(logits(without, dataclasses.replace(second, memory=FrameMemory())) - alone).max() > 1e-2
+    logits(frames[:3], first)
+    np.testing.assert_allclose(logits(without, second), alone, atol=1e-4)
+    logits(frames[:3], dataclasses.replace(first, first=7))  # the next clip begins at frame 9
+    np.testing.assert_allclose(logits(frames[2:], second), alone, atol=1e-4)
+
+
+def test_programs_of_videos_of_many_sizes_and_lengths(monkeypatch):
+    """Two programs for each padded size, and none after the first video of each; the network is a quick stand-in."""
+    programs = []
+
+    def features(model, images, shared, num_shared, extent):
+        programs.append(("features", images.shape))
+        return {4: images[None, :, 2::4, 2::4, :1].astype(np.float32)}, shared
+
+    def classes(model, pyramid, queries, extent):
+        """Where a frame is bright, there is the object."""
+        logits = pyramid[4][0, None, ..., 0] - 128
+        programs.append(("classes", logits.shape))
+        logits = jax.numpy.where(extent.clip_inside(*logits.shape[1:]), logits, -1e4)
+        return jax.numpy.zeros((1, 1 + len(queries))), logits, logits
+
+    monkeypatch.setattr(forward, "next_clip_features", features)
+    monkeypatch.setattr(forward, "decode_classes", classes)
+    predictor = Predictor(TINY, tiny.variables(TINY))
+    config = InferenceConfig(clip_length=4, overlap=2, min_dim=32, max_dim=100, size_table=True)
+    spec = datasets.DatasetSpec(datasets.INSTANCE, 4)
+
+    def segment(num_frames, height, width):
+        video = np.zeros((num_frames, height, width, 3), np.uint8)
+        video[:, : height // 2, : width // 2] = 255
+        results = list(Session(predictor, "YOUTUBE_VIS", spec, config).run(video))
+        assert len(results) == num_frames
+        for result in results:
+            assert abs(result.objects[0].mask.mean() - 0.25) < 0.02
+        return len(programs)
+
+    assert [segment(9, 72, 128), segment(1, 128, 72), segment(6, 40, 120)] == [2, 4, 6]
+    others = [(1, 108, 192), (2, 36, 64), (3, 48, 64), (5, 64, 64), (7, 96, 72), (8, 50, 120)]
+    assert {segment(*video) for video in others} == {6}
 
 
 def test_pixels_against_torch(predictor):
@@ -130,7 +201,7 @@ def test_pixels_against_torch(predictor):
 
 def test_take_masks(predictor):
     logits = np.random.default_rng(0).standard_normal((12, 2, 4, 4)).astype(np.float32)
-    clip = ClassClip(np.zeros((12, 3), np.float32), jax.numpy.asarray(logits), jax.numpy.zeros((2, 2, 4, 4)))
+    clip = ClassClip(np.zeros((12, 3), np.float32), jax.numpy.asarray(logits), jax.numpy.zeros((2, 2, 4, 4)), 2)
     indices = np.array([11, 0, 5, 7, 1, 2, 3, 4, 6])
     np.testing.assert_array_equal(predictor.take_masks(clip, indices), logits[indices])
     assert predictor.take_masks(clip, indices[:0]).shape == (0, 2, 4, 4)

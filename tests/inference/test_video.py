@@ -20,11 +20,11 @@ class TimedNetwork(ColorNetwork):
         super().__init__()
         self.model_seconds = 0.0
 
-    def segment_objects(self, images, inputs):
+    def segment_objects(self, images, inputs, place=None):
         self.model_seconds += 0.01
         return super().segment_objects(images, inputs)
 
-    def segment_classes(self, images, dataset):
+    def segment_classes(self, images, dataset, place=None):
         self.model_seconds += 0.01
         return super().segment_classes(images, dataset)
 

@@ -26,7 +26,8 @@ def build_backbone(
     """Makes a backbone with fresh weights.
 
     The module maps `frames` (float [F, H, W, 3], normalized with the config's `pixel_mean` and `pixel_std`) to
-    {stride: [F, H / stride, W / stride, C]} in `compute_dtype`; `out_channels` gives C per stride.
+    {stride: [F, H / stride, W / stride, C]} in `compute_dtype`; `out_channels` gives C per stride. `extent` says what
+    of the frames is there (`model.extent`).
 
     Args:
       name: a key of BACKBONES.

@@ -9,6 +9,7 @@ from flax import nnx
 
 from tarvis_jax.fields import Range, check_fields
 from tarvis_jax.model.backbones import layers
+from tarvis_jax.model.extent import Extent, clear_outside
 
 _EPSILON = 1e-6
 
@@ -62,9 +63,9 @@ class ConvNextBlock(nnx.Module):
         self.drop_path = drop_path
         self.compute_dtype = compute_dtype
 
-    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, keys: jax.Array | None = None, extent: Extent | None = None) -> jax.Array:
         """[F, H, W, C] -> [F, H, W, C]; keys [F] turn stochastic depth on."""
-        y = self.norm(self.depthwise(x))
+        y = self.norm(self.depthwise(clear_outside(x, extent)))
         y = self.linear2(jax.nn.gelu(self.linear1(y), approximate=False))
         y = y * self.layer_scale[...].astype(self.compute_dtype)
         return x + layers.drop_path(y, self.drop_path, keys)
@@ -94,7 +95,9 @@ class ConvNext(nnx.Module):
             self.stages.append(nnx.List(blocks))
             self.output_norms.append(layers.layer_norm(outputs, _EPSILON, **kwargs))
 
-    def __call__(self, frames: jax.Array, *, rng_keys: jax.Array | None = None) -> dict[int, jax.Array]:
+    def __call__(
+        self, frames: jax.Array, *, rng_keys: jax.Array | None = None, extent: Extent | None = None
+    ) -> dict[int, jax.Array]:
         """Normalized frames [F, H, W, 3] -> {stride: [F, H / stride, W / stride, C]} for 4, 8, 16, 32.
 
         H and W must be multiples of 32: the convolutions between the stages drop what does not fill a patch. Keys
@@ -108,7 +111,9 @@ class ConvNext(nnx.Module):
             else:
                 x = self.reductions[i](self.reduction_norms[i](x))
             first_index = sum(self.config.depths[:i])
-            x = layers.run_blocks(blocks, x, remat=self.remat, rng_keys=rng_keys, first_index=first_index)
+            x = layers.run_blocks(
+                blocks, x, remat=self.remat, rng_keys=rng_keys, first_index=first_index, extent=extent
+            )
             features[stride] = self.output_norms[i](x)
         return features
 

@@ -9,6 +9,7 @@ from flax import nnx
 from jax import lax
 
 from tarvis_jax.fields import Length, Range
+from tarvis_jax.model.extent import Extent
 from tarvis_jax.model.frozen import Frozen
 from tarvis_jax.model.remat import rematerialize
 
@@ -120,20 +121,27 @@ def drop_path(branch: jax.Array, rate: float, keys: jax.Array | None) -> jax.Arr
 
 
 def run_blocks(
-    blocks: nnx.List, x: jax.Array, *, remat: str, rng_keys: jax.Array | None, first_index: int
+    blocks: nnx.List,
+    x: jax.Array,
+    *,
+    remat: str,
+    rng_keys: jax.Array | None,
+    first_index: int,
+    extent: Extent | None = None,
 ) -> jax.Array:
     """Applies the residual blocks of one stage in order.
 
     Args:
-      blocks: modules with `__call__(x, keys)`.
+      blocks: modules with `__call__(x, keys, extent)`.
       x: [F, H, W, C].
       remat: what the backward pass computes again (`rematerialize`).
       rng_keys: keys [F] for stochastic depth, or None.
       first_index: index of the stage's first block in the whole backbone; makes each block's keys its own.
+      extent: what of the frames is there.
     """
     for i, block in enumerate(blocks):
         keys = None if rng_keys is None else jax.vmap(jax.random.fold_in, (0, None))(rng_keys, first_index + i)
-        x = rematerialize(block, remat)(x, keys)
+        x = rematerialize(block, remat)(x, keys, extent)
     return x
 
 

@@ -10,6 +10,7 @@ from flax import nnx
 
 from tarvis_jax.fields import Length, OneOf, Range, check_fields
 from tarvis_jax.model.backbones import layers
+from tarvis_jax.model.extent import Extent, clear_outside, inside_mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +81,14 @@ class ConvNorm(nnx.Module):
         self.stride = stride
         self.compute_dtype = compute_dtype
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, extent: Extent | None = None) -> jax.Array:
         """[F, H, W, I] -> [F, H / stride, W / stride, O]."""
-        return self.norm(layers.conv2d(x, self.kernel[...].astype(self.compute_dtype), self.stride))
+        kernel = self.kernel[...].astype(self.compute_dtype)
+        x = layers.conv2d(clear_outside(x, extent) if len(kernel) > 1 else x, kernel, self.stride)
+        mask = inside_mask(x, extent)
+        if mask is None or isinstance(self.norm, layers.FrozenBatchNorm):
+            return self.norm(x)
+        return self.norm(x, mask=jnp.broadcast_to(mask, x.shape))
 
 
 class Bottleneck(nnx.Module):
@@ -96,12 +102,12 @@ class Bottleneck(nnx.Module):
         is_same_shape = inputs == outputs and stride == 1
         self.shortcut = None if is_same_shape else ConvNorm(inputs, outputs, 1, stride, config, **kwargs)
 
-    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, keys: jax.Array | None = None, extent: Extent | None = None) -> jax.Array:
         """[F, H, W, I] -> [F, H / stride, W / stride, O]; no stochastic depth: `keys` are unused."""
-        y = jax.nn.relu(self.conv1(x))
-        y = jax.nn.relu(self.conv2(y))
-        y = self.conv3(y)
-        return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+        y = jax.nn.relu(self.conv1(x, extent))
+        y = jax.nn.relu(self.conv2(y, extent))
+        y = self.conv3(y, extent)
+        return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x, extent)))
 
 
 class BasicBlock(nnx.Module):
@@ -113,10 +119,10 @@ class BasicBlock(nnx.Module):
         is_same_shape = inputs == outputs and stride == 1
         self.shortcut = None if is_same_shape else ConvNorm(inputs, outputs, 1, stride, config, **kwargs)
 
-    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, keys: jax.Array | None = None, extent: Extent | None = None) -> jax.Array:
         """[F, H, W, I] -> [F, H / stride, W / stride, O]; no stochastic depth: `keys` are unused."""
-        y = self.conv2(jax.nn.relu(self.conv1(x)))
-        return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+        y = self.conv2(jax.nn.relu(self.conv1(x, extent)), extent)
+        return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x, extent)))
 
 
 class ResNet(nnx.Module):
@@ -146,19 +152,21 @@ class ResNet(nnx.Module):
                 inputs = outputs
             self.stages.append(blocks)
 
-    def __call__(self, frames: jax.Array, *, rng_keys: jax.Array | None = None) -> dict[int, jax.Array]:
+    def __call__(
+        self, frames: jax.Array, *, rng_keys: jax.Array | None = None, extent: Extent | None = None
+    ) -> dict[int, jax.Array]:
         """Normalized frames [F, H, W, 3] -> {stride: [F, H / stride, W / stride, C]} for 4, 8, 16, 32.
 
         `rng_keys` are accepted for the common interface and change nothing.
         """
         x = frames.astype(self.compute_dtype)
         for conv in self.stem:
-            x = jax.nn.relu(conv(x))
-        if self.config.max_pool:
-            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = jax.nn.relu(conv(x, extent))
+        if self.config.max_pool:  # of values from 0 on, so zeros outside change nothing
+            x = nnx.max_pool(clear_outside(x, extent), (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         features = {}
         for stride, blocks in zip((4, 8, 16, 32), self.stages, strict=True):
-            x = layers.run_blocks(blocks, x, remat=self.remat, rng_keys=None, first_index=0)
+            x = layers.run_blocks(blocks, x, remat=self.remat, rng_keys=None, first_index=0, extent=extent)
             features[stride] = x
         return features
 

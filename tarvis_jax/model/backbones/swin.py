@@ -10,6 +10,7 @@ from flax import nnx
 
 from tarvis_jax.fields import Range, check_fields
 from tarvis_jax.model.backbones import layers
+from tarvis_jax.model.extent import Extent, clear_outside
 
 _EPSILON = 1e-5
 _BLOCKED = -100.0  # added to the attention logits of cells that only the cyclic shift made neighbors
@@ -53,24 +54,40 @@ def relative_position_index(window: int) -> np.ndarray:
     return offset_y * (2 * window - 1) + offset_x
 
 
-def shift_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
+def shift_mask(
+    height: int, width: int, window: int, shift: int, used: jax.Array | None = None
+) -> np.ndarray | jax.Array:
     """What each window may not attend to once the map has been rolled up and left by `shift`.
 
     Args:
       height, width: of the padded map, multiples of `window`.
+      window, shift: of the attention.
+      used: int32 [2], height and width of the part that was rolled, multiples of `window`; None: all.
 
     Returns:
       float32 [num_windows, w * w, w * w], 0 where two cells come from the same side of the seam, else -100.
     """
+    array = np if used is None else jnp
 
-    def side(size: int) -> np.ndarray:
+    def side(size: int, end: int | jax.Array) -> np.ndarray | jax.Array:
         cells = np.arange(size)
-        return (cells >= size - window).astype(int) + (cells >= size - shift)
+        return (cells >= end - window).astype(int) + (cells >= end - shift)
 
-    region = 3 * side(height)[:, None] + side(width)[None, :]
+    end_row, end_column = (height, width) if used is None else used
+    region = 3 * side(height, end_row)[:, None] + side(width, end_column)[None, :]
     region = region.reshape(height // window, window, width // window, window)
     region = region.transpose(0, 2, 1, 3).reshape(-1, window * window)
-    return np.where(region[:, :, None] == region[:, None, :], 0.0, _BLOCKED).astype(np.float32)
+    return array.where(region[:, :, None] == region[:, None, :], 0.0, _BLOCKED).astype(np.float32)
+
+
+def roll(x: jax.Array, shift: int, used: jax.Array | None) -> jax.Array:
+    """Maps [F, H, W, C], rolled down and right by `shift`; with `used`, int32 [2], only so many rows and columns are."""
+    if used is None:
+        return jnp.roll(x, (shift, shift), axis=(1, 2))
+    for axis, size in ((1, used[0]), (2, used[1])):
+        cells = jnp.arange(x.shape[axis])
+        x = jnp.take(x, jnp.where(cells < size, (cells - shift) % size, cells), axis=axis)
+    return x
 
 
 class WindowAttention(nnx.Module):
@@ -85,15 +102,18 @@ class WindowAttention(nnx.Module):
         self.out = layers.linear(channels, channels, compute_dtype=compute_dtype, rngs=rngs)
         self.position_bias = nnx.Param(layers.TRUNCATED_NORMAL(rngs.params(), ((2 * window - 1) ** 2, num_heads)))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, extent: Extent | None = None) -> jax.Array:
         """[F, H, W, C] -> [F, H, W, C], any H and W."""
         F, H, W, C = x.shape
         w, heads = self.window, self.num_heads
         # Zeros on the right and bottom fill the last windows. They take part in the attention, as in the reference.
+        used = None if extent is None else extent.cells(H, W)
+        if used is not None:
+            x, used = clear_outside(x, extent), (used + w - 1) // w * w
         x = jnp.pad(x, ((0, 0), (0, -H % w), (0, -W % w), (0, 0)))
         height, width = x.shape[1:3]
         if self.shift:
-            x = jnp.roll(x, (-self.shift, -self.shift), axis=(1, 2))
+            x = roll(x, -self.shift, used)
         x = x.reshape(F, height // w, w, width // w, w, C).transpose(0, 1, 3, 2, 4, 5)
         x = x.reshape(F, -1, w * w, C)  # [F, windows, S, C]
 
@@ -102,7 +122,7 @@ class WindowAttention(nnx.Module):
         logits = jnp.einsum("fnqmd,fnkmd->fnmqk", q, k, preferred_element_type=jnp.float32)
         logits += self.position_bias[...][relative_position_index(w)].transpose(2, 0, 1)
         if self.shift:
-            logits += shift_mask(height, width, w, self.shift)[:, None]
+            logits += shift_mask(height, width, w, self.shift, used)[:, None]
         weights = jax.nn.softmax(logits).astype(self.compute_dtype)
         x = jnp.einsum("fnmqk,fnkmd->fnqmd", weights, v).reshape(F, -1, w * w, C)
         x = self.out(x)
@@ -110,7 +130,7 @@ class WindowAttention(nnx.Module):
         x = x.reshape(F, height // w, width // w, w, w, C).transpose(0, 1, 3, 2, 4, 5)
         x = x.reshape(F, height, width, C)
         if self.shift:
-            x = jnp.roll(x, (self.shift, self.shift), axis=(1, 2))
+            x = roll(x, self.shift, used)
         return x[:, :H, :W]
 
 
@@ -136,10 +156,10 @@ class SwinBlock(nnx.Module):
         self.linear2 = layers.linear(4 * channels, channels, **kwargs)
         self.drop_path = drop_path
 
-    def __call__(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, keys: jax.Array | None = None, extent: Extent | None = None) -> jax.Array:
         """[F, H, W, C] -> [F, H, W, C]; keys [F] turn stochastic depth on."""
         attention_keys, mlp_keys = (None, None) if keys is None else jax.vmap(jax.random.split, out_axes=1)(keys)
-        x = x + layers.drop_path(self.attention(self.norm1(x)), self.drop_path, attention_keys)
+        x = x + layers.drop_path(self.attention(self.norm1(x), extent), self.drop_path, attention_keys)
         mlp = self.linear2(jax.nn.gelu(self.linear1(self.norm2(x)), approximate=False))
         return x + layers.drop_path(mlp, self.drop_path, mlp_keys)
 
@@ -186,7 +206,9 @@ class Swin(nnx.Module):
             if i < 3:
                 self.merges.append(PatchMerging(channels[i], **kwargs))
 
-    def __call__(self, frames: jax.Array, *, rng_keys: jax.Array | None = None) -> dict[int, jax.Array]:
+    def __call__(
+        self, frames: jax.Array, *, rng_keys: jax.Array | None = None, extent: Extent | None = None
+    ) -> dict[int, jax.Array]:
         """Normalized frames [F, H, W, 3] -> {stride: [F, H / stride, W / stride, C]} for 4, 8, 16, 32.
 
         H and W are padded with zeros to a multiple of 4. Keys [F] of the frames turn stochastic depth on.
@@ -199,7 +221,9 @@ class Swin(nnx.Module):
             if i > 0:
                 x = self.merges[i - 1](x)
             first_index = sum(self.config.depths[:i])
-            x = layers.run_blocks(blocks, x, remat=self.remat, rng_keys=rng_keys, first_index=first_index)
+            x = layers.run_blocks(
+                blocks, x, remat=self.remat, rng_keys=rng_keys, first_index=first_index, extent=extent
+            )
             features[stride] = self.output_norms[i](x)
         return features
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.attention.biases import HardMaskBias, KeyCountBias, KeyPaddingBias, SoftMaskBias
+from kernels.attention.biases import FirstKeysBias, HardMaskBias, KeyCountBias, KeyPaddingBias, PaddedKeysBias, SoftMaskBias
 from kernels.attention.limits import CPU_LOGIT_BYTES, GPU_LOGIT_BYTES, TPU_LOGIT_BYTES
 from kernels.attention.operator import attend, attend_at_once
 from kernels.attention.tokens import Projections, Tokens
@@ -63,10 +63,14 @@ def biases():
         "inside": HardMaskBias(jnp.asarray(embeddings), jnp.asarray(features)),
         "towards": SoftMaskBias(jnp.asarray(embeddings), jnp.asarray(features), jnp.asarray(factors)),
         "multiset": KeyCountBias(jnp.asarray(counts)),
+        "first": FirstKeysBias(jnp.int32(130)),
+        "inside and there": PaddedKeysBias(
+            HardMaskBias(jnp.asarray(embeddings), jnp.asarray(features)), jnp.asarray(np.arange(S) % 260 < 130)
+        ),
     }
 
 
-RULES = ("everything", "only", "inside", "towards", "multiset")
+RULES = ("everything", "only", "inside", "towards", "multiset", "first", "inside and there")
 
 
 def chunked(max_tokens: int):
@@ -81,9 +85,16 @@ def slow(query, tokens, projections, bias) -> np.ndarray:
     value = features @ np.float64(projections.value_kernel) + np.float64(projections.value_bias)
     key, value = (x.reshape(B, S, M, D) for x in (key, value))
     out = np.zeros((B, Q, M, D))
+    there = None
+    if isinstance(bias, PaddedKeysBias):
+        bias, there = bias.bias, np.array(bias.there)
     for b, q, m in np.ndindex(B, Q, M):
         weights = np.exp(key[b, :, m] @ np.float64(query[b, q, m]) / np.sqrt(D))
-        if isinstance(bias, KeyPaddingBias):
+        if there is not None:
+            weights = weights * there
+        if isinstance(bias, FirstKeysBias):
+            factors = np.arange(S) < bias.num_keys
+        elif isinstance(bias, KeyPaddingBias):
             factors = np.array(bias.allowed[b], float)
         elif isinstance(bias, KeyCountBias):
             factors = np.array(bias.counts[b, q], float)
@@ -93,7 +104,7 @@ def slow(query, tokens, projections, bias) -> np.ndarray:
             factors = np.exp(float(bias.factors[m]) * probs) if isinstance(bias, SoftMaskBias) else probs >= 0.5
         else:
             factors = np.ones(S)
-        weights = weights * (factors if factors.any() else 1.0)
+        weights = weights * (factors if (weights * factors).any() else 1.0)
         out[b, q, m] = weights @ value[b, :, m] / weights.sum()
     return out
 
