@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kernels.aot import gpu, tpu
+from kernels.aot import gpu, hlo, tpu
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.tarvis import TarViS
 
@@ -117,7 +117,7 @@ def main() -> None:
             for n in (figures.temp_size_in_bytes, figures.argument_size_in_bytes, figures.output_size_in_bytes)
         )
         seconds = time.perf_counter() - start
-        kernels = f", {gpu.kernels_started(compiled.as_text())} kernels" if options.target == "h200" else ""
+        kernels = f", {hlo.kernels_started(compiled.as_text())} kernels" if options.target == "h200" else ""
         print(
             f"{text}: temp {temp}, arguments {given}, outputs {outputs}{kernels} (compiled in {seconds:.0f} s)",
             flush=True,

@@ -103,6 +103,7 @@ def train_batches(
     start_step: int = 0,
     rows: Sequence[int] | None = None,
     videos: list[list[VideoRecord]] | None = None,
+    plans: mixture.Mixture | None = None,
     left_out: LeftOut | None = None,
 ) -> Iterator[tuple[BatchInfo, Batch]]:
     """Endless batches from `start_step` on, or some samples of each.
@@ -114,6 +115,7 @@ def train_batches(
       start_step: the first step.
       rows: numbers, 0..batch_size-1, of the samples of each batch that this process loads; None: all.
       videos: the records of each dataset, in the config's order; read from files if None.
+      plans: of `config` and `videos`; made if None.
       left_out: where bad records are noted if `config.on_bad_record` says so; None: they are logged.
     Yields:
       `BatchInfo` and a dict of numpy arrays: `images` uint8 [B, T, H, W, 3] RGB, padded with 128; the masks of N
@@ -134,8 +136,7 @@ def train_batches(
     left_out = left_out or LeftOut()
     if videos is None:
         videos = read_videos(config, left_out)
-    plans = mixture.Mixture(config, videos)
-    return _iterate(config, plans, videos, start_step, rows, left_out)
+    return _iterate(config, plans or mixture.Mixture(config, videos), videos, start_step, rows, left_out)
 
 
 def _training_videos(dataset: DatasetConfig, config: DataConfig, left_out: LeftOut) -> list[VideoRecord]:

@@ -15,7 +15,7 @@ import collections
 import dataclasses
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from input_pipeline.records import VideoRecord
 
 # Purposes of random draws: no two of them share a stream.
 _CHUNK, _EPOCH, _SIZE, SAMPLE, _KIND = range(5)
-_BLOCK = 256  # chunks drawn at a time
+BLOCK = 256  # chunks drawn at a time: every pool with a probability of 2 / BLOCK or more is in each block
 _RARE = 0.02  # cropped or whole clips below this share of the clips of a size have no pool
 _DRAWS = 4096  # draws of objects, per number of objects, that tell how many clips can be cropped
 
@@ -95,19 +95,38 @@ class Mixture:
     def plan(self, step: int) -> BatchPlan:
         """The plan of a step (>= 0)."""
         config = self.config
-        chunk, place = divmod(step, config.chunk_steps)
-        with self._lock:
-            self._extend(chunk)
-        number = self._chunk_pools[chunk]
+        number = self._pool_number(step)
         pool = self.pools[number]
+        chunk, place = divmod(step, config.chunk_steps)
         first = (self._chunk_ranks[chunk] * config.chunk_steps + place) * config.batch_size
         epochs, positions = np.divmod(np.arange(first, first + config.batch_size), len(pool.items))
         rows = [
             self._order(number, epoch)[position] for epoch, position in zip(epochs.tolist(), positions, strict=True)
         ]
-        size = int(self._rng(_SIZE, step).integers(len(pool.buckets)))
+        size = self._size_number(step, pool)
         min_dims = config.datasets[pool.dataset].min_dims
         return BatchPlan(step, pool, min_dims[size] if min_dims else None, pool.buckets[size], pool.items[rows])
+
+    def shapes(self, steps: Iterable[int]) -> set[tuple[str, str, Size]]:
+        """(dataset, task, bucket) of the batches of some steps: what these steps need programs for."""
+        names = [dataset.name for dataset in self.config.datasets]
+        possible = {(names[pool.dataset], pool.task, size) for pool in self.pools for size in pool.buckets}
+        found: set[tuple[str, str, Size]] = set()
+        for step in steps:
+            pool = self.pools[self._pool_number(step)]
+            found.add((names[pool.dataset], pool.task, pool.buckets[self._size_number(step, pool)]))
+            if found == possible:
+                break
+        return found
+
+    def _pool_number(self, step: int) -> int:
+        chunk = step // self.config.chunk_steps
+        with self._lock:
+            self._extend(chunk)
+        return self._chunk_pools[chunk]
+
+    def _size_number(self, step: int, pool: Pool) -> int:
+        return int(self._rng(_SIZE, step).integers(len(pool.buckets)))
 
     def _shuffled(self, number: int, epoch: int) -> np.ndarray:
         """The order in which a pool's items come in one epoch."""
@@ -120,8 +139,8 @@ class Mixture:
         while len(self._chunk_pools) <= chunk:
             # One draw in each of equal parts of 0..1, in random order: every block keeps to the probabilities, as the
             # reference keeps to its numbers of samples.
-            rng = self._rng(_CHUNK, len(self._chunk_pools) // _BLOCK)
-            draws = (rng.permutation(_BLOCK) + rng.random(_BLOCK)) / _BLOCK
+            rng = self._rng(_CHUNK, len(self._chunk_pools) // BLOCK)
+            draws = (rng.permutation(BLOCK) + rng.random(BLOCK)) / BLOCK
             numbers = np.searchsorted(self._cumulative, draws * self._cumulative[-1], side="right")
             for number in numbers.tolist():
                 self._chunk_pools.append(number)

@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
+from absl import logging
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -39,6 +41,8 @@ class RunAhead(Generic[Result]):
         self._free.release()
         self._thread.join(_CLOSE_SECONDS)
         self._results.put((None, StopIteration()))  # for another thread that may be waiting for a result
+        if self._thread.is_alive():
+            logging.warning("%s: the thread has not ended after %g s; going on without it", self._thread.name, _CLOSE_SECONDS)
 
     def __iter__(self) -> Iterator[Result]:
         return self

@@ -45,6 +45,28 @@ LONGEST_FIRST = (
 )
 
 
+# Files of programs that compile long and compute little; see tests/xla_flags.py.
+COMPILED_QUICKLY = (
+    "tests/docs/",
+    "tests/rehearsal/",
+    "tests/commands/",
+    "tests/test_api.py",
+    "tests/train/test_loop.py",
+)
+COMPILED_QUICKLY += ("tests/train/test_pretraining.py", "tests/train/test_rerun.py", "tests/inference/")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_programs(request):
+    """What the code under test compiles ahead of time compiles faster, in some files, on CPUs."""
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ["JAX_PLATFORMS"] == "cpu" and request.node.nodeid.startswith(COMPILED_QUICKLY):
+            from tests import xla_flags  # imports JAX, which other files do without
+
+            xla_flags.compile_quickly(patch)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> pathlib.Path:
     """Folder with parity files and sample videos; tests that need it are skipped where it is absent."""

@@ -7,7 +7,6 @@ program needs, how many kernels it starts and what they contain; not how long th
 """
 
 import os
-import re
 
 import jax
 from jax.experimental import topologies
@@ -64,50 +63,3 @@ def devices(number: int = 1, description: str = H200) -> list:
     except NotImplementedError as error:
         raise RuntimeError(f'no CUDA plugin of JAX (pip install "jax[cuda13]"): {error}') from error
     return list(topology.devices)
-
-
-_NO_KERNEL = {
-    "parameter",
-    "constant",
-    "tuple",
-    "get-tuple-element",
-    "bitcast",
-    "after-all",
-    "partition-id",
-    "replica-id",
-}
-
-
-def kernels_started(hlo: str) -> int:
-    """How many kernels (and library calls) one run of a compiled program starts, from the program's text.
-
-    Raises:
-      ValueError: it has a loop whose number of passes depends on data.
-    """
-    operations: dict[str, list[tuple[str, str]]] = {}
-    entry = name = ""
-    for line in hlo.splitlines():
-        if head := re.match(r"(ENTRY )?%(\S+) \(.*\{$", line):
-            name = head[2]
-            entry = name if head[1] else entry
-            operations[name] = []
-        elif name and (
-            found := re.match(r"\s+(?:ROOT )?%\S+ = (?:\((?:[^()]|\([^()]*\))*\)|\S+) ([\w-]+)\((.*)", line)
-        ):
-            operations[name].append((found[1], found[2]))
-
-    def count(computation: str) -> int:
-        total = 0
-        for operation, rest in operations[computation]:
-            if operation == "while":
-                trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
-                if trips is None:
-                    raise ValueError(f"a loop in {computation} has no known number of passes")
-                total += int(trips[1]) * count(re.search(r"body=%([\w.-]+)", rest)[1])
-            elif operation == "call":
-                total += count(re.search(r"to_apply=%([\w.-]+)", rest)[1])
-            else:
-                total += operation not in _NO_KERNEL and not operation.endswith("-done")
-        return total
-
-    return count(entry)

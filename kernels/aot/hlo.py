@@ -10,6 +10,20 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "bf16": 16, "f16": 16, "s32": 32}
 _BITS |= {"u32": 32, "f32": 32, "s64": 64, "u64": 64, "f64": 64, "c64": 64, "c128": 128}
 
+# Operations for which a GPU starts no kernel; of loops and calls, what they run counts.
+_NO_KERNEL = {
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "after-all",
+    "partition-id",
+    "replica-id",
+}
+_NO_KERNEL |= {"while", "call", "conditional"}
+_TYPE = r"(?:\((?:[^()]|\([^()]*\))*\)|\S+)"
+
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
@@ -39,9 +53,7 @@ def collectives(hlo: str, num_devices: int) -> list[Collective]:
     """The collectives of a program for `num_devices` devices, in the order of its text."""
     found = []
     for times, line in _lines_with_times(hlo):
-        match = re.match(
-            r"\s+(?:ROOT )?%\S+ = (\((?:[^()]|\([^()]*\))*\)|\S+) (" + "|".join(COLLECTIVES) + r")(-start)?\(", line
-        )
+        match = re.match(rf"\s+(?:ROOT )?%\S+ = ({_TYPE}) ({'|'.join(COLLECTIVES)})(-start)?\(", line)
         if not match:
             continue
         shapes, kind, is_start = match.groups()
@@ -70,6 +82,23 @@ def estimated_cycles(hlo: str) -> int:
         for times, line in _lines_with_times(hlo)
         for cycles in re.findall(r'"estimated_cycles":"(\d+)"', line)
     )
+
+
+def kernels_started(hlo: str) -> int:
+    """How many kernels (and library calls) one run of a program for a GPU starts.
+
+    Raises:
+      ValueError: it has a loop whose number of passes depends on data.
+    """
+    total = 0
+    for times, line in _lines_with_times(hlo):
+        if not (match := re.match(rf"\s+(?:ROOT )?%\S+ = {_TYPE} ([\w-]+)\(", line)):
+            continue
+        operation = match[1]
+        if operation == "while" and '"known_trip_count"' not in line:
+            raise ValueError(f"a loop has no known number of passes: {line.strip():.80}")
+        total += times * (operation not in _NO_KERNEL and not operation.endswith("-done"))
+    return total
 
 
 def _lines_with_times(hlo: str) -> Iterator[tuple[int, str]]:

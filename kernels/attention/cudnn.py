@@ -10,9 +10,7 @@ import jax.numpy as jnp
 MAX_HEAD_SIZE = 128
 
 
-def attend_by_cudnn(
-    query: jax.Array, key: jax.Array, value: jax.Array, num_keys: jax.Array | None = None
-) -> jax.Array:
+def attend_by_cudnn(query: jax.Array, key: jax.Array, value: jax.Array, num_keys: jax.Array | None = None) -> jax.Array:
     """softmax(query . key / sqrt(D)) . value: query [B, Q, M, D], key and value [B, S, M, D] -> [B, Q, M, D].
 
     With `num_keys`, int32 [], only the first so many of the S keys are there.

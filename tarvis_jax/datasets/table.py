@@ -221,7 +221,7 @@ DATASETS: dict[str, Dataset] = {
             "min_dims": (448, 512),
             "max_dim": 1024,
         },
-        inference={"min_dim": 448},
+        inference={"min_dim": 448, "size_table": True},
     ),
     "OVIS": Dataset(
         DatasetSpec(INSTANCE, 25),
@@ -243,7 +243,7 @@ DATASETS: dict[str, Dataset] = {
             "max_dim": 1024,
             "max_instances": 64,
         },
-        inference={"min_dim": 576, "max_predictions": 20},
+        inference={"min_dim": 576, "size_table": True, "max_predictions": 20},
     ),
     "KITTI_STEP": Dataset(
         DatasetSpec(PANOPTIC, 19, thing_classes=(11, 13)),
@@ -314,7 +314,7 @@ DATASETS: dict[str, Dataset] = {
             "hue_saturation": 10,
             "brightness": 20,
         },
-        inference={"min_dim": 576, "max_tracks": 1000, "score_threshold": 0.5},
+        inference={"min_dim": 576, "size_table": True, "max_tracks": 1000, "score_threshold": 0.5},
     ),
     "DAVIS": Dataset(
         DatasetSpec(EXEMPLAR, exemplar=MASK),
@@ -354,6 +354,6 @@ DATASETS: dict[str, Dataset] = {
             "min_mask_area": 100,
             "interleaved_frames": 10,
         },
-        inference={"clip_length": 8, "overlap": 4, "min_dim": 512},
+        inference={"clip_length": 8, "overlap": 4, "min_dim": 512, "size_table": True},
     ),
 }

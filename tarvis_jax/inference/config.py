@@ -28,8 +28,8 @@ class InferenceConfig:
         with 0 every clip begins anew.
       min_dim: smaller side after resizing, in pixels; None keeps the size.
       max_dim: bound on the larger side after resizing, in pixels.
-      size_table: pad frames to the next size of a short table (`clips.padded_sizes`), so that videos of many sizes share
-        the compiled programs; the numbers stay those of the least padding, up to rounding. False takes the least
+      size_table: pad frames to the next size of a short table (`clips.padded_sizes`), so that videos of many sizes
+        share the compiled programs; the numbers stay those of the least padding, up to rounding. False takes the least
         padding, with programs for each such size. Without min_dim there is no table.
       max_tracks: VIS and VPS: at most this many tracks per clip.
       score_threshold: VIS and VPS: least class score of a clip's track; also that of a track in a panoptic map.

@@ -50,7 +50,7 @@ class FrameMemory:
     """
 
     def __init__(self) -> None:
-        self.first = -1  # frame that `maps` begin with
+        self.first = -1  # frame that `maps` begin with, -1 where they are of no frames
         self.maps: network.Pyramid | None = None
 
 
@@ -250,9 +250,11 @@ class Predictor:
             memory.maps = self._no_maps(place.overlap, height, width)
         extent = self._extent(len(images), place.extent, (place.length, height, width))
         num_shared = np.int32(place.overlap if is_shared else 0)
-        images = _fill(images, place.length, 0)
-        pyramid, memory.maps = self._features(self._variables, images, memory.maps, num_shared, extent)
-        memory.first = place.first + place.length - place.overlap
+        pyramid, memory.maps = self._features(
+            self._variables, _fill(images, place.length, 0), memory.maps, num_shared, extent
+        )
+        is_whole = len(images) == place.length
+        memory.first = place.first + place.length - place.overlap if is_whole else -1
         return pyramid, extent
 
     def _extent(self, num_frames: int, size: tuple[int, int] | None, shape: tuple[int, int, int]) -> Extent:

@@ -11,7 +11,7 @@ from tarvis_jax.model.position_encoding import Axes, sine_1d
 
 @flax.struct.dataclass
 class Extent:
-    """The part of an array that is the clip: its first frames, and of each the rows from the top and columns from the left.
+    """The part of an array that is the clip: its first frames, and of these the upper rows and left columns.
 
     What lies outside changes nothing inside: the numbers inside are those of an array that has no more than the clip,
     up to rounding. Those outside are finite and mean nothing. All clips of a batch have the same extent. Where a
@@ -50,7 +50,7 @@ class Extent:
         return cls(np.int32(num_frames), size, times, rows, columns, tuple(array_size))
 
     def axes(self, height: int, width: int) -> Axes | None:
-        """Position encoding of the rows and columns of a map of `height` x `width` cells; None: as without an extent."""
+        """Position encoding of rows and columns of a map of `height` x `width` cells; None: as without an extent."""
         return None if self.size is None else (self.rows[height], self.columns[width])
 
     def cells(self, height: int, width: int) -> jax.Array | None:

@@ -1,7 +1,8 @@
 """Sine position encodings (Vaswani et al., 2017; Carion et al., 2020), channels last.
 
 Functions of static shapes: the sines are computed with numpy when a function is traced, one short table per axis; only
-their combination over the grid is part of the compiled program. A program of several sizes gets its tables as arguments.
+their combination over the grid is part of the compiled program. A program of several sizes takes its tables as
+arguments.
 """
 
 import math

@@ -172,11 +172,10 @@ class TemporalLayer(nnx.Module):
         )
         return from_windows(windows, num_frames, level_shapes, self.window)
 
-    # No patch lies on the border of an extent, so that only frames are left out. `frames` [K] says whose the tokens are.
+    # No patch lies on the border of an extent, so that only frames are left out. `frames` [K] says whose the tokens
+    # are.
 
-    def _flash(
-        self, frames: np.ndarray, windows: jax.Array, positions: jax.Array, extent: Extent | None
-    ) -> jax.Array:
+    def _flash(self, frames: np.ndarray, windows: jax.Array, positions: jax.Array, extent: Extent | None) -> jax.Array:
         """As `_all_at_once`; flash attention leaves out keys at the end alone, so tokens go in the order of frames."""
         if extent is None:
             return self._all_at_once(windows, positions, None)

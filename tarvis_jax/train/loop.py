@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import jax
@@ -13,9 +13,9 @@ from absl import logging
 
 from input_pipeline.bad_records import SKIP, LeftOut, summary
 from input_pipeline.batches import BatchInfo, read_videos, require_data, train_batches
+from input_pipeline.buckets import Size
 from input_pipeline.config import DataConfig
-from input_pipeline.mixture import with_buckets
-from input_pipeline.records import VideoRecord
+from input_pipeline.mixture import BLOCK, Mixture
 from input_pipeline.synthetic import Preparation
 from tarvis_jax.ahead import RunAhead
 from tarvis_jax.compiled import keep_between_runs
@@ -67,19 +67,18 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
     stepper = make_stepper(config, make_mesh(fsdp_devices=config.train.mesh_fsdp_devices))
     with Preparation(config.data, config.synthetic, workdir, writes=is_main) as preparation:
         state = _begin(config, workdir, stepper, checkpoints, source)
-        # Otherwise errors in the data come first. The same in all processes: compilers of GPUs wait for each other.
-        is_made_up = config.synthetic.num_train and not config.data.shards
-        if is_made_up and all(d.buckets for d in config.data.datasets if d.weight):
+        if _needs_all_programs(config, start_step := int(state.step)):
             _compile_steps(config, config.data, stepper, choose_microbatches(config, stepper))
         data = preparation.finish()
     distributed.wait_for_all("data")
-    start_step = int(state.step)
     left_out = LeftOut()
     videos = read_videos(data, left_out)
-    data = with_buckets(data, videos)
+    plans = Mixture(data, videos)
+    data = plans.config
     microbatches = choose_microbatches(dataclasses.replace(config, data=data), stepper)
+    distributed.check_agreement({"number of microbatches": microbatches})
     rows = samples_of_process(config.data.batch_size, microbatches, stepper.mesh)
-    host_batches = _batches(data, videos, start_step, rows, left_out)
+    host_batches = train_batches(data, videos=videos, plans=plans, start_step=start_step, left_out=left_out, rows=rows)
     workdir.mkdir(parents=True, exist_ok=True)
     if is_main:  # not before: a config that does not fit the folder's checkpoint or data leaves the run as it was
         save_json(workdir / CONFIG_FILE, config)
@@ -101,7 +100,8 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
         _evaluate_if_due(evaluator, stepper.gathered(state), start_step, config.train)
         pending = checkpoints.restore_interval() if start_step else []
         with RunAhead(host_batches, lambda each: (each[0], to_devices(each[1], microbatches, stepper.mesh))) as batches:
-            _compile_steps(config, data, stepper, microbatches)
+            shapes = plans.shapes(range(start_step, config.train.num_steps))
+            _compile_steps(config, data, stepper, microbatches, shapes)
             log = _Log(config, writer, Progress(config, stepper.programs), left_out, pending)
             profiler = Profiler(config.train.profiled_steps, workdir)
             with contextlib.closing(profiler):
@@ -145,19 +145,33 @@ def _begin(
     return replace_weights(state, params, frozen)
 
 
-def _compile_steps(config: Config, data: DataConfig, stepper: TrainStepper, microbatches: int) -> None:
-    """All programs of the run's steps, so far as they have not been compiled; `data`: the mixture with its buckets."""
-    programs = gradient_programs(dataclasses.replace(config, data=data), microbatches)
+def _needs_all_programs(config: Config, start_step: int) -> bool:
+    """Whether it is certain, before there are any videos, that the steps that are left take every program.
+
+    The same in all processes: compilers of GPUs wait for each other. Where videos are read, not made, errors in them
+    come before the compilation.
+    """
+    datasets = [dataset for dataset in config.data.datasets if dataset.weight]
+    is_made_up = config.synthetic.num_train and not config.data.shards
+    is_long = config.train.num_steps - start_step >= BLOCK * config.data.chunk_steps
+    return bool(is_made_up and is_long and all(dataset.buckets for dataset in datasets))
+
+
+def _compile_steps(
+    config: Config,
+    data: DataConfig,
+    stepper: TrainStepper,
+    microbatches: int,
+    shapes: Collection[tuple[str, str, Size]] | None = None,
+) -> None:
+    """The programs of the steps, so far as they have not been compiled.
+
+    `data` is the mixture with its buckets, `shapes` what the batches of the steps are of (None: all that can be).
+    """
+    programs = gradient_programs(dataclasses.replace(config, data=data), microbatches, shapes)
     stepper.compile_ahead(programs)
     for program in programs:
         prepare_transfer(program.batch, stepper.mesh)
-
-
-def _batches(
-    data: DataConfig, videos: list[list[VideoRecord]], start_step: int, rows: list[int], left_out: LeftOut
-) -> Iterator[tuple[BatchInfo, dict[str, np.ndarray]]]:
-    """Of the batches from `start_step` on, the `rows` of this process."""
-    return train_batches(data, videos=videos, start_step=start_step, left_out=left_out, rows=rows)
 
 
 def _run_steps(

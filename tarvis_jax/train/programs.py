@@ -1,6 +1,7 @@
 """All programs that the steps of a run need, with their shapes: known from the config, before there is any batch."""
 
 import dataclasses
+from collections.abc import Collection
 
 import jax
 import numpy as np
@@ -26,15 +27,18 @@ class GradientProgram:
     batch: AbstractBatch
 
 
-def gradient_programs(config: Config, microbatches: int) -> list[GradientProgram]:
+def gradient_programs(
+    config: Config, microbatches: int, shapes: Collection[tuple[str, str, tuple[int, int]]] | None = None
+) -> list[GradientProgram]:
     """One program for each pair of an objective and the shapes of a batch; datasets that are trained alike share them.
 
-    The whole run takes these and one program more, the update, which depends on no batch.
+    The steps take these and one program more, the update, which depends on no batch.
 
     Args:
       config: of the run, with the buckets of every dataset that has a weight (`mixture.with_buckets` finds those that
         the config leaves open from the videos).
       microbatches: A, which the batch size is divisible by (`parallel.mesh.num_microbatches`).
+      shapes: (dataset, task, bucket) of the batches that there will be (`Mixture.shapes`); None: all that can be.
     Raises:
       ValueError: a dataset with a weight has no buckets.
     """
@@ -47,10 +51,12 @@ def gradient_programs(config: Config, microbatches: int) -> list[GradientProgram
             raise ValueError(f"dataset {dataset.name}: buckets: expected at least one size to compile for, found none")
         for task in dataset.task_shares:
             for bucket in dataset.buckets:
-                shapes = batch_shapes(config.data, dataset, bucket, task)
-                key = objectives[dataset.name, task], tuple(shapes.items())
+                if shapes is not None and (dataset.name, task, bucket) not in shapes:
+                    continue
+                arrays = batch_shapes(config.data, dataset, bucket, task)
+                key = objectives[dataset.name, task], tuple(arrays.items())
                 if key not in programs:
-                    programs[key] = GradientProgram((dataset.name, task), _abstract(shapes, microbatches))
+                    programs[key] = GradientProgram((dataset.name, task), _abstract(arrays, microbatches))
     return list(programs.values())
 
 

@@ -34,7 +34,9 @@ def resolve(name: str, arg: str = "") -> Config:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.long] * name.endswith("_only")) for name in NAMES]
+    # Steps of the quickstart's kind are taken in tests/train and tests/docs.
+    "name",
+    [pytest.param(n, marks=[pytest.mark.long] * (n not in ("finetune", "pretrain"))) for n in NAMES],
 )
 def test_step_traces(name, tmp_path):
     config = resolve(name)

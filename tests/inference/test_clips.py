@@ -50,7 +50,17 @@ def test_geometry_sizes():
 def test_padded_sizes():
     table = padded_sizes(448, 1333, 64)
     assert table == [(448, 832), (832, 448), (448, 1344), (1344, 448)]
-    sizes = [(720, 1280), (1080, 1920), (1280, 720), (360, 640), (480, 640), (480, 854), (544, 1280), (720, 406), (1, 9)]
+    sizes = [
+        (720, 1280),
+        (1080, 1920),
+        (1280, 720),
+        (360, 640),
+        (480, 640),
+        (480, 854),
+        (544, 1280),
+        (720, 406),
+        (1, 9),
+    ]
     for size in sizes:
         geometry, least = (plan_geometry(size, 448, 1333, 64, use_table=use) for use in (True, False))
         assert (geometry.resized, geometry.extent) == (least.resized, least.padded)

@@ -142,6 +142,10 @@ def test_mixture_follows_weights_and_epochs(make_config, make_dataset, workspace
         assert again.plan(step).bucket == plans[step].bucket
     assert {plan.min_dim for plan in plans} == {48, 64}
     assert {plan.bucket for plan in plans} == {(64, 96)}
+    names = ("YOUTUBE_VIS", "instance"), ("BURST", "exemplar")
+    for steps in (range(3, 4), range(1200)):
+        expected = {(*names[plans[step].pool.dataset], plans[step].bucket) for step in steps}
+        assert again.shapes(steps) == expected and len(expected) == min(len(steps), 2)
 
 
 def test_masks_that_stay_in_their_maps(make_config, make_dataset):

@@ -41,7 +41,9 @@ def test_backbones(name):
     values = {path: np.abs(v) if "var" in path else v for path, v in values.items()}
     graph, state = nnx.split(fill(model, values))
     options = quick_compiler_options("cpu")
-    run = jax.jit(lambda state, frames, extent: nnx.merge(graph, state)(frames, extent=extent), compiler_options=options)
+    run = jax.jit(
+        lambda state, frames, extent: nnx.merge(graph, state)(frames, extent=extent), compiler_options=options
+    )
     frames = 100 * rng.standard_normal((2, *ARRAY, 3), np.float32)
     expected = run(state, frames[:, :H, :W], None)
     found = run(state, frames, Extent.of(2, (H, W), (2, *ARRAY), hidden_size=4))

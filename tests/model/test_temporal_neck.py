@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from kernels.attention import cudnn
 from kernels.ms_deform_attn.operator import ms_deform_attn
 from tarvis_jax.model import temporal_neck
 from tarvis_jax.model.config import ModelConfig
+from tarvis_jax.model.extent import Extent
 from tarvis_jax.model.temporal_neck import DeformableLayer, TemporalLayer, TemporalNeck, from_windows, to_windows
 from tests import tiny
 
@@ -198,6 +200,33 @@ def test_windows_in_turn_change_nothing():
     )
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
+
+
+def test_flash_attention_leaves_out_frames_too(monkeypatch):
+    """cuDNN leaves out keys at the end alone; here plain XLA stands for it, with the same arguments."""
+    level_shapes = ((2, 3), (4, 6), (8, 12))
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, 3, 126, TINY.hidden_size), dtype=np.float32))
+    position = jnp.asarray(rng.standard_normal(x.shape[1:], dtype=np.float32))
+    graphdef, state = nnx.split(TemporalLayer(TINY, rngs=nnx.Rngs(0)))
+
+    def run(num_frames, extent):
+        args = x[:, :num_frames], position[:num_frames], extent
+        return jax.jit(lambda *args: nnx.merge(graphdef, state)(*args[:2], level_shapes, args[2]))(*args)[:, :2]
+
+    extent = Extent.of(2, None, (3, 64, 96), TINY.hidden_size)
+    expected = run(2, None)
+    np.testing.assert_allclose(run(3, extent), expected, atol=1e-5)
+
+    attention, taken = jax.nn.dot_product_attention, []
+    monkeypatch.setattr(cudnn, "where_possible", lambda flash, otherwise, *args, **_: flash(*args))
+    monkeypatch.setattr(
+        jax.nn,
+        "dot_product_attention",
+        lambda *args, implementation, **lengths: taken.append(implementation) or attention(*args, **lengths),
+    )
+    np.testing.assert_allclose(run(3, extent), expected, atol=1e-5)
+    assert taken == ["cudnn"]
 
 
 @pytest.mark.parametrize("window", [1, 2])

@@ -26,14 +26,16 @@ from tests import tiny
 B, L = 8, 2
 KIND = ("VIS", "instance")
 # name -> devices, of which so many share a state, samples a device, what is split
+ONE_DEVICE = "8x1"
 WAYS = {
-    "8x1": (1, 1, 1, "none"),
+    ONE_DEVICE: (1, 1, 1, "none"),
     "optimizer 2x2": (4, 2, 1, "optimizer"),
     "parameters 2x4": (8, 4, 1, "parameters"),
 }
 
 
-def main(folder: pathlib.Path) -> None:
+def main(folder: pathlib.Path, other: str) -> None:
+    """`other`: the way that is compared with one device."""
     assert jax.device_count() == 8
     batch = tiny.make_batch("instance", B)
     structure = ModelStructure(tiny.TRAINED)
@@ -42,7 +44,8 @@ def main(folder: pathlib.Path) -> None:
     optimizer = optax.chain(optax.trace(0.5), optax.scale(-1e-3))
     objective = class_objective(instance.draw, instance.loss, "VIS", tiny.LOSS, L)
     results, updates, steppers, batches, saved = {}, [], {}, {}, {}
-    for name, (num_devices, fsdp_devices, per_device, shard) in WAYS.items():
+    for name in (ONE_DEVICE, other):
+        num_devices, fsdp_devices, per_device, shard = WAYS[name]
         mesh = make_mesh(jax.devices()[:num_devices], fsdp_devices)
         microbatches = num_microbatches(B, per_device, mesh)
         stepper = TrainStepper(structure, optimizer, lambda step: 1e-3, 0.9, {KIND: objective}, 0, mesh, shard)
@@ -63,7 +66,7 @@ def main(folder: pathlib.Path) -> None:
             "all_to_alls": len(re.findall(r" all-to-all(?:-start)?\(", hlo)),
         }
         saved[name] = state
-    results["moved"] = _move(saved, steppers, batches, folder)
+    results["moved"] = _move(saved[other], steppers, batches, folder)
     print(json.dumps(results))
 
 
@@ -73,9 +76,8 @@ def _share_on_one_device(tree) -> float:
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves) / sum(leaf.nbytes for leaf in leaves)
 
 
-def _move(states, steppers, batches, folder: pathlib.Path) -> dict:
-    """Saves on (2, 4) with split parameters, goes on from there on every other mesh."""
-    origin = states["parameters 2x4"]
+def _move(origin, steppers, batches, folder: pathlib.Path) -> dict:
+    """Saves the state `origin`, goes on from there on every mesh."""
     checkpoints = Checkpoints(folder, create=True)
     checkpoints.save(1, *to_items(origin), {})
     checkpoints.wait()
@@ -98,4 +100,4 @@ def _move(states, steppers, batches, folder: pathlib.Path) -> dict:
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    main(pathlib.Path(sys.argv[1]), sys.argv[2])

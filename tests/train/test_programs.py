@@ -39,6 +39,8 @@ def test_programs_of_the_largest_mixture(config):
     assert all(program.batch["images"].shape[:3] == (8, 4, 3) for program in programs)
     without = gradient_programs(with_dataset(config, "OVIS", weight=0.0), 8)
     assert without == [program for program in programs if program.kind[0] != "OVIS"]
+    (only,) = gradient_programs(config, 8, {("OVIS", "instance", SIZES[1])})
+    assert only in programs and only.kind == ("OVIS", "instance") and only.batch["images"].shape[3:5] == SIZES[1]
     with pytest.raises(ValueError, match="dataset OVIS: buckets: expected at least one"):
         gradient_programs(with_dataset(config, "OVIS", buckets=()), 8)
 

@@ -81,7 +81,7 @@ def shift_mask(
 
 
 def roll(x: jax.Array, shift: int, used: jax.Array | None) -> jax.Array:
-    """Maps [F, H, W, C], rolled down and right by `shift`; with `used`, int32 [2], only so many rows and columns are."""
+    """Maps [F, H, W, C], rolled down and right by `shift`; with `used`, int32 [2], only so many rows and columns."""
     if used is None:
         return jnp.roll(x, (shift, shift), axis=(1, 2))
     for axis, size in ((1, used[0]), (2, used[1])):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.memory import compile_for, program
-from kernels.aot import gpu
+from kernels.aot import hlo
 from kernels.ms_deform_attn.operator import ms_deform_attn
 from tarvis_jax.model.config import ModelConfig
 
@@ -36,12 +36,12 @@ def deformable_attention(backend: str):
 def describe(function, inputs, dump_dir: pathlib.Path) -> dict:
     before = set(dump_dir.glob("*.ptx"))
     compiled = compile_for(function, inputs, "h200")
-    hlo = compiled.as_text()
+    text = compiled.as_text()
     ptx = "".join(path.read_text() for path in set(dump_dir.glob("*.ptx")) - before)
     return {
         "temp_mib": compiled.memory_analysis().temp_size_in_bytes / 2**20,
-        "custom_calls": re.findall(r'custom_call_target="([^"]+)"', hlo),
-        "kernels": gpu.kernels_started(hlo),
+        "custom_calls": re.findall(r'custom_call_target="([^"]+)"', text),
+        "kernels": hlo.kernels_started(text),
         "atomics": re.findall(r"(?:atom|red)\.global[\w.]*\.add[\w.]*|atom[\w.]*\.cas[\w.]*", ptx),
         "fences": re.findall(r"membar[\w.]*|fence[\w.]*", ptx),
     }

@@ -62,3 +62,24 @@ def test_operations_of_a_convolution(groups):
     kernel = jax.ShapeDtypeStruct((3, 3, 4 // groups, 10), jnp.float32)
     outputs = 2 * 4 * 3 * 10
     assert count_flops(jax.jit(convolve).trace(x, kernel).jaxpr) == 2 * outputs * 3 * 3 * 4 // groups
+
+
+def test_kernels_of_a_loop_count_as_often_as_they_run():
+    text = """
+%body (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %p = (s32[], /*index=5*/f32[4]{0:T(128)}) parameter(0)
+  %gte = f32[4]{0} get-tuple-element(%p), index=1
+  %one = f32[4]{0} fusion(%gte), kind=kLoop, calls=%f
+  ROOT %two = (s32[], f32[4]{0}) custom-call(%one), custom_call_target="x"
+}
+
+ENTRY %main (a: f32[4]) -> f32[4] {
+  %a = f32[4]{0} parameter(0)
+  %first = ((f32[4]{0}), f32[4]{0}) all-reduce-start(%a), to_apply=%add
+  %done = f32[4]{0} all-reduce-done(%first)
+  ROOT %w = (s32[], f32[4]{0}) while(%t), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"7"}}
+}
+"""
+    assert hlo.kernels_started(text) == 1 + 7 * 2
+    with pytest.raises(ValueError, match="a loop has no known number of passes: ROOT %w"):
+        hlo.kernels_started(text.replace("known_trip_count", "unknown"))

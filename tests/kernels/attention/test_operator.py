@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.attention.biases import FirstKeysBias, HardMaskBias, KeyCountBias, KeyPaddingBias, PaddedKeysBias, SoftMaskBias
+from kernels.attention.biases import (
+    FirstKeysBias,
+    HardMaskBias,
+    KeyCountBias,
+    KeyPaddingBias,
+    PaddedKeysBias,
+    SoftMaskBias,
+)
 from kernels.attention.limits import CPU_LOGIT_BYTES, GPU_LOGIT_BYTES, TPU_LOGIT_BYTES
 from kernels.attention.operator import attend, attend_at_once
 from kernels.attention.tokens import Projections, Tokens

@@ -8,10 +8,19 @@ import pytest
 from kernels.ms_deform_attn import backends, pallas_tpu
 from tests.kernels.ms_deform_attn import cases
 
-# Each shape compiles for seconds; those left out are between others.
-LEFT_OUT = ("head size 8", "many points", "bfloat16 offsets")
-FLOAT32_CASES = [name for name, case in cases.CASES.items() if case.value_dtype == "float32" and name not in LEFT_OUT]
-BFLOAT16_CASES = [name for name, case in cases.CASES.items() if case.value_dtype == "bfloat16"]
+# Each shape compiles for seconds; some are between others.
+BETWEEN = ("head size 8", "head size 64", "many points", "one pixel", "one query")
+BETWEEN += ("bfloat16 offsets", "bfloat16 values")
+
+
+def named(value_dtype: str) -> list:
+    return [
+        pytest.param(name, marks=[pytest.mark.long] * (name in BETWEEN))
+        for name, case in cases.CASES.items()
+        if case.value_dtype == value_dtype
+    ]
+
+
 # Queries that are the cells of the levels, so that they are tiled in two dimensions: several tiles, sizes that fill
 # whole tiles (24 x 32) and sizes that do not.
 SELF_ATTENTION = cases.Case(
@@ -29,7 +38,7 @@ def quick_compilation(monkeypatch):
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.mark.parametrize("name", FLOAT32_CASES)
+@pytest.mark.parametrize("name", named("float32"))
 def test_matches_oracle(name):
     cases.assert_matches_oracle("tpu", cases.CASES[name], interpret=True)
 
@@ -45,7 +54,7 @@ def test_self_attention_matches_oracle(monkeypatch):
         np.testing.assert_array_equal(first[key], second[key])
 
 
-@pytest.mark.parametrize("name", BFLOAT16_CASES)
+@pytest.mark.parametrize("name", named("bfloat16"))
 def test_bfloat16_matches_oracle(name):
     """The bilinear weights are rounded too (2^-9 at most), so that small sums of large terms are less exact."""
     case = cases.CASES[name]

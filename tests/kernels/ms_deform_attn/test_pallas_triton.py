@@ -21,9 +21,9 @@ INTERPRETED_CASES = [
     "borders",
     "far outside",
     "huge",
-    "one pixel",
+    pytest.param("one pixel", marks=pytest.mark.long),
     "one row, one column",
-    "same cells",
+    pytest.param("same cells", marks=pytest.mark.long),
     "odd sizes",
     "weights given",
     "bfloat16 everything",
@@ -158,7 +158,7 @@ def test_atomic_additions_are_relaxed():
 # Instructions of a warp per query and head (measured: docs/kernels.md), and loads of one corner by one thread.
 GATES = [
     ("forward", "bfloat16", REAL, 275, "LDG.E.128"),
-    ("forward", "float32", REAL, 340, "LDG.E.128"),
+    pytest.param("forward", "float32", REAL, 340, "LDG.E.128", marks=pytest.mark.long),
     pytest.param("backward", "bfloat16", REAL, 770, "LDG.E.64", marks=pytest.mark.long),
     ("backward", "float32", ODD, 90, "LDG.E.128"),
 ]

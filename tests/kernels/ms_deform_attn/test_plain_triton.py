@@ -16,6 +16,7 @@ triton = pytest.importorskip("triton", reason=f"needs triton (pip install triton
 from kernels.ms_deform_attn import plain_triton  # noqa: E402
 
 
+@pytest.mark.long
 def test_interpreted_matches_oracle():
     """In a process of its own: a process either compiles or interprets its Triton kernels."""
     script = pathlib.Path(__file__).parent / "plain_triton_interpreted.py"
