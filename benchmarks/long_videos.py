@@ -82,7 +82,7 @@ def give_object(session: Session, task: str, number: int, frame: int) -> None:
 
 def measure(task: str, num_frames: int) -> dict:
     """Memory after `FIRST`, 2 * `FIRST`, ... frames; rates and counts."""
-    settings = dict(clip_length=4, overlap=2, keep_result=False)
+    settings = dict(clip_length=4, overlap=2, min_dim=None, keep_result=False)
     if task in ("vis", "vps"):
         settings |= dict(association_iou=1.0, max_tracks=8, score_threshold=0.0)
     session = api.create(MODEL).session(task, DATASETS[task], **settings)
