@@ -7,6 +7,7 @@
 
 It needs the datasets (docs/data.md) in the workspace, the folder that TARVIS_WORKSPACE_DIR or --config.data.workspace
 names. `datasets` chooses some of them; their shares of the batches keep their proportions, and the log says them.
+`held_out_every=10` keeps about one training video in ten for evaluation (docs/evaluation.md).
 
 It starts from the backbone's weights from ImageNet, whose file lies in the folder pretrained_backbones of the workspace
 (docs/weights.md), or from a pretraining run (`--finetune_from`), as the published models do. SwinLarge has loss
@@ -31,13 +32,18 @@ WEIGHTS = {name: TABLE[name].training["weight"] for name in DATASETS}
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
-    """`arg`: "backbone=<name>,datasets=<name>+<name>+..."."""
-    options = base.parse_arg(arg, backbone="ResNet50", datasets="+".join(DATASETS))
+    """`arg`: "backbone=<name>,datasets=<name>+<name>+...,held_out_every=<number>"."""
+    options = base.parse_arg(arg, backbone="ResNet50", datasets="+".join(DATASETS), held_out_every="0")
     names = options.datasets.split("+")
     if set(names) - set(DATASETS) or len(set(names)) < len(names):
         known = ", ".join(DATASETS)
         raise ValueError(f"datasets: expected names of {known}, each once, joined by '+', found {options.datasets!r}")
-    return recipe(options.backbone, {name: WEIGHTS[name] for name in names})
+    config = recipe(options.backbone, {name: WEIGHTS[name] for name in names})
+    if not options.held_out_every.isdecimal():
+        raise ValueError(f"held_out_every: expected a whole number, found {options.held_out_every!r:.80}")
+    every = {"held_out_every": int(options.held_out_every)}
+    config.data.datasets = tuple(dataset | every for dataset in config.data.datasets)
+    return config
 
 
 def recipe(backbone: str, weights: Mapping[str, float]) -> ml_collections.ConfigDict:

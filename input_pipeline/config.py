@@ -1,6 +1,7 @@
 """Configuration of the input pipeline."""
 
 import dataclasses
+import zlib
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -35,6 +36,9 @@ class DatasetConfig:
         `{split}` in the two last is replaced by the split's name.
       object_classes: reader id_masks only: JSON file with the classes and which one each object has.
       held_out: ids (as text) of the videos that training leaves out; where any are given, evaluation has these alone.
+      held_out_every: about one in this many training videos is left out of training, and evaluation has these, whatever
+        its split, in place of other files: for datasets whose ground truth is with a server. A video is left out if the
+        CRC-32 of its id (as UTF-8) is divisible by the number, so the choice depends on nothing else. 0: none.
       eval_truth: ground truth for evaluation, where `eval_annotations` has only what the network is given.
       min_dims: the smaller side of a clip is resized to one of these, drawn per batch; empty: no resizing.
       max_dim: cap of the larger side.
@@ -83,6 +87,7 @@ class DatasetConfig:
     eval_annotations: _Path = ""
     object_classes: _Path = ""
     held_out: Annotated[tuple[Annotated[str, Text(1000, 1)], ...], Length(0, 10**6)] = ()
+    held_out_every: Annotated[int, Range(0, 1000)] = 0
     eval_truth: _Path = ""
     min_dims: Annotated[tuple[_Pixels, ...], Length(0, 100)] = (512,)
     max_dim: _Pixels = 1333
@@ -129,6 +134,11 @@ class DatasetConfig:
         weights = {task: weight for task, weight in self.task_weights or ((self.task, 1.0),) if weight}
         return {task: weight / sum(weights.values()) for task, weight in weights.items()}
 
+    def holds_out(self, video_id: int | str) -> bool:
+        """Whether a training video is left out of training, for evaluation."""
+        name = str(video_id)
+        return name in self.held_out or self.held_out_every > 0 and zlib.crc32(name.encode()) % self.held_out_every == 0
+
     def num_slots(self, task: str) -> int:
         """N of its batches of a task."""
         if task == dataset_table.EXEMPLAR and task != self.task:
@@ -136,6 +146,8 @@ class DatasetConfig:
         return self.max_instances
 
     def _problems(self) -> Iterator[str]:
+        if self.held_out_every == 1 or self.held_out_every and self.held_out:
+            yield f"held_out_every: expected 0, or at least 2 and no held_out, found {self.held_out_every}"
         if self.category_ids and len(set(self.category_ids)) != self.num_classes:
             yield f"category_ids: expected {self.num_classes} different numbers, found {shown(self.category_ids)}"
         served = tuple(dataset_table.TASKS) if self.image_clips else (self.task,)

@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from input_pipeline.frame_limits import check_size
+
 VOID = 255  # id of pixels that count neither as object nor as background (palette PNG), or as no class (class maps)
 MAX_SEGMENT_ID = 2**24 - 1  # of a panoptic PNG
 # What Pillow raises for files that are absent or no image.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-MAX_PIXELS = 2**26  # of a frame; what a file declares beyond it is taken for a mistake and no memory is asked for
 
 
 def read_frame(path: pathlib.Path, height: int, width: int) -> np.ndarray:
@@ -31,15 +32,6 @@ def image_size(path: pathlib.Path) -> tuple[int, int]:
         raise ValueError(f"{path}: not a readable image ({error})") from error
     check_size(*size, str(path))
     return size
-
-
-def check_size(height: int, width: int, where: str) -> None:
-    """Raises ValueError unless this is the size of an image that can be worked on."""
-    if height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise ValueError(
-            f"{where}: expected height and width of at least 1 and at most {MAX_PIXELS} pixels, "
-            f"found {height!r:.20} x {width!r:.20}"
-        )
 
 
 def read_palette(path: pathlib.Path, height: int, width: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from input_pipeline import images
+from input_pipeline import frame_limits, images
 from tarvis_jax.masks import rle
 
 MAX_ID = 2**31 - 1  # of an instance: maps of ids are int32
@@ -58,7 +58,7 @@ class VideoRecord:
     def __post_init__(self):
         if not self.frame_paths:
             raise ValueError(f"{self.where}: the video has no frames")
-        images.check_size(self.height, self.width, self.where)
+        frame_limits.check_size(self.height, self.width, self.where)
         for name in ("segmentations", "semantics", "panoptic_maps", "points", "boxes"):
             per_frame = getattr(self, name)
             if per_frame is not None and len(per_frame) != self.num_frames:

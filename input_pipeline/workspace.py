@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import images
+from input_pipeline import frame_limits
 
 WORKSPACE_VARIABLE = "TARVIS_WORKSPACE_DIR"  # `run_config.settle` puts it into a config that names no folder
 
@@ -158,7 +158,7 @@ def get(mapping: Any, key: str, kind: type | tuple[type, ...], where: str) -> An
 def get_size(mapping: Any, where: str) -> tuple[int, int]:
     """`height` and `width` of `mapping`, in pixels, checked to be those of an image that can be worked on."""
     height, width = (get(mapping, key, int, where) for key in ("height", "width"))
-    images.check_size(height, width, where)
+    frame_limits.check_size(height, width, where)
     return height, width
 
 

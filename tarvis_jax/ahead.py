@@ -42,7 +42,9 @@ class RunAhead(Generic[Result]):
         self._thread.join(_CLOSE_SECONDS)
         self._results.put((None, StopIteration()))  # for another thread that may be waiting for a result
         if self._thread.is_alive():
-            logging.warning("%s: the thread has not ended after %g s; going on without it", self._thread.name, _CLOSE_SECONDS)
+            logging.warning(
+                "%s: the thread has not ended after %g s; going on without it", self._thread.name, _CLOSE_SECONDS
+            )
 
     def __iter__(self) -> Iterator[Result]:
         return self

@@ -15,8 +15,6 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from absl import flags, logging
-
 DONE, BUG, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 _OURS = ("tarvis_jax", "input_pipeline", "kernels", "configs", "main", "__main__")
 
@@ -95,6 +93,8 @@ class Parser(argparse.ArgumentParser):
 
 def start_logging(verbosity: int) -> None:
     """Log lines on standard error as "16:41:19 message"; `verbosity` is 0 for all, -1 for warnings and errors."""
+    from absl import flags, logging  # not every command logs
+
     flags.FLAGS.mark_as_parsed()  # the logging library has flags of its own and warns of logging before they are read
     logging.use_absl_handler()
     logging.set_verbosity(verbosity)

@@ -92,7 +92,13 @@ def require_training_files(datasets: Sequence[DatasetConfig], workspace: str = "
 
 
 def evaluation_videos(config: DatasetConfig, split: str, workspace: str = "") -> list[VideoRecord]:
-    """The videos of an inference split ("val", "test", ...), with what ground truth the files hold."""
+    """The videos of an inference split ("val", "test", ...), with what ground truth the files hold.
+
+    With `config.held_out_every` these are training videos, with all their ground truth.
+    """
+    if config.held_out_every:
+        found = layouts.locate(config, layouts.TRAINING, "", workspace)
+        return _checked(_reader(found).training_videos(found, workspace), found, found.train_annotations, split)
     found = layouts.locate(config, layouts.EVALUATION, split, workspace)
     videos = _reader(found).evaluation_videos(found, split, workspace)
     return _checked(videos, found, found.eval_images, split)
@@ -104,7 +110,7 @@ def ground_truth_videos(config: DatasetConfig, split: str, workspace: str = "") 
     These are `evaluation_videos` unless the reader has a function for them (BURST, whose evaluation file holds only the
     first frame of each track).
     """
-    if not hasattr(_reader(config), "ground_truth_videos"):
+    if config.held_out_every or not hasattr(_reader(config), "ground_truth_videos"):
         return evaluation_videos(config, split, workspace)
     found = layouts.locate(config, layouts.TRUTH, split, workspace)
     videos = _reader(found).ground_truth_videos(found, split, workspace)
@@ -133,7 +139,7 @@ def _checked(videos: Sequence[VideoRecord], config: DatasetConfig, path: str, sp
         seen.add(video.id)
     if again:
         videos = [video for i, video in enumerate(videos) if i not in again]
-    if config.held_out:
+    if config.held_out or config.held_out_every:
         videos = _part(videos, config, is_held_out=split != TRAINING_SPLIT)
     _log_once(f"{config.name}, {split}: {summary(videos)} (reader {config.reader})")
     return videos
@@ -158,16 +164,17 @@ def summary(videos: Iterable[VideoRecord]) -> str:
 
 
 def _part(videos: list[VideoRecord], config: DatasetConfig, *, is_held_out: bool) -> list[VideoRecord]:
-    """The videos that `config.held_out` names, or the others."""
+    """The videos that are held out, or the others."""
     names = set(config.held_out)
     absent = sorted(names - {str(video.id) for video in videos})
     if bad_records.is_leaving_out():  # a held-out video that is bad is not trained on in any case
         absent = []
-    found = [video for video in videos if (str(video.id) in names) == is_held_out]
+    found = [video for video in videos if config.holds_out(video.id) == is_held_out]
     if absent or not found:
+        kind, part = ("held_out", "all") if config.held_out else ("held_out_every", "none" if is_held_out else "all")
         raise ValueError(
-            f"dataset {config.name}, held_out: expected some of its {len(videos)} videos, found "
-            + (f"{absent[:5]}, which it does not have" if absent else "all of them")
+            f"dataset {config.name}, {kind}: expected some of its {len(videos)} videos, found "
+            + (f"{absent[:5]}, which it does not have" if absent else f"{part} of them")
         )
     return found
 

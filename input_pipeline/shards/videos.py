@@ -88,10 +88,11 @@ def training_videos(dataset: DatasetConfig, root: str) -> list[VideoRecord]:
     if index.prepared != expected:
         raise ValueError(f"{folder}: was prepared with {index.prepared}, the config has {expected}")
     files.check_shards(folder, index, contents=False)
-    return [
+    videos = [
         _video(entry, dataset.name, folder, index.shards, f"{folder}/{files.index_name('train')}, videos[{i}]")
         for i, entry in enumerate(index.videos)
     ]
+    return [video for video in videos if not dataset.holds_out(video.id)]
 
 
 class _Targets(collections.abc.Mapping):

@@ -10,12 +10,12 @@ from input_pipeline.records import VideoRecord
 from tarvis_jax import datasets
 from tarvis_jax.evaluation.metrics import jf
 from tarvis_jax.evaluation.metrics.ap import evaluate_ap_by_category
-from tarvis_jax.evaluation.metrics.panoptic import WHOLE_VIDEO, PanopticQuality, frame_overlaps, segments_from_maps
+from tarvis_jax.evaluation.metrics.panoptic import WHOLE_VIDEO, PanopticQuality, frame_overlap, segments_from_maps
 from tarvis_jax.evaluation.metrics.stq import SegmentationTrackingQuality
 from tarvis_jax.masks import rle
+from tarvis_jax.results.formats.youtube_vis import youtube_vis_predictions
 from tarvis_jax.results.panoptic import panoptic_frame, thing_tracks
 from tarvis_jax.results.tracks import Track, VideoResult
-from tarvis_jax.results.youtube_vis import youtube_vis_predictions
 
 PANOPTIC_WINDOWS = {"PQ_frame": 1, "VPQ_4": 4, "PQ_tube": WHOLE_VIDEO}
 
@@ -156,7 +156,7 @@ def _panoptic_scores(pairs, spec: datasets.DatasetSpec, score_threshold: float) 
             prediction = panoptic_frame(result, frame, tracks)
             tracking.add_frame(*truth, *prediction)
             overlaps.append(
-                frame_overlaps(
+                frame_overlap(
                     segments_from_maps(*truth, spec.thing_classes, is_truth=True),
                     segments_from_maps(*prediction, spec.thing_classes, is_truth=False),
                 )

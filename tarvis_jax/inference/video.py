@@ -15,11 +15,10 @@ from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.frames import FrameSource, open_frames
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.inference.session import Session
-from tarvis_jax.results.davis import write_davis_pngs
-from tarvis_jax.results.panoptic import thing_tracks, write_panoptic_pngs
+from tarvis_jax.results.formats import Options, davis, kitti_step, youtube_vis
+from tarvis_jax.results.panoptic import thing_tracks
 from tarvis_jax.results.target import Target
 from tarvis_jax.results.tracks import FrameResult, VideoResult, frame_line, stream_end, stream_start, write_tracks
-from tarvis_jax.results.youtube_vis import write_youtube_vis
 from tarvis_jax.visualize.overlay import draw_result
 from tarvis_jax.visualize.video import write_video
 
@@ -69,7 +68,7 @@ def segment_video(
 
     - `tracks.json` (see results.tracks) and the format of the task's benchmarks: `youtube_vis.json`, or `panoptic/`
       (KITTI-STEP's PNGs), or `masks/` (DAVIS's palette PNGs, where all ids are
-      numbers 1..255);
+      numbers 1..254);
     - `overlays/*.png` and `overlay.mp4`, if the source can be read a second time. Frames are read again for them, so
       that they need not stay in memory.
 
@@ -155,14 +154,15 @@ def write_results(
 ) -> None:
     """Writes tracks.json and the files of the task's benchmarks; see `segment_video`."""
     write_tracks(out_dir / "tracks.json", result)
+    digits = 6 if spec.task == datasets.PANOPTIC else 5
+    names = frame_names or tuple(f"{frame:0{digits}d}" for frame in range(result.num_frames))
     if spec.task == datasets.INSTANCE:
-        write_youtube_vis(out_dir / "youtube_vis.json", {1: result}, config.max_predictions)
+        youtube_vis.write_file(out_dir / "youtube_vis.json", [(1, result)], config.max_predictions)
     elif spec.task == datasets.PANOPTIC:
-        write_panoptic_pngs(
-            out_dir / "panoptic", result, spec.thing_classes, config.score_threshold, frame_names=frame_names
-        )
-    elif all(isinstance(track.id, int) and 1 <= track.id <= 255 for track in result.tracks):
-        write_davis_pngs(out_dir / "masks", result, frame_names)
+        options = Options(thing_classes=spec.thing_classes, score_threshold=config.score_threshold)
+        kitti_step.write_frames(out_dir / "panoptic", result, names, options, max_id=2**16 - 1)
+    elif all(isinstance(track.id, int) and 1 <= track.id <= davis.MAX_ID for track in result.tracks):
+        davis.write_frames(out_dir / "masks", result, names)
 
 
 def write_overlays(

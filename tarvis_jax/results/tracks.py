@@ -129,10 +129,11 @@ class VideoResult:
         """Class id (0..K-1) per pixel of a frame, int32 [H, W]; raises ValueError where there is none."""
         if self.semantic is None:
             raise ValueError(f"{self.video}: results of {self.dataset} have no semantic maps")
-        class_map = np.zeros(self.size, np.int32)
+        height, width = self.size
+        columns = np.zeros(width * height, np.int32)
         for class_id, encoded in self.semantic[frame].items():
-            class_map[rle.decode(encoded)] = class_id
-        return class_map
+            rle.paint(columns, encoded, class_id)
+        return columns.reshape(width, height).T
 
 
 def paint_things(class_map: np.ndarray, things: Iterable[tuple[TargetId, int, Rle]]) -> tuple[np.ndarray, np.ndarray]:

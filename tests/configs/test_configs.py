@@ -97,6 +97,14 @@ def test_datasets_of_finetune(datasets):
         resolve("vis_only", f"datasets={datasets}")
 
 
+def test_finetune_with_held_out_training_videos():
+    assert {d.held_out_every for d in resolve("finetune", "datasets=OVIS+DAVIS,held_out_every=10").data.datasets} == {
+        10
+    }
+    with pytest.raises(ValueError, match="held_out_every: expected a whole number, found 'some'"):
+        resolve("finetune", "held_out_every=some")
+
+
 def test_errors():
     with pytest.raises(ValueError, match="expected key=value with a key of"):
         resolve("finetune", "backbon=SwinTiny")

@@ -10,7 +10,7 @@ from input_pipeline.config import dataset_config
 from input_pipeline.synthetic import THING_CLASSES, write_synthetic_workspace
 from tarvis_jax.datasets import TASKS, DatasetSpec
 from tarvis_jax.evaluation.metrics import jf
-from tarvis_jax.evaluation.metrics.panoptic import WHOLE_VIDEO, PanopticQuality, frame_overlaps, segments_from_maps
+from tarvis_jax.evaluation.metrics.panoptic import WHOLE_VIDEO, PanopticQuality, frame_overlap, segments_from_maps
 from tarvis_jax.evaluation.scores import evaluate, format_table
 from tarvis_jax.masks import rle
 from tarvis_jax.results.tracks import Track, VideoResult, encode_semantic
@@ -189,7 +189,7 @@ def test_panoptic_quality_by_hand():
     guess_instance = np.where(guess_class == 1, 3, 0)
     guess_instance[0, 3] = 4  # in frame 1 half of it is another object
     overlaps = [
-        frame_overlaps(
+        frame_overlap(
             segments_from_maps(truth_class[t], truth_instance[t], (1,), is_truth=True),
             segments_from_maps(guess_class[t], guess_instance[t], (1,), is_truth=False),
         )
@@ -214,7 +214,7 @@ def test_predictions_on_void_are_no_errors():
     truth_class[2:] = 255
     guess_class = truth_class.copy()
     guess_class[2:] = 1
-    overlap = frame_overlaps(
+    overlap = frame_overlap(
         segments_from_maps(truth_class, instances, (1,), is_truth=True),
         segments_from_maps(guess_class, instances + 1, (1,), is_truth=False),
     )

@@ -53,9 +53,11 @@ def boundary_map(mask: np.ndarray) -> np.ndarray:
 def boundary_accuracy(truth: np.ndarray, prediction: np.ndarray) -> float:
     """F: harmonic mean of the shares of each boundary that lies near the other; bool masks [H, W].
 
-    Near is within ceil(0.008 x diagonal) pixels. 1 where neither has a boundary, 0 where one has none.
+    Near is within ceil(0.008 x diagonal) pixels. 1 where neither has a boundary, 0 where one has none. A mask that
+    fills the frame has no boundary, so it scores 1 against an empty one, as in the official code.
     """
-    true_edge, predicted_edge = boundary_map(truth), boundary_map(prediction)
+    box = _box_with_margin(truth | prediction)
+    true_edge, predicted_edge = boundary_map(truth[box]), boundary_map(prediction[box])
     num_true, num_predicted = np.count_nonzero(true_edge), np.count_nonzero(predicted_edge)
     if num_true == 0 or num_predicted == 0:
         return float(num_true == num_predicted)
@@ -98,6 +100,8 @@ def summarize(objects: Sequence[ObjectScores]) -> dict[str, float]:
     """The seven numbers of DAVIS, as fractions: means over objects of each object's mean, recall and decay.
 
     Recall is the share of frames above 0.5; decay the mean of the first quarter of the frames minus that of the last.
+    As in the official code, where the bounds of the quarters are bytes, the decay of more than 256 frames is that of
+    other frames, or NaN.
     """
     if not objects:
         raise ValueError("J&F: no object to evaluate")
@@ -110,10 +114,22 @@ def summarize(objects: Sequence[ObjectScores]) -> dict[str, float]:
 
 
 def _statistics(values: np.ndarray) -> tuple[float, float, float]:
-    # The official code casts the edges to uint8, which breaks its decay beyond 256 frames; ours does not.
-    edges = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
+    edges = (np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1) & 255  # the official code has bytes
     first, last = values[edges[0] : edges[1] + 1], values[edges[3] : edges[4] + 1]
-    return values.mean(), (values > 0.5).mean(), first.mean() - last.mean()
+    decay = first.mean() - last.mean() if len(first) and len(last) else math.nan
+    return values.mean(), (values > 0.5).mean(), decay
+
+
+def _box_with_margin(mask: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of the pixels inside and one more on each side, where the frame has one.
+
+    What `boundary_map` finds lies in there, and is found there, too: the margin is empty.
+    """
+    result = []
+    for axis in (1, 0):
+        inside = np.flatnonzero(mask.any(axis=axis))
+        result.append(slice(max(inside[0] - 1, 0), inside[-1] + 2) if len(inside) else slice(0, 0))
+    return tuple(result)
 
 
 def _disk(radius: int) -> np.ndarray:

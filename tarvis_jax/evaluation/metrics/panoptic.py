@@ -9,13 +9,22 @@ summed over all windows of all videos; the result is the mean over classes with 
 - `PQ_tube`: the whole video: a thing must keep its id, and a stuff class is one tube.
 
 Void pixels of the truth are taken out of unions, and unmatched predictions that lie on void for more than half are no
-errors. So are unmatched true crowd segments and predictions mostly on void and crowds of their class.
+errors. So are unmatched true crowd segments and predictions mostly on void and the crowd of their class.
+
+These are the rules of the official evaluation, also where they surprise:
+
+- class and crowd flag of a tube are those of the first frame of the window that lists it;
+- a true segment has the area that its file states; one that is listed and has no pixels is missed all the same;
+- pixels of the truth whose id no segment has are not void: predictions there are charged;
+- of several crowds of a class, the one that is listed last in the window excuses predictions, the others do not.
 """
 
 import dataclasses
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+
+from tarvis_jax.evaluation.metrics.overlap import count_pairs
 
 WHOLE_VIDEO = None
 VOID_CLASS = 255
@@ -27,7 +36,7 @@ class Segments:
     """Segments of one frame.
 
     Attributes:
-      ids: int [H, W]: the segment at each pixel, 0 = void; an id means the same segment in all frames of a video.
+      ids: int [H, W], 0..2^31-1: the segment at each pixel, 0 = void; an id means the same in all frames of a video.
       classes: id -> class 0..K-1. Pixels of an id without entry are neither void nor any segment.
       crowd: ids of segments that stand for many objects (truth only).
       areas: id -> pixels as an annotation file states them, which the official VPQ believes (truth only).
@@ -65,8 +74,12 @@ class PanopticQuality:
         self.iou = np.zeros(num_classes)
         self.true_positives, self.false_positives, self.false_negatives = np.zeros((3, num_classes), np.int64)
 
-    def add_overlaps(self, overlaps: Sequence["_Overlaps"]) -> None:
-        """`overlaps`: of all frames of a video, from `frame_overlaps`."""
+    def add_overlaps(self, overlaps: Sequence["Overlap"]) -> None:
+        """`overlaps`: of all frames of a video, from `frame_overlap`.
+
+        Raises:
+          ValueError: a true area that is too small for the pixels it shares with a prediction (an IoU above 1).
+        """
         length = len(overlaps) if self.window is WHOLE_VIDEO else self.window
         for start in range(len(overlaps) - length + 1):
             self._add_window(overlaps[start : start + length])
@@ -82,81 +95,101 @@ class PanopticQuality:
         total = self.true_positives + (self.false_positives + self.false_negatives) / 2
         return np.divide(self.iou, total, out=np.full(self.num_classes, -1.0), where=total > 0)
 
-    def _add_window(self, overlaps: Sequence["_Overlaps"]) -> None:
-        pairs = np.concatenate([o.pairs for o in overlaps])
-        pairs, index = np.unique(pairs, axis=0, return_inverse=True)
-        pixels = np.bincount(index.ravel(), np.concatenate([o.pixels for o in overlaps]), len(pairs)).astype(np.int64)
-        # The class of a tube is that of its first frame in the window.
-        true_classes, predicted_classes, crowd = {}, {}, set()
-        for overlap in reversed(overlaps):
-            true_classes |= overlap.true_classes
-            predicted_classes |= overlap.predicted_classes
-            crowd = {i for i in crowd if i not in overlap.true_classes} | overlap.crowd
-        common = {(int(t), int(p)): int(n) for (t, p), n in zip(pairs, pixels, strict=True)}
-        true_area = _sum([o.true_areas for o in overlaps])
-        predicted_area = _sum([o.predicted_areas for o in overlaps])
+    def _add_window(self, overlaps: Sequence["Overlap"]) -> None:
+        true_classes, predicted_classes, true_area = {}, {}, {}
+        crowds, crowd_of_class = set(), {}
+        for overlap in overlaps:
+            for t, label in overlap.true_classes.items():
+                if t not in true_classes and t in overlap.crowd:
+                    crowds.add(t)
+                    crowd_of_class[label] = t  # the last one stands for the class
+                true_classes.setdefault(t, label)
+                true_area[t] = true_area.get(t, 0) + overlap.true_areas[t]
+            for p, label in overlap.predicted_classes.items():
+                predicted_classes.setdefault(p, label)
+        common, predicted_area = _sum(overlaps)
 
         matched_true, matched_predicted = set(), set()
         for (t, p), intersection in common.items():
-            if t not in true_classes or t in crowd or true_classes[t] != predicted_classes.get(p):
+            if t not in true_classes or t in crowds or true_classes[t] != predicted_classes.get(p):
                 continue
             union = true_area[t] + predicted_area[p] - intersection - common.get((0, p), 0)
+            if union == 0 or intersection / union > 1:
+                raise ValueError(
+                    f"true segment {t} has an area of {true_area[t]} in {len(overlaps)} frames, too small for the "
+                    f"{intersection} pixels that it shares with the predicted segment {p}"
+                )
             if intersection / union > 0.5:
                 self.true_positives[true_classes[t]] += 1
                 self.iou[true_classes[t]] += intersection / union
                 matched_true.add(t)
                 matched_predicted.add(p)
         for t, label in true_classes.items():
-            if t not in matched_true and t not in crowd:
+            if t not in matched_true and t not in crowds:
                 self.false_negatives[label] += 1
         for p, label in predicted_classes.items():
             if p in matched_predicted:
                 continue
             excused = common.get((0, p), 0)
-            excused += sum(common.get((t, p), 0) for t in crowd if true_classes[t] == label)
+            if label in crowd_of_class:
+                excused += common.get((crowd_of_class[label], p), 0)
             if excused / predicted_area[p] <= 0.5:
                 self.false_positives[label] += 1
 
 
 @dataclasses.dataclass(frozen=True)
-class _Overlaps:
-    pairs: np.ndarray  # int64 [P, 2]: true and predicted id
-    pixels: np.ndarray  # int64 [P]
+class Overlap:
+    """What a frame adds to any window; all that is kept of it.
+
+    Attributes:
+      true_ids: int64 [P]: segment in the truth, at some pixels that
+      predicted_ids: int64 [P]: have this segment in the prediction.
+      pixels: int64 [P]: how many.
+      true_classes: of the listed true segments, in the order in which they are listed: id -> class.
+      predicted_classes: of the predicted segments: id -> class.
+      crowd: ids of true segments that stand for many objects.
+      true_areas: id -> pixels of each true segment.
+    """
+
+    true_ids: np.ndarray
+    predicted_ids: np.ndarray
+    pixels: np.ndarray
     true_classes: dict[int, int]
     predicted_classes: dict[int, int]
-    true_areas: dict[int, int]
-    predicted_areas: dict[int, int]
     crowd: frozenset[int]
+    true_areas: dict[int, int]
 
 
-def frame_overlaps(truth: Segments, prediction: Segments) -> _Overlaps:
-    """What the frame adds to any window; all that is kept of it. Raises ValueError if the sizes differ."""
+def frame_overlap(truth: Segments, prediction: Segments) -> Overlap:
+    """The pixels that each pair of segments shares in a frame.
+
+    Raises:
+      ValueError: sizes that differ, or predicted pixels whose segment has no class, or predicted classes of segments
+        that have no pixels.
+    """
     if truth.ids.shape != prediction.ids.shape:
         raise ValueError(f"predicted segments have size {prediction.ids.shape}, the ground truth {truth.ids.shape}")
-    unknown = np.setdiff1d(prediction.ids, [0, *prediction.classes])
-    if unknown.size:
-        raise ValueError(f"predicted segments {unknown[:3].tolist()} have no class")
-    true_ids, true_index = np.unique(truth.ids, return_inverse=True)
-    predicted_ids, predicted_index = np.unique(prediction.ids, return_inverse=True)
-    joint = true_index.ravel() * len(predicted_ids) + predicted_index.ravel()
-    pixels = np.bincount(joint, minlength=len(true_ids) * len(predicted_ids))
-    shown = np.flatnonzero(pixels)
-    pairs = np.stack([true_ids[shown // len(predicted_ids)], predicted_ids[shown % len(predicted_ids)]], axis=1)
-    table = pixels.reshape(len(true_ids), len(predicted_ids))
-    return _Overlaps(
-        pairs.astype(np.int64),
-        pixels[shown],
-        {i: c for i, c in truth.classes.items() if i in true_ids},
-        {i: c for i, c in prediction.classes.items() if i in predicted_ids},
-        dict(zip(true_ids.tolist(), table.sum(axis=1).tolist(), strict=True)) if truth.areas is None else truth.areas,
-        dict(zip(predicted_ids.tolist(), table.sum(axis=0).tolist(), strict=True)),
-        truth.crowd,
-    )
+    true_ids, predicted_ids, pixels = count_pairs(truth.ids, prediction.ids)
+    shown = set(predicted_ids.tolist())
+    if unknown := sorted(shown - prediction.classes.keys() - {0}):
+        raise ValueError(f"predicted segments {unknown[:3]} have pixels and no class")
+    if absent := sorted(prediction.classes.keys() - shown):
+        raise ValueError(f"predicted segments {absent[:3]} have a class and no pixels")
+    areas = truth.areas
+    if areas is None:
+        areas = dict.fromkeys(truth.classes, 0)
+        for t, n in zip(true_ids.tolist(), pixels.tolist(), strict=True):
+            areas[t] = areas.get(t, 0) + n
+    return Overlap(true_ids, predicted_ids, pixels, truth.classes, prediction.classes, truth.crowd, areas)
 
 
-def _sum(areas: Sequence[dict[int, int]]) -> dict[int, int]:
-    result: dict[int, int] = {}
-    for frame in areas:
-        for segment, pixels in frame.items():
-            result[segment] = result.get(segment, 0) + pixels
-    return result
+def _sum(overlaps: Sequence[Overlap]) -> tuple[dict[tuple[int, int], int], dict[int, int]]:
+    """Pixels of each (true, predicted) pair, ascending, and of each predicted segment in some frames together."""
+    keys = np.concatenate([o.true_ids << 32 | o.predicted_ids for o in overlaps])
+    keys, index = np.unique(keys, return_inverse=True)
+    pixels = np.bincount(index, np.concatenate([o.pixels for o in overlaps])).astype(np.int64)
+    common, predicted = {}, {}
+    for t, p, n in zip((keys >> 32).tolist(), (keys & 0xFFFFFFFF).tolist(), pixels.tolist(), strict=True):
+        common[t, p] = n
+        predicted[p] = predicted.get(p, 0) + n
+    return common, predicted

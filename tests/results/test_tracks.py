@@ -1,14 +1,9 @@
-import json
-
-import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
 from tarvis_jax.masks import rle
 from tarvis_jax.masks.palette import palette
-from tarvis_jax.results.davis import write_davis_pngs
-from tarvis_jax.results.panoptic import thing_tracks, write_panoptic_pngs
+from tarvis_jax.results.panoptic import numbered, thing_tracks
 from tarvis_jax.results.tracks import (
     Track,
     VideoResult,
@@ -16,7 +11,6 @@ from tarvis_jax.results.tracks import (
     read_tracks,
     write_tracks,
 )
-from tarvis_jax.results.youtube_vis import ranked_instances, write_youtube_vis
 
 SIZE = (6, 8)
 
@@ -62,43 +56,23 @@ def test_tracks_file_round_trip(tmp_path):
         _result([]).semantic_map(0)
 
 
-def test_youtube_vis_ranks_classes_and_removes_overlap_within_a_class(tmp_path):
-    result = _result([_track(1, 0, 4, [0.0, 5.0, 1.0]), _track(2, 2, 6, [0.0, 6.0, 5.0])])
-    ranked = ranked_instances(result, 3)
-    assert [(row, class_id) for row, class_id, _ in ranked] == [(0, 1), (1, 1), (1, 2)]
-    assert ranked[0][2] == pytest.approx(np.exp(5) / (1 + np.exp(5) + np.exp(1)))
-    write_youtube_vis(tmp_path / "results.json", {7: result}, 3)
-    predictions = json.loads((tmp_path / "results.json").read_text())
-    assert [p["category_id"] for p in predictions] == [1, 1, 2] and {p["video_id"] for p in predictions} == {7}
-    masks = [rle.decode(p["segmentations"][0]) for p in predictions]
-    for mask, expected in zip(masks, (_mask(0, 4), _mask(4, 6), _mask(2, 6)), strict=True):
-        np.testing.assert_array_equal(mask, expected)
-    assert all(p["segmentations"][1] is None for p in predictions)
-    assert ranked_instances(_result([]), 3) == []
-
-
-def test_panoptic_pngs(tmp_path):
-    semantic = [encode_semantic(np.full(SIZE, 2))] * 2
+def test_thing_tracks():
     tracks = [
         _track(300, 0, 4, [0.0, 9.0, 0.0, 0.0]),  # class 0, a thing
         _track(2, 2, 6, [0.0, 3.0, 0.0, 0.0]),  # the same with a lower score: below
         _track(3, 6, 8, [0.0, 0.0, 9.0, 0.0]),  # class 1 is stuff
         _track(4, 6, 8, [9.0, 8.9, 0.0, 0.0]),  # background
     ]
-    result = _result(tracks, semantic)
-    assert [t.id for t in thing_tracks(result, (0,), 0.5)] == [2, 300]
-    write_panoptic_pngs(tmp_path, result, (0,), frame_names=["a", "b"])
-    image = cv2.cvtColor(cv2.imread(str(tmp_path / "a.png")), cv2.COLOR_BGR2RGB)
-    assert image[0].tolist() == [[0, 1, 44]] * 4 + [[0, 0, 2]] * 2 + [[2, 0, 0]] * 2
-    assert (cv2.imread(str(tmp_path / "b.png"))[..., ::-1] == (2, 0, 0)).all()
+    assert [t.id for t in thing_tracks(_result(tracks), (0,), 0.5)] == [2, 300]
+    tracks = numbered(tracks[:2], 255, "video")
+    assert [t.id for t in tracks] == [2, 1] and numbered(tracks, 2, "video") == tracks
+    with pytest.raises(ValueError, match=r"video: 2 tracks in its panoptic maps, the format has ids 1\.\.1"):
+        numbered(tracks, 1, "video")
+    with pytest.raises(ValueError, match="expected numbers as ids of the tracks, found 'ball'"):
+        numbered([_track("ball", 0, 4)], 9, "video")
 
 
-def test_davis_pngs(tmp_path):
-    write_davis_pngs(tmp_path, _result([_track(1, 0, 2), _track(5, 4, 6)]))
-    image = Image.open(tmp_path / "00000.png")
-    assert image.mode == "P" and np.asarray(image)[3].tolist() == [1, 1, 0, 0, 5, 5, 0, 0]
-    assert np.asarray(image.convert("RGB"))[0, 4].tolist() == [128, 0, 128]
-    assert not np.asarray(Image.open(tmp_path / "00001.png")).any()
+def test_palette():
     assert palette()[[0, 1, 2, 3, 8, 255]].tolist() == [
         [0, 0, 0],
         [128, 0, 0],
@@ -107,5 +81,3 @@ def test_davis_pngs(tmp_path):
         [64, 0, 0],
         [224, 224, 192],
     ]
-    with pytest.raises(ValueError, match="object id 256"):
-        write_davis_pngs(tmp_path, _result([_track(256, 0, 2)]))
