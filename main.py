@@ -3,6 +3,7 @@
 python main.py --config=configs/quickstart.py --workdir=runs/quickstart
 python main.py --mode=eval --workdir=runs/quickstart
 python main.py --mode=infer --checkpoint=runs/quickstart --dataset=YOUTUBE_VIS --input=clip.mp4 --output=out
+python main.py --mode=infer --checkpoint=checkpoint.pth --dataset=DAVIS --split=val --output=out
 python main.py --mode=export --checkpoint=runs/quickstart --export_clip=12,64,128 --output=exported
 python main.py --mode=compile --config=configs/finetune.py --topology=v5e:4x4
 """
@@ -19,8 +20,12 @@ _MODES = {
         "config workdir profile finetune_from restore_weights restore_session "
         "coordinator_address num_processes process_id".split(),
     ),
-    "eval": (["workdir"], []),
-    "infer": (["checkpoint", "dataset", "input", "output"], ["targets"]),
+    "eval": (["workdir"], ["datasets", "data_root"]),
+    "infer": (
+        ["checkpoint", "dataset", "output"],
+        "input targets split data_root videos share exemplar format overlays "
+        "clip_length overlap min_dim max_dim dtype".split(),
+    ),
     "export": (
         ["output"],
         "checkpoint config export_clip export_objects export_datasets export_platforms export_backend".split(),
@@ -75,11 +80,11 @@ def main(arguments: list[str]) -> None:
     elif flags.mode == "eval":
         from tarvis_jax.commands.evaluate import evaluate_workdir
 
-        evaluate_workdir(flags.workdir)
+        evaluate_workdir(**given)
     elif flags.mode == "infer":
-        from tarvis_jax.commands.infer import segment_input
+        from tarvis_jax.commands.infer import run_inference
 
-        segment_input(flags.checkpoint, flags.input, flags.output, flags.dataset, flags.targets)
+        run_inference(**given)
     elif flags.mode == "export":
         from tarvis_jax.commands.export import run_export
 
@@ -133,13 +138,29 @@ def _parser() -> command_line.Parser:
     flags = parser.add_argument_group("infer, export, compile")
     flags.add_argument("--output", help="folder of the results or of the export; compile: a JSON file")
 
+    sizes, names = "T,HEIGHT,WIDTH", "A,B,..."
+    flags = parser.add_argument_group("eval, infer")
+    flags.add_argument("--datasets", metavar=names, type=_names, help="eval: score these alone (default: all)")
+    root = "the workspace, or for infer also the dataset's own download (default: the run's, or TARVIS_WORKSPACE_DIR)"
+    flags.add_argument("--data_root", metavar="FOLDER", help=root)
+
     flags = parser.add_argument_group("infer")
-    flags.add_argument("--input", help="a folder of frames or a video file")
     flags.add_argument("--dataset", help="whose classes to look for; for given targets: whose settings to use")
-    flags.add_argument("--targets", metavar="FILE", help="JSON with masks or points of the targets to follow")
+    flags.add_argument("--input", help="one video: a folder of frames or a video file")
+    flags.add_argument("--targets", metavar="FILE", help="one video: JSON with masks or points of what to follow")
+    flags.add_argument("--split", help="the videos of a benchmark: val, test, ... of the dataset (docs/inference.md)")
+    flags.add_argument("--videos", metavar=names, help="of the split, these alone; or a file with one name a line")
+    flags.add_argument("--share", metavar="K/N", help="of the videos, the K-th of N shares: one for each machine")
+    flags.add_argument("--exemplar", choices=["mask", "point"], help="by what the split's objects are given")
+    flags.add_argument("--format", help="of the split's result files (default: the benchmark's); none: tracks alone")
+    flags.add_argument("--overlays", action="store_const", const=True, help="draw the split's videos; one video always")
+    flags.add_argument("--clip_length", metavar="N", type=int, help="frames of a clip (default: the checkpoint's)")
+    flags.add_argument("--overlap", metavar="N", type=int, help="frames that clips share (default: the checkpoint's)")
+    flags.add_argument("--min_dim", metavar="PIXELS", type=int, help="smaller side after resizing; 0: as it is")
+    flags.add_argument("--max_dim", metavar="PIXELS", type=int, help="largest side after resizing")
+    flags.add_argument("--dtype", choices=["float32", "bfloat16"], help="of activations (default: the checkpoint's)")
 
     flags = parser.add_argument_group("export")
-    sizes, names = "T,HEIGHT,WIDTH", "A,B,..."
     flags.add_argument("--export_clip", metavar=sizes, type=_numbers, help="of a clip (default: 12,448,832)")
     flags.add_argument("--export_objects", metavar="N", type=int, help="slots for given objects; 0: none (default: 4)")
     flags.add_argument("--export_datasets", metavar=names, type=_names, help="whose classes (default: all it has)")

@@ -109,12 +109,15 @@ def ground_truth_videos(config: DatasetConfig, split: str, workspace: str = "") 
 
     These are `evaluation_videos` unless the reader has a function for them (BURST, whose evaluation file holds only the
     first frame of each track).
+
+    Raises:
+      ValueError: as `evaluation_videos`, and for a split whose ground truth is not there.
     """
     if config.held_out_every or not hasattr(_reader(config), "ground_truth_videos"):
         return evaluation_videos(config, split, workspace)
     found = layouts.locate(config, layouts.TRUTH, split, workspace)
     videos = _reader(found).ground_truth_videos(found, split, workspace)
-    return _checked(videos, found, found.eval_truth, f"{split} with ground truth")
+    return _checked(videos, found, found.eval_truth or found.eval_annotations, f"{split} with ground truth")
 
 
 def _reader(config: DatasetConfig) -> ModuleType:

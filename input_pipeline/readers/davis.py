@@ -16,12 +16,30 @@ from tarvis_jax.masks import rle
 
 training_videos = generic.training_videos
 
+_SPLITS = {"test-dev": "testdev"}  # DAVIS's name -> the released workspace's
+
 
 def evaluation_videos(config: DatasetConfig, split: str, root: str) -> list[VideoRecord]:
     """The sequences of `split`; `annotated_frames` are those that have a PNG (test-dev has only the first)."""
     folder = workspace.resolve(config.eval_images, root, dataset=config.name, key="eval_images", kind="folder")
     truth = workspace.resolve(config.eval_annotations, root, dataset=config.name, key="eval_annotations", kind="folder")
-    return read(truth / f"ImageSet_{split}.txt", folder, truth / "Annotations", config)
+    name = _SPLITS.get(split, split)
+    return read(truth / f"ImageSet_{name}.txt", folder, truth / "Annotations", config)
+
+
+def ground_truth_videos(config: DatasetConfig, split: str, root: str) -> list[VideoRecord]:
+    """The same videos, of a split whose masks are public."""
+    return with_truth(evaluation_videos(config, split, root))
+
+
+def with_truth(videos: list[VideoRecord]) -> list[VideoRecord]:
+    """`videos`, if they have more masks than the first ones, which the network is given."""
+    for video in videos:
+        if len(video.annotated_frames) < 2 < video.num_frames:
+            raise ValueError(
+                f"{video.where}: expected ground truth, found the mask of one of its {video.num_frames} frames alone"
+            )
+    return videos
 
 
 def read(names: pathlib.Path, frames: pathlib.Path, masks: pathlib.Path, config: DatasetConfig) -> list[VideoRecord]:

@@ -27,6 +27,11 @@ def evaluation_videos(config: DatasetConfig, split: str, root: str) -> list[Vide
     return _read(folder, split, config)
 
 
+def ground_truth_videos(config: DatasetConfig, split: str, root: str) -> list[VideoRecord]:
+    """The same videos, of a split whose masks are public."""
+    return davis.with_truth(evaluation_videos(config, split, root))
+
+
 def _read(folder: pathlib.Path, split: str, config: DatasetConfig) -> list[VideoRecord]:
     names = folder / "ImageSets" / "2017" / f"{_SPLITS.get(split, split)}.txt"
     return davis.read(names, folder / "JPEGImages" / _RESOLUTION, folder / "Annotations" / _RESOLUTION, config)

@@ -24,12 +24,22 @@ def training_videos(config: DatasetConfig, root: str) -> list[VideoRecord]:
 
 def evaluation_videos(config: DatasetConfig, split: str, root: str) -> list[VideoRecord]:
     """Videos of an evaluation JSON; the public ones have no annotations, then the records have no instances."""
+    return read(*_evaluation_files(config, split, root), config, needs_annotations=False)
+
+
+def ground_truth_videos(config: DatasetConfig, split: str, root: str) -> list[VideoRecord]:
+    """The same videos, of a JSON that has annotations."""
+    return read(*_evaluation_files(config, split, root), config, needs_annotations=True)
+
+
+def _evaluation_files(config: DatasetConfig, split: str, root: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """The JSON of a split and the folder of its frames."""
     name = _SPLIT_FILES.get(split, split)
     images = config.eval_images.replace("{split}", name)
     annotations = config.eval_annotations.replace("{split}", name)
     folder = workspace.resolve(images, root, dataset=config.name, key="eval_images", kind="folder")
     file = workspace.resolve(annotations, root, dataset=config.name, key="eval_annotations", kind="file")
-    return read(file, folder, config, needs_annotations=False)
+    return file, folder
 
 
 def read(

@@ -1,7 +1,9 @@
-"""Segments a video given on the command line with a trained run or a checkpoint of the reference."""
+"""Segments what the command line names with a trained run or a checkpoint of the reference."""
 
+import dataclasses
 import json
 import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import cv2
@@ -9,7 +11,9 @@ import numpy as np
 from absl import logging
 
 from tarvis_jax.api import load
+from tarvis_jax.commands.infer_split import segment_split
 from tarvis_jax.compiled import keep_between_runs
+from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.video import segment_video
 from tarvis_jax.masks import rle
 from tarvis_jax.results.target import Target
@@ -17,7 +21,60 @@ from tarvis_jax.results.target import Target
 MAX_SIDE = 16384  # pixels of a mask given as RLE, whose size costs its writer nothing
 
 
-def segment_input(checkpoint: str, input_path: str, output: str, dataset: str, targets: str | None = None) -> None:
+# What --mode=infer takes for one video, and for the videos of a split.
+_OF_INPUT = ("input", "targets")
+_OF_SPLIT = ("split", "data_root", "videos", "share", "exemplar", "format", "overlays")
+_SETTINGS = ("clip_length", "overlap", "min_dim", "max_dim")
+
+
+def run_inference(*, checkpoint: str, dataset: str, output: str, dtype: str | None = None, **given: Any) -> None:
+    """Segments one video (`segment_input`) or the videos of a split (`segment_split`), by the flags of main.py.
+
+    Raises:
+      ValueError: flags that do not go together, or see these two functions.
+    """
+    changes = {name: given.pop(name) for name in _SETTINGS if name in given}
+    if ("input" in given) == ("split" in given):
+        raise ValueError("--mode=infer needs --input for one video or --split for those of a benchmark, one of the two")
+    for kind, wrong in (("input", _OF_SPLIT), ("split", _OF_INPUT)):
+        found = [f"--{name}" for name in wrong if name in given]
+        if kind in given and found:
+            raise ValueError(f"--mode=infer with --{kind} does not take {', '.join(found)}")
+
+    def settings(config: InferenceConfig) -> InferenceConfig:
+        return with_changes(config, changes, dataset)
+
+    if "input" in given:
+        targets = given.get("targets")
+        segment_input(checkpoint, given["input"], output, dataset, targets, dtype=dtype, settings=settings)
+    else:
+        segment_split(checkpoint, dataset, given.pop("split"), output, dtype=dtype, settings=settings, **given)
+
+
+def with_changes(config: InferenceConfig, changes: Mapping[str, int], dataset: str) -> InferenceConfig:
+    """The settings of a checkpoint with those of the command line in their place; a `min_dim` of 0 keeps the size.
+
+    Raises:
+      ValueError: they do not fit each other.
+    """
+    values = {name: None if name == "min_dim" and value == 0 else value for name, value in changes.items()}
+    try:
+        return dataclasses.replace(config, **values)
+    except ValueError as error:
+        given = ", ".join(f"--{name}={value}" for name, value in changes.items())
+        raise ValueError(f"{given}, the other settings being those of the checkpoint for {dataset}: {error}") from None
+
+
+def segment_input(
+    checkpoint: str,
+    input_path: str,
+    output: str,
+    dataset: str,
+    targets: str | None = None,
+    *,
+    dtype: str | None = None,
+    settings: Callable[[InferenceConfig], InferenceConfig] = lambda config: config,
+) -> None:
     """Segments one video and writes results and overlays.
 
     Args:
@@ -27,15 +84,19 @@ def segment_input(checkpoint: str, input_path: str, output: str, dataset: str, t
       output: folder for the results.
       dataset: whose classes to look for, or whose settings to use for given targets.
       targets: JSON file with the objects to follow, see `read_targets`.
+      dtype: of activations, see `tarvis_jax.load`.
+      settings: changes those of the checkpoint.
+
     Raises:
       ValueError: unknown dataset, unreadable input or targets.
     """
     keep_between_runs()
     given = read_targets(targets) if targets else ()
-    model = load(checkpoint)
+    model = load(checkpoint, dtype=dtype)
     if dataset not in model.datasets:
         raise ValueError(f"--dataset={dataset}: expected one of {sorted(model.datasets)}")
     info = model.datasets[dataset]
+    config = settings(info.inference)
     pathlib.Path(output).mkdir(parents=True, exist_ok=True)  # what cannot be written is known before the work
     _, summary = segment_video(
         model.predictor,
@@ -44,7 +105,7 @@ def segment_input(checkpoint: str, input_path: str, output: str, dataset: str, t
         output,
         targets=given,
         spec=info.spec,
-        config=info.inference,
+        config=config,
         class_names=dict(enumerate(info.class_names, start=1)),
     )
     logging.info("%s", summary)

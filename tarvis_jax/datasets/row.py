@@ -113,6 +113,8 @@ class Dataset:
         fields, relative to the folder of the download, and `reader` where another one reads it.
       training: further fields of `DatasetConfig`: weight, sizes, augmentation.
       inference: fields of `tarvis_jax.inference.config.InferenceConfig` that differ from its defaults.
+      benchmark: its name among metrics (`python -m tarvis_jax.evaluation`) and formats of result files
+        (`tarvis_jax.results.formats`); "": none.
       class_origin: where its class queries start from if a checkpoint has none for it; None: drawn from the seed.
     """
 
@@ -123,6 +125,7 @@ class Dataset:
     official: tuple[Mapping[str, str], ...] = ()
     training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     inference: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    benchmark: str = ""
     class_origin: ClassOrigin | None = None
 
     def __post_init__(self) -> None:

@@ -222,6 +222,7 @@ DATASETS: dict[str, Dataset] = {
             "max_dim": 1024,
         },
         inference={"min_dim": 448, "size_table": True},
+        benchmark="ytvis",
     ),
     "OVIS": Dataset(
         DatasetSpec(INSTANCE, 25),
@@ -244,6 +245,7 @@ DATASETS: dict[str, Dataset] = {
             "max_instances": 64,
         },
         inference={"min_dim": 576, "size_table": True, "max_predictions": 20},
+        benchmark="ovis",
     ),
     "KITTI_STEP": Dataset(
         DatasetSpec(PANOPTIC, 19, thing_classes=(11, 13)),
@@ -266,6 +268,7 @@ DATASETS: dict[str, Dataset] = {
             "brightness": 20,
         },
         inference={"clip_length": 6, "overlap": 3, "max_tracks": 1000, "score_threshold": 0.5},
+        benchmark="kitti_step",
         class_origin=_EVALUATED_IN_CITYSCAPES,
     ),
     "CITYSCAPES_VPS": Dataset(
@@ -292,6 +295,7 @@ DATASETS: dict[str, Dataset] = {
             "brightness": 20,
         },
         inference={"clip_length": 10, "overlap": 5, "max_dim": 2048, "max_tracks": 1000, "score_threshold": 0.5},
+        benchmark="cityscapes_vps",
         class_origin=_EVALUATED_IN_CITYSCAPES,
     ),
     "VIPSEG": Dataset(
@@ -315,6 +319,7 @@ DATASETS: dict[str, Dataset] = {
             "brightness": 20,
         },
         inference={"min_dim": 576, "size_table": True, "max_tracks": 1000, "score_threshold": 0.5},
+        benchmark="vipseg",
     ),
     "DAVIS": Dataset(
         DatasetSpec(EXEMPLAR, exemplar=MASK),
@@ -335,6 +340,7 @@ DATASETS: dict[str, Dataset] = {
             },
         ),
         training={"weight": 0.05, "max_instances": 4},
+        benchmark="davis2017",
     ),
     "BURST": Dataset(
         DatasetSpec(EXEMPLAR, exemplar=POINT),
@@ -355,5 +361,6 @@ DATASETS: dict[str, Dataset] = {
             "interleaved_frames": 10,
         },
         inference={"clip_length": 8, "overlap": 4, "min_dim": 512, "size_table": True},
+        benchmark="burst",
     ),
 }

@@ -3,90 +3,264 @@
 Ground truth and given targets come from the datasets' official files; the videos go through a `Session` as a user's do.
 """
 
+import contextlib
+import dataclasses
 import json
 import pathlib
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
+import jax
 from absl import logging
 
 from input_pipeline import readers
 from input_pipeline.config import DataConfig, DatasetConfig, dataset_config
 from input_pipeline.records import VideoRecord
-from tarvis_jax.datasets import EXEMPLAR, POINT, DatasetSpec
 from tarvis_jax.evaluation.pictures import write_comparison
-from tarvis_jax.evaluation.scores import evaluate, format_table, scores_json
-from tarvis_jax.inference.frames import FrameSource
+from tarvis_jax.evaluation.scores import DatasetScores, evaluate, format_table, scores_json
+from tarvis_jax.evaluation.segment import StoredResults, TracksFolder, frames_of, segment_videos, targets_of
+from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.predictor import Predictor
-from tarvis_jax.inference.session import Session
 from tarvis_jax.inference.video import segment_video
-from tarvis_jax.results.target import Target
-from tarvis_jax.results.tracks import VideoResult, write_tracks
+from tarvis_jax.parallel import distributed
 from tarvis_jax.run_config import Config
 from tarvis_jax.visualize.run_report import PICTURES_FOLDER, SCORES_FILE
 
 Scores = dict[str, dict[str, float]]
 
-_NUM_PICTURED = 2  # videos of each dataset that an evaluation draws
+_NUM_PICTURED = 3  # videos of each dataset that an evaluation draws, the worst ones
 
 
-def evaluate_predictor(config: Config, data: DataConfig, predictor: Predictor, folder: pathlib.Path) -> Scores:
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """A dataset that can be scored: its videos with what is given to the network, and the same with ground truth."""
+
+    dataset: DatasetConfig
+    given: list[VideoRecord]
+    truth: list[VideoRecord]
+
+
+def find_held_out(config: Config, data: DataConfig, names: Sequence[str] = ()) -> tuple[list[HeldOut], dict[str, str]]:
+    """The held-out videos of each dataset that can be scored; and dataset -> reason for the others.
+
+    Args:
+      config: of the run.
+      data: the run's data as it lies here.
+      names: of the datasets to score; (): all.
+
+    Raises:
+      ValueError: the run has no dataset of such a name.
+    """
+    known = [dataset.name for dataset in data.datasets]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(
+            f"--datasets={','.join(names)}: the run has no {', '.join(unknown)}; it has {', '.join(known)}"
+        )
+    split, most = config.train.eval_split, config.train.eval_videos or None
+    found, skipped = [], {}
+    for dataset in data.datasets:
+        if names and dataset.name not in names:
+            continue
+        try:
+            given = readers.evaluation_videos(dataset, split, data.workspace)
+            truth = readers.ground_truth_videos(dataset, split, data.workspace)
+        except ValueError as error:
+            skipped[dataset.name] = str(error)
+        else:
+            found.append(HeldOut(dataset, given[:most], truth[:most]))
+    return found, skipped
+
+
+def log_skipped(skipped: Mapping[str, str]) -> None:
+    """Says which datasets are not scored, and why."""
+    for name, reason in skipped.items():
+        logging.warning("%s is not scored: %s", name, reason)
+
+
+def evaluate_predictor(
+    config: Config,
+    data: DataConfig,
+    predictor: Predictor,
+    folder: pathlib.Path,
+    *,
+    weights: str,
+    names: Sequence[str] = (),
+    table: pathlib.Path | None = None,
+    interruption: "Interruptible | None" = None,
+) -> Scores:
     """Scores by dataset on the held-out split.
 
-    Tracks of every video go to `folder`/<dataset>/<video>.json, all scores and times to `folder`/scores.json, and
-    pictures of the first videos, with their ground truth, to `folder`/pictures/.
+    Tracks of every video go to `folder`/<dataset>/tracks/, and an evaluation that was killed goes on with the next
+    video if it is started again with the same weights and settings. When a dataset is done, its scores and times are
+    written to `folder`/scores.json, pictures of its worst videos, with their ground truth, to `folder`/pictures/, and
+    all scores so far to `table`. A dataset that cannot be scored stands there with its reason.
+
+    In a run of several processes, all of them call this: each segments its share of the videos on a device of its own,
+    and process 0 scores them. The others return no scores.
+
+    Args:
+      config: of the run.
+      data: the run's data as it lies here.
+      predictor: the network.
+      folder: of the evaluation, which all processes see.
+      weights: their fingerprint (`segment.fingerprint`).
+      names: of the datasets to score; (): all.
+      table: file for the scores in percent, which are then also shown; None: none.
+      interruption: what may cut the evaluation short; None: nothing.
+
+    Raises:
+      ValueError: no dataset of such a name.
     """
-    scores, everything = {}, {}
-    for dataset in data.datasets:
+    held_out, skipped = find_held_out(config, data, names)
+    interruption = interruption or _Uninterrupted()
+    is_main = jax.process_index() == 0
+    found = {each.dataset.name: len(each.given) for each in held_out}
+    distributed.check_agreement({f"held-out videos that can be scored ({found})": found})
+    scores: Scores = {}
+    everything: dict[str, Any] = {}
+
+    def write() -> None:
+        everything.update({name: {"skipped": reason} for name, reason in skipped.items()})
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SCORES_FILE).write_text(json.dumps(everything, indent=1) + "\n")
+        if table is not None:
+            table.write_text(format_table(scores, skipped) + "\n")
+
+    if is_main and not interruption.has_been_asked():
+        log_skipped(skipped)
+        write()
+    for each in held_out:
+        name, inference = each.dataset.name, config.inference[each.dataset.name]
+        tracks = TracksFolder(folder / name)
+        settings = {
+            "weights": weights,
+            "dtype": predictor.config.compute_dtype,
+            "split": config.train.eval_split,
+            "inference": dataclasses.asdict(inference),
+        }
         start, compiled = time.perf_counter(), predictor.programs.compile_seconds
-        spec = dataset.spec
-        given, truth = held_out_videos(config, data, dataset)
-        results: dict[str, VideoResult] = {}
-        for video in given:
-            session = Session(predictor, dataset.name, spec, config.inference[dataset.name])
-            for target in targets_of(video, spec):
-                session.add_target(target.frame, target.id, target.mask, target.point_yx)
-            for _ in session.run(frames_of(video)):
-                pass
-            results[str(video.id)] = session.result()
-            write_tracks(folder / dataset.name / f"{str(video.id).replace('/', '-')}.json", results[str(video.id)])
-        inference = config.inference[dataset.name]
+        if is_main:
+            tracks.begin(settings, replace=True)
+        distributed.wait_for_all(f"evaluation {folder.name}: start of {name}")
+        share = each.given[jax.process_index() :: jax.process_count()]
+        reason, num_frames = "", 0
+        if not interruption.has_been_asked():
+            with interruption.may_cut_short():
+                try:
+                    num_frames = segment_videos(predictor, name, each.dataset.spec, inference, share, tracks, name)
+                except ValueError as error:
+                    reason = str(error)
+        distributed.wait_for_all(f"evaluation {folder.name}: end of {name}")
+        if not is_main or interruption.has_been_asked():
+            continue
+        with interruption.may_cut_short():
+            found, skipped_for = _score(each, tracks, inference, reason)
+            if found is None:
+                skipped[name] = skipped_for
+                log_skipped({name: skipped_for})
+            else:
+                scores[name] = found.summary
+                everything[name] = _as_json(each, found) | {
+                    "num_videos": len(each.truth),
+                    "num_frames": sum(video.num_frames for video in each.truth),
+                    "num_segmented": num_frames,
+                    "seconds": time.perf_counter() - start,
+                    "compile_seconds": predictor.programs.compile_seconds - compiled,
+                    "pictures": _write_pictures(each, found, tracks, inference, folder),
+                }
+                main, score = next(iter(found.summary.items()))
+                logging.info("evaluated %d videos of %s: %s %.1f %%", len(each.truth), name, main, 100 * score)
+            write()
+    if is_main and table is not None and not interruption.has_been_asked():
+        logging.info("scores on held-out videos, in percent\n%s", format_table(scores, skipped))
+    return scores
+
+
+class Interruptible(Protocol):
+    """What may cut work short that can be done again (`train/interruption.py`)."""
+
+    def has_been_asked(self) -> bool:
+        """Whether this process is to end."""
+
+    def may_cut_short(self) -> contextlib.AbstractContextManager[None]:
+        """Surrounds what is left when this process is asked to end."""
+
+
+class _Uninterrupted:
+    def has_been_asked(self) -> bool:
+        return False
+
+    def may_cut_short(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+
+def _score(
+    held_out: HeldOut, tracks: TracksFolder, inference: InferenceConfig, reason: str
+) -> tuple[DatasetScores | None, str]:
+    """The scores, or why there are none; `reason`: what stopped this process's share of the videos."""
+    missing = [video for video in held_out.given if not tracks.has(video)]
+    if missing:
+        reason = reason or "another process could not segment its share, its log says why"
+        return None, f"{len(missing)} of {len(held_out.given)} videos have no tracks: {reason}"
+    try:
         found = evaluate(
-            results,
-            truth,
-            spec,
+            StoredResults(tracks, held_out.given),
+            held_out.truth,
+            held_out.dataset.spec,
             max_predictions=inference.max_predictions,
             score_threshold=inference.score_threshold,
         )
-        scores[dataset.name] = found.summary
-        names = dict(enumerate(dataset.class_names, start=1))
-        everything[dataset.name] = scores_json(found, names) | {
-            "num_videos": len(truth),
-            "num_frames": sum(video.num_frames for video in truth),
-            "seconds": time.perf_counter() - start,
-            "compile_seconds": predictor.programs.compile_seconds - compiled,
-        }
-        truth_of = {str(video.id): video for video in truth}
-        for video in given[:_NUM_PICTURED]:
-            write_comparison(
-                folder / PICTURES_FOLDER / f"{demo_name(video)}.jpg",
-                truth_of[str(video.id)],
-                results[str(video.id)],
-                spec,
-                class_names=names,
-                score_threshold=inference.score_threshold,
-                targets=targets_of(video, spec),
-            )
-        main_name, main_score = next(iter(scores[dataset.name].items()))
-        logging.info("evaluated %d videos of %s: %s %.1f %%", len(truth), dataset.name, main_name, 100 * main_score)
-    (folder / SCORES_FILE).write_text(json.dumps(everything, indent=1) + "\n")
-    return scores
+    except ValueError as error:
+        return None, str(error)
+    return found, ""
+
+
+def worst_first(found: DatasetScores) -> list[str]:
+    """The videos by their main score, those without one last."""
+    main = {video: next(iter(scores.values())) for video, scores in found.per_video.items()}
+    return sorted(main, key=lambda video: (main[video] == -1, main[video]))
+
+
+def _as_json(held_out: HeldOut, found: DatasetScores) -> dict[str, Any]:
+    per_video = {video: found.per_video[video] for video in worst_first(found)}
+    names = dict(enumerate(held_out.dataset.class_names, start=1))
+    return scores_json(dataclasses.replace(found, per_video=per_video), names)
+
+
+def _write_pictures(
+    held_out: HeldOut, found: DatasetScores, tracks: TracksFolder, inference: InferenceConfig, folder: pathlib.Path
+) -> list[dict[str, str]]:
+    """Draws the worst videos; returns the name of each file and the score that it shows."""
+    given, truth = ({str(video.id): video for video in videos} for videos in (held_out.given, held_out.truth))
+    dataset = held_out.dataset
+    pictures = []
+    for video in worst_first(found)[:_NUM_PICTURED]:
+        name, score = next(iter(found.per_video[video].items()))
+        file = f"{demo_name(given[video])}.jpg"
+        pictures.append({"file": file, "score": f"{name} {100 * score:.1f} %" if score != -1 else f"{name} undefined"})
+        write_comparison(
+            folder / PICTURES_FOLDER / file,
+            truth[video],
+            tracks.read(given[video]),
+            dataset.spec,
+            class_names=dict(enumerate(dataset.class_names, start=1)),
+            score_threshold=inference.score_threshold,
+            targets=targets_of(given[video], dataset.spec),
+        )
+    return pictures
 
 
 def write_demos(config: Config, data: DataConfig, predictor: Predictor, folder: pathlib.Path) -> None:
     """Result files and overlay videos of the first held-out videos of each dataset, and of a real video."""
-    for dataset in data.datasets:
-        given, _ = held_out_videos(config, data, dataset)
-        for video in given[: config.train.demo_videos]:
+    for dataset in data.datasets if config.train.demo_videos else ():
+        try:
+            videos = readers.evaluation_videos(dataset, config.train.eval_split, data.workspace)
+        except ValueError as error:
+            logging.warning("no video of %s is drawn: %s", dataset.name, error)
+            continue
+        for video in videos[: config.train.demo_videos]:
             _write_demo(config, predictor, dataset, video, folder)
     if config.train.demo_davis:
         root = pathlib.Path(config.train.demo_davis).absolute()
@@ -120,13 +294,6 @@ def demo_name(video: VideoRecord) -> str:
     return f"{video.dataset}-{str(video.id).replace('/', '-')}"
 
 
-def write_table(scores: Scores, path: pathlib.Path) -> None:
-    """Writes the scores as a table of percentages, and shows it."""
-    table = format_table(scores)
-    path.write_text(table + "\n")
-    logging.info("scores on held-out videos, in percent\n%s", table)
-
-
 def flatten_scores(scores: Scores) -> dict[str, float]:
     """{"eval/<dataset>/<name>": fraction}; undefined scores (-1) are left out."""
     return {
@@ -135,40 +302,3 @@ def flatten_scores(scores: Scores) -> dict[str, float]:
         for name, value in values.items()
         if value != -1
     }
-
-
-def held_out_videos(
-    config: Config, data: DataConfig, dataset: DatasetConfig
-) -> tuple[list[VideoRecord], list[VideoRecord]]:
-    """(videos with what is given to the network, the same videos with ground truth)."""
-
-    split, most = config.train.eval_split, config.train.eval_videos or None
-    given = readers.evaluation_videos(dataset, split, data.workspace)
-    truth = readers.ground_truth_videos(dataset, split, data.workspace)
-    return given[:most], truth[:most]
-
-
-def targets_of(video: VideoRecord, spec: DatasetSpec) -> list[Target]:
-    """The objects that are given, each in its first frame; none for datasets with classes."""
-    if spec.task != EXEMPLAR:
-        return []
-    if spec.exemplar == POINT:
-        return [
-            Target(frame, instance, point_yx=point)
-            for frame, points in enumerate(video.points)
-            for instance, point in points.items()
-        ]
-    return [
-        Target(frame, instance, mask=video.instance_mask(frame, instance))
-        for instance, frame in sorted(video.first_frames().items())
-    ]
-
-
-def frames_of(video: VideoRecord) -> FrameSource:
-    """The video's frames, read when they are needed."""
-
-    def read():
-        for frame, path in enumerate(video.frame_paths):
-            yield str(path), video.load_frame(frame)
-
-    return FrameSource(str(video.id), video.num_frames, video.frame_names, read)

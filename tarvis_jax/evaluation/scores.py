@@ -1,6 +1,8 @@
 """Scores of a dataset: video results against the records of its files, by the metric of the dataset's task."""
 
 import dataclasses
+import math
+import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +19,7 @@ from tarvis_jax.results.formats.youtube_vis import youtube_vis_predictions
 from tarvis_jax.results.panoptic import panoptic_frame, thing_tracks
 from tarvis_jax.results.tracks import Track, VideoResult
 
-PANOPTIC_WINDOWS = {"PQ_frame": 1, "VPQ_4": 4, "PQ_tube": WHOLE_VIDEO}
+PANOPTIC_WINDOWS = {"PQ_tube": WHOLE_VIDEO, "PQ_frame": 1, "VPQ_4": 4}  # the main one first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +29,7 @@ class DatasetScores:
     Attributes:
       summary: the published numbers by name, the main one first.
       per_class: class id 1..K -> scores by name; empty for datasets without classes.
-      per_video: video -> scores by name; only where the metric is a mean over objects (exemplar datasets).
+      per_video: video -> the main scores by name, of this video alone, in the order of the ground truth.
     """
 
     summary: dict[str, float]
@@ -45,13 +47,13 @@ def evaluate(
 ) -> DatasetScores:
     """Scores of all videos, and by class or by video.
 
-    - instance: AP, AP50, AP75, AR1, ... (`ap.py`), most of them also per class;
+    - instance: AP, AP50, AP75, AR1, ... (`ap.py`), most of them also per class and per video;
     - panoptic: PQ_tube, PQ_frame, VPQ_4, each also with `_things` and `_stuff` (`panoptic.py`); STQ, AQ, SQ (`stq.py`);
-      per class the three kinds of PQ and the IoU over all pixels;
+      per class the three kinds of PQ and the IoU over all pixels; all of them but those of things and stuff per video;
     - exemplar: J&F-Mean, J-..., F-..., for objects given by mask or by point (`jf.py`); the means also per video.
 
     Args:
-      results: by `str(record.id)`; masks are decoded one frame at a time.
+      results: by `str(record.id)`; each is asked for once, and masks are decoded one frame at a time.
       ground_truth: every record needs its result; further results are an error.
       spec: task, number of classes, thing classes, and what exemplars are given.
       max_predictions: instance: (track, class) pairs per video that count, best first.
@@ -59,7 +61,7 @@ def evaluate(
     Raises:
       ValueError: a video without result or the reverse, or sizes or numbers of frames that differ.
     """
-    pairs = list(_pairs(results, ground_truth))
+    pairs = _pairs(results, ground_truth)
     if spec.task == datasets.INSTANCE:
         return _instance_scores(pairs, spec.num_classes, max_predictions)
     if spec.task == datasets.PANOPTIC:
@@ -69,14 +71,17 @@ def evaluate(
     raise ValueError(f"there are no scores for task {spec.task!r}")
 
 
-def format_table(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Dataset -> scores, as lines of text in percent; "-" where undefined."""
+def format_table(
+    scores: Mapping[str, Mapping[str, float]], skipped: Mapping[str, str] = types.MappingProxyType({})
+) -> str:
+    """Dataset -> scores, as lines of text in percent; "-" where undefined. Then dataset -> why there are no scores."""
     lines = []
     for dataset, values in scores.items():
         width = max(len(name) for name in values)
         lines.append(dataset)
         for name, value in values.items():
             lines.append(f"  {name:<{width}}  " + (f"{100 * value:6.2f}" if value != -1 else f"{'-':>6}"))
+    lines += [f"{dataset}\n  not scored: {reason}" for dataset, reason in skipped.items()]
     return "\n".join(lines)
 
 
@@ -132,21 +137,26 @@ def _pairs(results, ground_truth) -> Iterator[tuple[VideoRecord, VideoResult]]:
 
 
 def _instance_scores(pairs, num_classes: int, max_predictions: int) -> DatasetScores:
-    pairs = [
-        (record.annotated_only(), _of_frames(result, record.annotated_frames))
-        if len(record.annotated_frames) < record.num_frames
-        else (record, result)
-        for record, result in pairs
-    ]
-    truth = ground_truth_json((record for record, _ in pairs), num_classes)
-    predictions = []
-    for video_id, (_, result) in enumerate(pairs, start=1):
-        predictions += youtube_vis_predictions(result, video_id, max_predictions)
-    return DatasetScores(*evaluate_ap_by_category(truth, predictions))
+    records, predictions = [], []
+    for video_id, (record, result) in enumerate(pairs, start=1):
+        if len(record.annotated_frames) < record.num_frames:
+            record, result = record.annotated_only(), _of_frames(result, record.annotated_frames)
+        records.append(record)
+        predictions.append(youtube_vis_predictions(result, video_id, max_predictions))
+    truth = ground_truth_json(records, num_classes)
+    summary, per_class = evaluate_ap_by_category(truth, [each for video in predictions for each in video])
+    per_video = {}
+    for video_id, record in enumerate(records, start=1):
+        tracks = [each for each in truth["annotations"] if each["video_id"] == video_id]
+        alone = {**truth, "videos": [truth["videos"][video_id - 1]], "annotations": tracks}
+        found, _ = evaluate_ap_by_category(alone, predictions[video_id - 1])
+        per_video[str(record.id)] = {name: found[name] for name in ("AP", "AP50", "AP75", "AR10")}
+    return DatasetScores(summary, per_class, per_video)
 
 
 def _panoptic_scores(pairs, spec: datasets.DatasetSpec, score_threshold: float) -> DatasetScores:
-    quality = {name: PanopticQuality(spec.num_classes, window) for name, window in PANOPTIC_WINDOWS.items()}
+    stuff = [c for c in range(spec.num_classes) if c not in spec.thing_classes]
+    quality, per_video = _panoptic_quality(spec), {}
     tracking = SegmentationTrackingQuality(spec.num_classes, spec.thing_classes)
     for record, result in pairs:
         tracks = thing_tracks(result, spec.thing_classes, score_threshold)
@@ -161,23 +171,28 @@ def _panoptic_scores(pairs, spec: datasets.DatasetSpec, score_threshold: float) 
                     segments_from_maps(*prediction, spec.thing_classes, is_truth=False),
                 )
             )
-        tracking.end_video()
-        for each in quality.values():
+        of_tracking, of_video = tracking.end_video(), _panoptic_quality(spec)
+        for name, each in of_video.items():
             each.add_overlaps(overlaps)
-    stuff = [c for c in range(spec.num_classes) if c not in spec.thing_classes]
-    scores = {}
-    for name in ("PQ_tube", "PQ_frame", "VPQ_4"):
+            quality[name].add(each)
+        scores = {name: each.scores() for name, each in of_video.items()}
+        scores |= {name: of_tracking[name] for name in ("STQ", "AQ", "SQ")}
+        per_video[str(record.id)] = {name: -1.0 if math.isnan(score) else score for name, score in scores.items()}
+    summary = {}
+    for name, each in quality.items():
         for suffix, classes in (("", None), ("_things", spec.thing_classes), ("_stuff", stuff)):
-            scores[name + suffix] = quality[name].scores(classes)
-    columns = {name: quality[name].by_class() for name in ("PQ_tube", "PQ_frame", "VPQ_4")} | {
-        "IoU": tracking.iou_by_class()
-    }
+            summary[name + suffix] = each.scores(classes)
+    columns = {name: each.by_class() for name, each in quality.items()} | {"IoU": tracking.iou_by_class()}
     per_class = {
         c + 1: {name: float(values[c]) for name, values in columns.items()}
         for c in range(spec.num_classes)
         if any(values[c] >= 0 for values in columns.values())
     }
-    return DatasetScores(scores | tracking.scores(), per_class)
+    return DatasetScores(summary | tracking.scores(), per_class, per_video)
+
+
+def _panoptic_quality(spec: datasets.DatasetSpec) -> dict[str, PanopticQuality]:
+    return {name: PanopticQuality(spec.num_classes, window) for name, window in PANOPTIC_WINDOWS.items()}
 
 
 def _exemplar_scores(pairs, protocol: str) -> DatasetScores:

@@ -215,6 +215,13 @@ def check_agreement(values: Mapping[str, Any]) -> None:
             )
 
 
+def told_by_first(value: bool) -> bool:
+    """The `value` of process 0, in every process; all of them call this."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
 def wait_for_all(name: str) -> None:
     """Returns when all processes have called this with `name`, however long one of them takes.
 

@@ -21,6 +21,7 @@ from tarvis_jax.ahead import RunAhead
 from tarvis_jax.compiled import keep_between_runs
 from tarvis_jax.config import save_json, to_plain
 from tarvis_jax.evaluation import held_out
+from tarvis_jax.evaluation.segment import fingerprint
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.parallel import distributed
 from tarvis_jax.parallel.mesh import make_mesh, samples_of_process
@@ -96,6 +97,8 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
         Interruption(stepper.mesh) as interruption,
     ):
         evaluator = _Evaluator(config, data, workdir, writer, interruption)
+        if is_main:
+            evaluator.say_what_is_skipped()
         # The run may have ended before it was.
         _evaluate_if_due(evaluator, stepper.gathered(state), start_step, config.train)
         pending = checkpoints.restore_interval() if start_step else []
@@ -109,7 +112,7 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
         checkpoints.close()
         interruption.listen()
         state = stepper.gathered(state)
-        scores = evaluator.finish(state) if is_main else {}
+        scores = evaluator.finish(state)
         distributed.wait_for_all("final evaluation")
         if interruption.has_been_asked():
             raise InterruptedRun("SIGTERM came after the last step; the same command does what is left")
@@ -274,9 +277,9 @@ class _Log:
 
 
 def _evaluate_if_due(evaluator: "_Evaluator", state: TrainState, step: int, settings: TrainConfig) -> None:
-    """Process 0 evaluates, unless it has, while the others wait."""
+    """All processes evaluate, unless they have."""
     if step and _is_due(step, settings.eval_steps) and step < settings.num_steps:
-        if jax.process_index() == 0 and not evaluator.has_evaluated(step):
+        if not distributed.told_by_first(evaluator.has_evaluated(step)):
             evaluator.evaluate(state, step)
         distributed.wait_for_all(f"evaluation of step {step}")
 
@@ -294,45 +297,61 @@ class _Evaluator:
         self._interruption = interruption
         self._predictor: Predictor | None = None
 
+    def say_what_is_skipped(self) -> None:
+        """Before the first step: which datasets the evaluations will not score, and why."""
+        if self._config.train.eval_steps or self._config.train.final_eval:
+            held_out.log_skipped(held_out.find_held_out(self._config, self._data)[1])
+
     def has_evaluated(self, step: int) -> bool:
         """Whether the log has scores of `step`."""
         entries = (entry for entry in read_metrics(self._workdir) if entry["step"] == step)
         return any(name.startswith("eval/") for entry in entries for name in entry)
 
-    def evaluate(self, state: TrainState, step: int, name: str = "") -> held_out.Scores:
-        """Scores on the held-out videos, written as metrics of `step`; tracks go to workdir/eval/<name or step>."""
-        folder = self._workdir / "eval" / (name or str(step))
+    def evaluate(
+        self, state: TrainState, step: int, name: str = "", table: pathlib.Path | None = None
+    ) -> held_out.Scores:
+        """Scores on the held-out videos, written as metrics of `step`; tracks go to workdir/eval/<name or step>.
+
+        All processes of a run call it.
+        """
+        predictor, weights = self._predictor_of(state)
+        scores = held_out.evaluate_predictor(
+            self._config,
+            self._data,
+            predictor,
+            self._workdir / "eval" / (name or str(step)),
+            weights=weights,
+            table=table,
+            interruption=self._interruption,
+        )
         if self._interruption.has_been_asked():
             return {}
-        with self._interruption.may_cut_short():
-            scores = held_out.evaluate_predictor(self._config, self._data, self._predictor_of(state), folder)
+        if scores:
             self._writer.write(step, held_out.flatten_scores(scores))
-            return scores
-        return {}
+        return scores
 
     def finish(self, state: TrainState) -> held_out.Scores:
         """The final scores and the demonstration, as far as the config asks for them."""
         settings = self._config.train
         scores: held_out.Scores = {}
         if settings.final_eval:
-            scores = self.evaluate(state, settings.num_steps, "final")
-        if self._interruption.has_been_asked():
+            scores = self.evaluate(state, settings.num_steps, "final", self._workdir / "scores.txt")
+        if jax.process_index() or self._interruption.has_been_asked():
             return {}
         with self._interruption.may_cut_short():
-            if settings.final_eval:
-                held_out.write_table(scores, self._workdir / "scores.txt")
             if settings.demo_videos or settings.demo_davis:
-                held_out.write_demos(self._config, self._data, self._predictor_of(state), self._workdir / "demo")
+                held_out.write_demos(self._config, self._data, self._predictor_of(state)[0], self._workdir / "demo")
         return scores
 
-    def _predictor_of(self, state: TrainState) -> Predictor:
-        """On the first device, with the moving average of the weights where one is kept."""
+    def _predictor_of(self, state: TrainState) -> tuple[Predictor, str]:
+        """On the first device of this process, with the moving average of the weights where one is kept; and their
+        fingerprint."""
         params, frozen = jax.device_get((state.ema or state.params, state.frozen))
         if self._predictor is None:
             self._predictor = Predictor(self._config.model, params | frozen)
         else:
             self._predictor.set_variables(params | frozen)
-        return self._predictor
+        return self._predictor, fingerprint(params | frozen)
 
 
 def _log_start(stepper: TrainStepper, config: Config, microbatches: int) -> None:

@@ -34,11 +34,19 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSection:
-    """Scores of one dataset: the published ones by name, the main one first, and tables per class or per video."""
+    """Scores of one dataset.
+
+    Attributes:
+      name: of the dataset.
+      scores: the published ones by name, the main one first; empty where there are none.
+      tables: per class or per video.
+      skipped: why there are no scores.
+    """
 
     name: str
     scores: Mapping[str, float]
     tables: Sequence[Table] = ()
+    skipped: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +111,13 @@ def _scores(datasets: Sequence[DatasetSection]) -> str:
         for dataset in datasets
         for name, value in list(dataset.scores.items())[:1]
     )
+    overview += "".join(
+        f"<tr><th>{_text(dataset.name)}</th><td>not scored</td><td>{_text(dataset.skipped)}</td></tr>\n"
+        for dataset in datasets
+        if dataset.skipped
+    )
     parts = [f"<table><tr><th>dataset</th><th>main score</th><th></th></tr>\n{overview}</table>\n"]
-    for dataset in datasets:
+    for dataset in (each for each in datasets if not each.skipped):
         parts.append(f"<h3>{_text(dataset.name)}</h3>\n")
         parts += map(_table, (Table("all scores", "", [("all videos", dataset.scores)]), *dataset.tables))
     return "".join(parts)

@@ -93,21 +93,26 @@ def _evaluation(folder: pathlib.Path | None) -> tuple[list[DatasetSection], dict
         return [], {}, []
     sections, times, pictures = [], {}, []
     for name, scores in json.loads((folder / SCORES_FILE).read_text()).items():
+        if "skipped" in scores:
+            sections.append(DatasetSection(name, {}, skipped=scores["skipped"]))
+            continue
         by_class = [(row.pop("name"), row) for row in scores["per_class"]]
         by_video = [(row.pop("video"), row) for row in scores["per_video"]]
         for row in (row for _, row in by_class):
             del row["id"]
-        tables = (Table("per class", "class", by_class), Table("per video", "video", by_video))
+        tables = (Table("per class", "class", by_class), Table("per video, the worst first", "video", by_video))
         sections.append(DatasetSection(name, scores["summary"], tables))
         seconds = scores["seconds"] - scores["compile_seconds"]
+        rate = scores["num_segmented"] / max(seconds, 1e-9)
         times[f"evaluation of {name}"] = (
-            f"{_duration(seconds)} for {scores['num_videos']} videos "
-            f"({scores['num_frames'] / max(seconds, 1e-9):.1f} frames/s, scoring included), "
-            f"and {_duration(scores['compile_seconds'])} of compilation"
+            f"{duration(seconds)} for {scores['num_segmented']} frames ({rate:.1f} frames/s, scoring included), and "
+            f"{duration(scores['compile_seconds'])} of compilation; the {scores['num_videos']} videos have "
+            f"{scores['num_frames']} frames, and what is missing was segmented before or by other processes"
         )
-        for path in sorted((folder / PICTURES_FOLDER).glob("*.jpg")):
-            if path.name.startswith(f"{name}-"):
-                pictures.append(Picture(f"{path.stem}: above the ground truth, below what was found", _read(path)))
+        for picture in scores["pictures"]:
+            path = folder / PICTURES_FOLDER / picture["file"]
+            title = f"{path.stem}: {picture['score']}; above the ground truth, below what was found"
+            pictures.append(Picture(title, _read(path)))
     return sections, times, pictures
 
 
@@ -142,14 +147,14 @@ def _training_times(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         return {}
     rates = [entry["steps_per_sec"] for entry in logged]
     return {
-        "training": _duration(sum(entry["train_seconds"] for entry in logged)) + ", without compilation",
-        "compiling the training step": _duration(sum(entry["compile_seconds"] for entry in logged)),
+        "training": duration(sum(entry["train_seconds"] for entry in logged)) + ", without compilation",
+        "compiling the training step": duration(sum(entry["compile_seconds"] for entry in logged)),
         "steps per second": f"{np.median(rates):.2f} (median of {len(rates)} log entries, without compilation)",
         "waiting for data": f"{np.mean([entry['data_wait_percent'] for entry in logged]):.1f} % of the time",
     }
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """7.3 s, 12 min 5 s, 3 h 20 min"""
     if seconds < 60:
         return f"{seconds:.1f} s"

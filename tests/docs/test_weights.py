@@ -34,7 +34,7 @@ def test_blocks(tmp_path):
     }.items():
         (tmp_path / name).write_bytes(pickle.dumps({"model": content, "__author__": "torchvision"}, protocol=3))
 
-    names = run_page("docs/weights.md", tmp_path)
+    names = run_page("docs/weights.md", tmp_path, examples={"sh"})  # which tests/rehearsal/test_published.py runs
     assert len(names["report"].loaded) == len(backbone) and names["report"].notes
     back = read_torch_file(tmp_path / "exported" / "tarvis_resnet50.pth")["model"]
     assert back.keys() == read_torch_file(release / "model.pth")["model"].keys()

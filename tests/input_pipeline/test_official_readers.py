@@ -69,22 +69,26 @@ def test_training_records_hold_what_was_written(name, downloads):
 def test_evaluation_records(name, downloads):
     config = official(downloads, name)
     (video, *_) = readers.evaluation_videos(config, "val")
-    (truth, *_) = readers.ground_truth_videos(config, "val")
-    assert truth.frame_paths == video.frame_paths and truth.id == video.id and video.num_frames == FRAMES
+    assert video.num_frames == FRAMES
     if name in ("YOUTUBE_VIS", "OVIS"):
-        assert not truth.instances
-    else:
-        assert truth.annotated_frames == tuple(range(FRAMES))
-        labels, ids = (truth.semantic_map(2), truth.id_map(2)) if truth.panoptic_maps else (None, truth.id_map(2))
-        inside = expected_mask(2, 1) & (official_files.class_map(2) != 255)
-        assert len(np.unique(ids[inside])) == 1 and ids[inside].all()
-        if name == "VIPSEG":
-            assert set(labels[-6:, 10:].ravel().tolist()) == {60}  # the official metric knows no missing numbers
+        with pytest.raises(ValueError, match="key 'annotations' is missing, expected a list of object tracks"):
+            readers.ground_truth_videos(config, "val")
+        return
+    (truth, *_) = readers.ground_truth_videos(config, "val")
+    assert truth.frame_paths == video.frame_paths and truth.id == video.id
+    assert truth.annotated_frames == tuple(range(FRAMES))
+    labels, ids = (truth.semantic_map(2), truth.id_map(2)) if truth.panoptic_maps else (None, truth.id_map(2))
+    inside = expected_mask(2, 1) & (official_files.class_map(2) != 255)
+    assert len(np.unique(ids[inside])) == 1 and ids[inside].all()
+    if name == "VIPSEG":
+        assert set(labels[-6:, 10:].ravel().tolist()) == {60}  # the official metric knows no missing numbers
 
 
 def test_splits_have_other_names_in_downloads(downloads):
     (video,) = readers.evaluation_videos(official(downloads, "DAVIS"), "testdev")
     assert video.id == "car" and video.annotated_frames == (0,)
+    with pytest.raises(ValueError, match="found the mask of one of its . frames alone"):
+        readers.ground_truth_videos(official(downloads, "DAVIS"), "test-dev")
     assert len(readers.evaluation_videos(official(downloads, "BURST"), "test")) == 2
 
 

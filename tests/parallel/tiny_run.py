@@ -12,6 +12,7 @@ def get_config(arg: str) -> ml_collections.ConfigDict:
     config.data.datasets = (dict(dataset) | {"buckets": ((32, 32),), "max_instances": 2},)
     config.data.batch_size = 4
     config.synthetic.num_frames = 3
+    config.synthetic.num_val = 2
     config.synthetic.height = config.synthetic.width = 32
     config.train.max_samples_per_device = 1
     config.train.checkpoint_steps = 2

@@ -136,7 +136,8 @@ def _write_vps(images, split, names, scene, annotated, content, video, step) -> 
         segments[kinds == VOID] = 0
         mask = name.replace("_newImg8bit", "_final_mask").replace("_leftImg8bit", "_gtFine_color")
         files.write_ids(split / "panoptic_video" / mask, segments)
-        image = {"id": 10_000 * video + (t + 1) * (1 if step == 5 else 5), "height": 1024, "width": 2048}
+        number = (t + 1) * (1 if step == 5 else 5)
+        image = {"id": f"{video:04d}_{number:04d}_{'_'.join(name.split('_')[-4:-1])}", "height": 1024, "width": 2048}
         content["images"].append({**image, "file_name": name})
         found = [segment for segment in np.unique(segments).tolist() if segment]
         content["annotations"].append(

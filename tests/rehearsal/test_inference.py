@@ -4,7 +4,7 @@ import pytest
 
 from input_pipeline import readers
 from input_pipeline.config import dataset_config
-from tarvis_jax.evaluation.held_out import frames_of, targets_of
+from tarvis_jax.evaluation.segment import frames_of, targets_of
 from tarvis_jax.inference.config import default_inference
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.inference.session import Session

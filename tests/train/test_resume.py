@@ -19,7 +19,8 @@ SCALARS = ("loss", "grad_norm", "param_norm")
 
 
 def curve(workdir) -> list[tuple]:
-    return [(entry["step"], *(entry[name] for name in SCALARS)) for entry in read_metrics(workdir)]
+    entries = [entry for entry in read_metrics(workdir) if "loss" in entry]
+    return [(entry["step"], *(entry[name] for name in SCALARS)) for entry in entries]
 
 
 def complete_steps(workdir) -> list[int]:
@@ -67,7 +68,7 @@ def runs(start):
     one.processes[0].kill()
     one.wait()
 
-    last = start("log-last", "killed", every_third, count=2)
+    last = start("log-last", "killed", every_third, "--config.train.final_eval=True", count=2)
     assert last.wait() == [0, 0], last.log()
     return types.SimpleNamespace(**locals())
 
@@ -92,6 +93,17 @@ def test_runs_that_were_killed_equal_one_that_was_not(runs):
     assert weights[0].keys() == weights[1].keys()
     for name, value in weights[0].items():
         np.testing.assert_array_equal(weights[1][name], value, name)
+
+
+@pytest.mark.slow
+def test_processes_share_the_videos_of_an_evaluation(runs):
+    """Each segments one of the two; the first one scores both."""
+    for process in range(2):
+        assert "DAVIS: 1 of 1 videos, 3 of 3 frames" in runs.last.log(process)
+    assert "evaluated 2 videos of DAVIS" in runs.last.log(0) and "evaluated" not in runs.last.log(1)
+    scores = json.loads((runs.killed / "eval/final/scores.json").read_text())
+    assert len(scores["DAVIS"]["per_video"]) == 2 and "DAVIS" in (runs.killed / "scores.txt").read_text()
+    assert any("eval/DAVIS/J&F-Mean" in entry for entry in read_metrics(runs.killed))
 
 
 @pytest.mark.long

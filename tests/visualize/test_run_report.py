@@ -14,9 +14,11 @@ SCORES = {
         "per_class": [{"id": 1, "name": "road <wet>", "PQ_tube": 0.9}, {"id": 2, "name": "car", "PQ_tube": 0.345}],
         "per_video": [],
         "num_videos": 3,
-        "num_frames": 30,
+        "num_frames": 40,
+        "num_segmented": 30,
         "seconds": 25.0,
         "compile_seconds": 10.0,
+        "pictures": [],
     },
     "DAVIS": {
         "summary": {"J&F-Mean": 0.74},
@@ -24,9 +26,12 @@ SCORES = {
         "per_video": [{"video": "cows", "J&F-Mean": 0.777}],
         "num_videos": 1,
         "num_frames": 10,
+        "num_segmented": 10,
         "seconds": 1.0,
         "compile_seconds": 0.0,
+        "pictures": [{"file": "DAVIS-cows.jpg", "score": "J&F-Mean 77.7 %"}],
     },
+    "OVIS": {"skipped": "valid.json: key 'annotations' is missing"},
 }
 
 
@@ -58,8 +63,9 @@ def test_training(tmp_path):
     words = "".join(page.text)
     for expected in ("62.1", "road <wet>", "34.5", "cows", "77.7", "3 min 10 s", "40.0 s", "2.00 (median", "4.0 %"):
         assert expected in words, expected
+    assert "OVIS" in words and "valid.json: key 'annotations' is missing" in words
     assert "Bad data that was left out" in words and "3 videos or images were left out" in words
-    assert "15.0 s for 3 videos (2.0 frames/s" in words and "train.seed" in words and "jax" in words
+    assert "15.0 s for 30 frames (2.0 frames/s" in words and "train.seed" in words and "jax" in words
     _, comparison, demo = page.images()
     assert comparison.shape == (20, 30, 3)
     assert demo.shape[1] == 3 * 400 + 2 * 4 and abs(int(demo[10, 600, 0]) - 100) < 5, "first, middle, last frame"

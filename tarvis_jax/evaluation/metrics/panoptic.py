@@ -84,6 +84,13 @@ class PanopticQuality:
         for start in range(len(overlaps) - length + 1):
             self._add_window(overlaps[start : start + length])
 
+    def add(self, other: "PanopticQuality") -> None:
+        """Adds the sums over other videos."""
+        self.iou += other.iou
+        self.true_positives += other.true_positives
+        self.false_positives += other.false_positives
+        self.false_negatives += other.false_negatives
+
     def scores(self, classes: Iterable[int] | None = None) -> float:
         """Mean PQ (0..1) over `classes` (default: all) with any tube; -1 if none has."""
         by_class = self.by_class()

@@ -1,0 +1,275 @@
+"""The videos of a split through a model; the tracks of each are on the disk as soon as it is done.
+
+A run that was killed goes on with the next video, and several machines may share the videos of one folder.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import time
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from input_pipeline.records import VideoRecord
+from tarvis_jax.compiled import Programs
+from tarvis_jax.datasets import EXEMPLAR, POINT, DatasetSpec
+from tarvis_jax.inference.config import InferenceConfig
+from tarvis_jax.inference.frames import FrameSource
+from tarvis_jax.inference.predictor import Predictor
+from tarvis_jax.inference.session import Session
+from tarvis_jax.results.target import Target
+from tarvis_jax.results.tracks import VideoResult, read_tracks, write_tracks
+from tarvis_jax.visualize.run_report import duration
+
+SETTINGS_FILE = "settings.json"
+TRACKS_FOLDER = "tracks"
+
+_SECONDS_BETWEEN_LINES = 10.0  # of the log
+_NO_VALUE = "nothing"  # in place of a setting that one of two lists of settings lacks
+
+
+@dataclasses.dataclass(frozen=True)
+class TracksFolder:
+    """What a split's videos leave: `settings.json`, and `tracks/<video>.json` for each video that is done."""
+
+    folder: pathlib.Path
+
+    def begin(self, settings: Mapping[str, Any], *, replace: bool = False) -> None:
+        """Notes the settings that the tracks are made with, or finds the same ones there.
+
+        Args:
+          settings: everything that the tracks depend on, as JSON knows it.
+          replace: tracks of other settings are removed instead of being an error.
+
+        Raises:
+          ValueError: the folder has tracks of other settings; the message lists what differs.
+        """
+        file = self.folder / SETTINGS_FILE
+        settings = json.loads(json.dumps(settings))
+        try:
+            found = json.loads(file.read_text()) if file.is_file() else settings
+        except ValueError as error:
+            raise ValueError(f"{file}: not the settings of a folder of results ({error})") from error
+        if found != settings and replace:
+            logging.info("%s: removing the results of %s", self.folder, _differences(found, settings))
+            for path in (self.folder / TRACKS_FOLDER).glob("*.json"):
+                path.unlink()
+        elif found != settings:
+            raise ValueError(
+                f"{self.folder}: has results of {_differences(found, settings)}; give another folder, or remove this "
+                "one to start again"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write_whole(file, lambda path: path.write_text(json.dumps(settings, indent=1) + "\n"))
+
+    def path_of(self, video: VideoRecord) -> pathlib.Path:
+        """The file of a video's tracks."""
+        return self.folder / TRACKS_FOLDER / f"{file_name(video)}.json"
+
+    def has(self, video: VideoRecord) -> bool:
+        """Whether the video is done."""
+        return self.path_of(video).is_file()
+
+    def read(self, video: VideoRecord) -> VideoResult:
+        """The tracks of a video that is done."""
+        return read_tracks(self.path_of(video))
+
+    def write(self, video: VideoRecord, result: VideoResult) -> None:
+        """Writes the tracks of a video; the file appears when it is whole."""
+        path = self.path_of(video)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_whole(path, lambda part: write_tracks(part, result))
+
+
+class StoredResults(Mapping[str, VideoResult]):
+    """Results by `str(video.id)`, each read from its file when it is asked for, and not kept."""
+
+    def __init__(self, folder: TracksFolder, videos: Sequence[VideoRecord]):
+        self._folder, self._videos = folder, {str(video.id): video for video in videos}
+
+    def __getitem__(self, name: str) -> VideoResult:
+        return self._folder.read(self._videos[name])
+
+    def __iter__(self):
+        return iter(self._videos)
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+
+def segment_videos(
+    predictor: Predictor,
+    dataset: str,
+    spec: DatasetSpec,
+    config: InferenceConfig,
+    videos: Sequence[VideoRecord],
+    folder: TracksFolder,
+    label: str,
+    draw: Callable[[VideoRecord, VideoResult], None] = lambda video, result: None,
+) -> int:
+    """Writes the tracks of the videos that have none yet, and says how far it is and how long it will take.
+
+    Args:
+      predictor, dataset, spec, config: see `Session`.
+      videos: with the targets that are given.
+      folder: where the tracks are written.
+      label: what the log calls the videos.
+      draw: is called with each video before its tracks are written.
+
+    Returns:
+      The number of frames that were segmented.
+
+    Raises:
+      ValueError: a frame that cannot be read, or a target that is not there.
+    """
+    missing = [video for video in videos if not folder.has(video)]
+    if len(missing) < len(videos):
+        logging.info("%s: %d of %d videos were segmented before", label, len(videos) - len(missing), len(videos))
+    progress = Progress(label, missing, predictor.programs)
+    for video in missing:
+        result = segment_video(predictor, dataset, spec, config, video, progress.count_frame)
+        draw(video, result)
+        folder.write(video, result)
+        progress.end_video()
+    return progress.total_frames
+
+
+def segment_video(
+    predictor: Predictor,
+    dataset: str,
+    spec: DatasetSpec,
+    config: InferenceConfig,
+    video: VideoRecord,
+    after_frame: Callable[[], None],
+) -> VideoResult:
+    """The tracks of a video; none where the targets are to be given and no target is."""
+    targets = targets_of(video, spec)
+    if spec.task == EXEMPLAR and not targets:
+        return VideoResult(str(video.id), dataset, (video.height, video.width), video.num_frames, [])
+    session = Session(predictor, dataset, spec, config)
+    for target in targets:
+        session.add_target(target.frame, target.id, target.mask, target.point_yx)
+    for _ in session.run(frames_of(video)):
+        after_frame()
+    return session.result()
+
+
+def targets_of(video: VideoRecord, spec: DatasetSpec) -> list[Target]:
+    """The objects that are given, each in its first frame; none for datasets with classes.
+
+    Raises:
+      ValueError: the objects are to be given by points, and the video has masks alone.
+    """
+    if spec.task != EXEMPLAR or not video.instances:
+        return []
+    if spec.exemplar == POINT:
+        if video.points is None:
+            raise ValueError(f"{video.where}: expected a point of each object, found masks alone")
+        return [
+            Target(frame, instance, point_yx=point)
+            for frame, points in enumerate(video.points)
+            for instance, point in points.items()
+        ]
+    return [
+        Target(frame, instance, mask=video.instance_mask(frame, instance))
+        for instance, frame in sorted(video.first_frames().items())
+    ]
+
+
+def frames_of(video: VideoRecord) -> FrameSource:
+    """The video's frames, read when they are needed."""
+
+    def read():
+        for frame, path in enumerate(video.frame_paths):
+            yield str(path), video.load_frame(frame)
+
+    return FrameSource(str(video.id), video.num_frames, video.frame_names, read)
+
+
+def file_name(video: VideoRecord) -> str:
+    """What files about a video are called: every id has its own name, which leaves no folder whatever the id is."""
+    return urllib.parse.quote(str(video.id), safe="")
+
+
+def fingerprint(variables: Mapping[str, Any]) -> str:
+    """A short text that other weights of a model do not have."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(variables):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(variables[name]).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+class Progress:
+    """Lines of the log about the videos that are done and the time that is left."""
+
+    def __init__(
+        self,
+        label: str,
+        videos: Sequence[VideoRecord],
+        programs: Programs,
+        now: Callable[[], float] = time.monotonic,
+    ):
+        """`videos`: that are to be segmented; `programs`: those that are compiled for it, whose time is not counted."""
+        self._label, self._num_videos, self._programs, self._now = label, len(videos), programs, now
+        self.total_frames = sum(video.num_frames for video in videos)
+        self._videos = self._frames = 0
+        self._start = self._last_line = now()
+        self._compiled = programs.compile_seconds
+
+    def count_frame(self) -> None:
+        """One more frame is done."""
+        self._frames += 1
+        if self._now() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._write_line()
+
+    def end_video(self) -> None:
+        """One more video is done."""
+        self._videos += 1
+        if self._videos == self._num_videos:
+            self._write_line()
+
+    def _write_line(self) -> None:
+        self._last_line = self._now()
+        busy = max(self._last_line - self._start - (self._programs.compile_seconds - self._compiled), 1e-9)
+        rate = self._frames / busy
+        left = duration((self.total_frames - self._frames) / rate) if self._frames else "unknown"
+        logging.info(
+            "%s: %d of %d videos, %d of %d frames, %.2f frames/s, %s left",
+            *(self._label, self._videos, self._num_videos, self._frames, self.total_frames, rate, left),
+        )
+
+
+def _write_whole(path: pathlib.Path, write: Callable[[pathlib.Path], Any]) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _differences(found: Any, settings: Any) -> str:
+    """Settings that differ, as text; whatever the file of `found` holds."""
+    theirs, ours = _flat(found), _flat(settings)
+    different = [name for name in {**theirs, **ours} if theirs.get(name, _NO_VALUE) != ours.get(name, _NO_VALUE)]
+    return "other settings: " + "; ".join(
+        f"{name or 'the file'} {theirs.get(name, _NO_VALUE)!s:.200} there, {ours.get(name, _NO_VALUE)} here"
+        for name in different
+    )
+
+
+def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names."""
+    if not isinstance(settings, dict):
+        return {prefix: settings}
+    flat = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}.{name}" if prefix else name)
+    return flat
