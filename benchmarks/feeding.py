@@ -19,11 +19,11 @@ import numpy as np
 
 from configs import quickstart
 from input_pipeline.batches import BatchInfo
+from tarvis_jax.ahead import RunAhead
 from tarvis_jax.compiled import Programs
 from tarvis_jax.config import from_mapping
 from tarvis_jax.run_config import Config
 from tarvis_jax.train import loop
-from tarvis_jax.train.ahead import RunAhead
 from tarvis_jax.train.profiling import Profiler
 from tarvis_jax.train.progress import Progress
 

@@ -1,4 +1,4 @@
-"""Frame sources: a folder of images, a video file, or arrays, read lazily as uint8 RGB.
+"""Frame sources: a folder of images, a video file, a camera, or arrays, read lazily as uint8 RGB.
 
 Nothing here keeps a frame after handing it out: what is in memory is what the caller holds.
 """
@@ -23,8 +23,10 @@ class FrameSource:
       num_frames: number of frames, or None where only reading to the end can tell (video files, generators).
       frame_names: file stem per frame for a folder of images, else None.
       reader: starts one pass over the frames.
-      is_replayable: whether a second pass is possible (false for generators).
+      is_replayable: whether a second pass is possible (false for generators and cameras).
       frames_per_second: of a video file, else None.
+      is_decoded: whether reading means work or waiting that a thread can do ahead (files and cameras). Arrays are
+        taken in the caller's thread, and only when they are needed: a generator may depend on what the caller does.
     """
 
     name: str
@@ -33,36 +35,44 @@ class FrameSource:
     reader: Callable[[], Iterator[tuple[str, np.ndarray]]]
     is_replayable: bool = True
     frames_per_second: float | None = None
+    is_decoded: bool = False
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yields uint8 RGB frames [H, W, 3], all of the same size; raises ValueError at the first that is not."""
         first: tuple[str, tuple[int, int]] | None = None
         for label, frame in self.reader():
-            if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-                raise ValueError(f"{label}: expected a uint8 RGB frame [H, W, 3], found {frame.dtype} {frame.shape}")
-            size = frame.shape[:2]
-            if first is None:
-                first = (label, size)
-            elif size != first[1]:
-                raise ValueError(
-                    f"{self.name}: frames differ in size: {label} is {size[0]}x{size[1]}, "
-                    f"{first[0]} is {first[1][0]}x{first[1][1]} (height x width)"
-                )
+            first = first or (label, frame.shape[:2])
+            check_frame(self.name, label, frame, *first)
             yield frame
         if first is None:
             raise ValueError(f"{self.name}: no frame could be read")
 
 
-def open_frames(source: "FrameSource | str | pathlib.Path | Iterable[np.ndarray]", name: str = "frames") -> FrameSource:
-    """Makes a FrameSource of a folder of jpg/png images (sorted by name), a video file, or uint8 RGB arrays.
+def check_frame(video: str, label: str, frame: np.ndarray, first: str, size: tuple[int, int]) -> None:
+    """Raises ValueError for a frame that is not uint8 RGB or not of the `size` (height, width) of the `first` one."""
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise ValueError(f"{label}: expected a uint8 RGB frame [H, W, 3], found {frame.dtype} {frame.shape}")
+    height, width = frame.shape[:2]
+    if (height, width) != tuple(size):
+        raise ValueError(
+            f"{video}: frames differ in size: {label} is {height}x{width}, "
+            f"{first} is {size[0]}x{size[1]} (height x width)"
+        )
+
+
+def open_frames(
+    source: "FrameSource | str | pathlib.Path | int | cv2.VideoCapture | Iterable[np.ndarray]", name: str = "frames"
+) -> FrameSource:
+    """Makes a FrameSource of a folder of jpg/png images (sorted by name), a video file, a camera, or uint8 RGB arrays.
 
     Args:
-      source: path, FrameSource (returned as it is), sequence of arrays, or a generator of arrays (one pass only).
+      source: path, number of a camera, an open cv2.VideoCapture (which stays open), FrameSource (returned as it is),
+        sequence of arrays, or a generator of arrays (one pass only).
       name: name of a source that is not a file.
 
     Raises:
       ValueError: the path does not exist, the folder holds no image, or the file is of no known kind. A file that
-        cannot be decoded is named when it is reached.
+        cannot be decoded is named when it is reached, and so is a camera that cannot be opened or stops.
     """
     if isinstance(source, FrameSource):
         return source
@@ -73,6 +83,10 @@ def open_frames(source: "FrameSource | str | pathlib.Path | Iterable[np.ndarray]
         if path.is_file():
             return _video_file(path)
         raise ValueError(f"{path}: no such file or folder")
+    if isinstance(source, int | np.integer) and not isinstance(source, bool):
+        return _camera(int(source))
+    if isinstance(source, cv2.VideoCapture):
+        return FrameSource(name, None, None, lambda: _captured(source, name), is_replayable=False, is_decoded=True)
     if isinstance(source, np.ndarray) or hasattr(source, "__len__"):
         if len(source) == 0:
             raise ValueError(f"{name}: no frames (an empty sequence)")
@@ -97,7 +111,35 @@ def _image_folder(folder: pathlib.Path) -> FrameSource:
                 raise ValueError(f"{path}: not a readable image (missing, truncated or corrupt)")
             yield str(path), cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
-    return FrameSource(folder.name, len(paths), tuple(p.stem for p in paths), read)
+    return FrameSource(folder.name, len(paths), tuple(p.stem for p in paths), read, is_decoded=True)
+
+
+def _camera(number: int) -> FrameSource:
+    name = f"camera {number}"
+
+    def read() -> Iterator[tuple[str, np.ndarray]]:
+        capture = cv2.VideoCapture(number)
+        try:
+            if not capture.isOpened():
+                raise ValueError(f"{name}: cannot be opened (no such camera, no permission, or in use)")
+            yield from _captured(capture, name)
+        finally:
+            capture.release()
+
+    return FrameSource(name, None, None, read, is_replayable=False, is_decoded=True)
+
+
+def _captured(capture: cv2.VideoCapture, name: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Frames of an open capture. That of a file ends; a camera has no end, so one that gives no frame is broken."""
+    index = 0
+    while True:
+        is_read, image = capture.read()
+        if not is_read:
+            if capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
+                return
+            raise ValueError(f"{name}: stopped after {index} frames (unplugged, or taken by another program)")
+        yield f"{name} frame {index}", cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        index += 1
 
 
 def _video_file(path: pathlib.Path) -> FrameSource:
@@ -122,4 +164,4 @@ def _video_file(path: pathlib.Path) -> FrameSource:
         finally:
             capture.release()
 
-    return FrameSource(path.stem, None, None, read, frames_per_second=frames_per_second or None)
+    return FrameSource(path.stem, None, None, read, frames_per_second=frames_per_second or None, is_decoded=True)

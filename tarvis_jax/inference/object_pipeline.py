@@ -1,21 +1,40 @@
 """VOS and PET: clips to final frames of the objects that the caller gave."""
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
 from tarvis_jax.inference.clips import Clip, Geometry
+from tarvis_jax.inference.pixels import Pixels
 from tarvis_jax.inference.predictor import ClipPlace, FrameMemory, Predictor
 from tarvis_jax.inference.stitch import ExemplarStitcher, Layer
-from tarvis_jax.inference.targets import ExemplarMemory, silence_before_given
+from tarvis_jax.inference.targets import ExemplarInputs, ExemplarMemory, silence_before_given
 from tarvis_jax.masks import rle
 from tarvis_jax.masks.rle import Rle
 from tarvis_jax.results.target import Target
-from tarvis_jax.results.tracks import FrameObject, FrameResult, TargetId
+from tarvis_jax.results.tracks import FrameObject, FrameResult, TargetId, TrackEnd
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectClip:
+    """What the network says of a clip.
+
+    Attributes:
+      given: targets given in its frames.
+      inputs: the objects, or None where there is none left to follow.
+      logits: float32 [N, T, h, w], None where there is none.
+    """
+
+    given: list[Target]
+    inputs: ExemplarInputs | None
+    logits: np.ndarray | None
 
 
 class ObjectPipeline:
     """Follows given objects; a pipeline of one video, like `class_pipeline.ClassPipeline`."""
+
+    takes_targets = True  # between two frames they may be added to those given at the start, or be forgotten
 
     def __init__(
         self,
@@ -36,40 +55,59 @@ class ObjectPipeline:
         self._frames = FrameMemory()
         self._extent: tuple[int, int] | None = None  # of the video's geometry
         self._memory = memory or ExemplarMemory(lambda logits: predictor.upsample_masks(logits, self._extent))
+        self._pixels = Pixels(predictor.programs, predictor.device)
 
-    def segment(self, clip: Clip, geometry: Geometry) -> Iterator[FrameResult]:
-        """Runs the network on the next clip of the video and yields the frames that are final with it.
+    def forward(self, clip: Clip, geometry: Geometry) -> ObjectClip:
+        """The network on the next clip, once the one before was added; `draw` may run at the same time.
 
-        Between two frames targets may be added to those given at the start, or be forgotten.
+        It may be called again for the same clip, when the targets have changed.
         """
         self._extent = geometry.extent
-        self._add(clip, geometry)
-        for frame in clip.final:
-            masks = self._masks(frame, geometry)
-            yield FrameResult(frame, tuple(FrameObject(target_id, encoded) for target_id, encoded in masks.items()))
+        given = [target for target in self._targets.values() if clip.first <= target.frame < clip.end]
+        inputs = self._memory.inputs(
+            clip.first, len(clip.frames), geometry.padded, given, geometry.prepare_mask, geometry.normalize_point
+        )
+        if inputs is None:
+            return ObjectClip(given, None, None)
+        place = ClipPlace.of(clip, geometry, self._frames)
+        return ObjectClip(given, inputs, self._predictor.segment_objects(np.stack(clip.frames), inputs, place))
+
+    def add(self, clip: Clip, geometry: Geometry, output: ObjectClip) -> None:
+        """Joins the next clip of the video, and what the network said of it, to those before."""
+        if output.inputs is None:
+            self._all_lost()
+            return
+        logits = silence_before_given(output.logits, clip.first, output.inputs.ids, output.given)
+        self._memory.remember(clip.first, output.inputs.ids, logits)
+        self._join(clip, output.inputs.ids, logits)
+
+    def draw(self, frames: Iterable[int], geometry: Geometry) -> Iterator[FrameResult]:
+        """Results of final frames, in order; each can be taken once."""
+        for frame in frames:
+            yield _result(frame, self._masks(frame, geometry))
+
+    def preview(self, frame: int, geometry: Geometry) -> FrameResult:
+        """The result of a frame that later clips may change."""
+        return _result(frame, self._draw(self._stitcher.peek(frame), geometry))
+
+    def drop(self, frames: Iterable[int]) -> None:
+        """Forgets final frames that nobody asks for."""
+        for frame in frames:
+            self._stitcher.pop(frame)
+
+    def start_over(self) -> None:
+        """The next clip replaces all clips so far."""
+        self._memory.reset()
+        self._stitcher.start_over()
 
     def forget(self, target_id: TargetId) -> None:
         """Drops an object from the frames and clips to come."""
         self._memory.forget(target_id)
         self._stitcher.forget(target_id)
 
-    def class_logits(self) -> dict[int, np.ndarray]:
-        """None: objects have no classes."""
-        return {}
-
-    def _add(self, clip: Clip, geometry: Geometry) -> None:
-        given = [target for target in self._targets.values() if clip.first <= target.frame < clip.end]
-        inputs = self._memory.inputs(
-            clip.first, len(clip.frames), geometry.padded, given, geometry.prepare_mask, geometry.normalize_point
-        )
-        if inputs is None:
-            self._all_lost()
-            return
-        place = ClipPlace.of(clip, geometry, self._frames)
-        logits = self._predictor.segment_objects(np.stack(clip.frames), inputs, place)
-        logits = silence_before_given(logits, clip.first, inputs.ids, given)
-        self._memory.remember(clip.first, inputs.ids, logits)
-        self._join(clip, inputs.ids, logits)
+    def take_ended(self) -> tuple[TrackEnd, ...]:
+        """None: objects have no classes, so there is nothing to say of them in the end."""
+        return ()
 
     def _all_lost(self) -> None:
         """A clip has no object left to follow; a later clip may begin with new ones."""
@@ -87,6 +125,9 @@ class ObjectPipeline:
         ids, logits = layer
         if not len(logits):
             return {}
-        owner = self._predictor.pixel_objects(logits, geometry)
-        masks = ((target_id, owner == row) for row, target_id in enumerate(ids, start=1))
-        return {target_id: rle.encode(mask) for target_id, mask in masks if mask.any()}
+        masks = rle.encode_labels(self._pixels.owners(logits, geometry))
+        return {target_id: masks[row] for row, target_id in enumerate(ids, start=1) if row in masks}
+
+
+def _result(frame: int, masks: Mapping[TargetId, Rle]) -> FrameResult:
+    return FrameResult(frame, tuple(FrameObject(target_id, encoded) for target_id, encoded in masks.items()))

@@ -1,22 +1,28 @@
 """One video through the network, clip by clip: targets in, tracks out, each frame as soon as it is final."""
 
+import contextlib
 import dataclasses
+import itertools
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
 from tarvis_jax import datasets
+from tarvis_jax.ahead import RunAhead
 from tarvis_jax.inference import clips
 from tarvis_jax.inference.class_pipeline import ClassPipeline
 from tarvis_jax.inference.config import InferenceConfig, default_inference
-from tarvis_jax.inference.frames import FrameSource, open_frames
+from tarvis_jax.inference.frames import FrameSource, check_frame, open_frames
 from tarvis_jax.inference.object_pipeline import ObjectPipeline
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.masks.rle import Rle
-from tarvis_jax.results.class_scores import best_class
 from tarvis_jax.results.target import Target
-from tarvis_jax.results.tracks import FrameResult, TargetId, Track, VideoResult, encode_semantic
+from tarvis_jax.results.tracks import FrameResult, TargetId, Track, TrackEnd, VideoResult, encode_semantic
 
 
 class Session:
@@ -32,10 +38,15 @@ class Session:
     Objects may be added and removed while the video runs (between two frame results): in frames that are not segmented
     yet, see `earliest_target_frame`.
 
+    A camera whose results are wanted at once gives its frames one by one, to `step`, in the place of `run`.
+
     It keeps what was given, the order of the clips, and the results; a pipeline (class_pipeline.py, object_pipeline.py)
     turns a clip into final frames.
 
-    In memory are the network's input frames of one clip, stride-4 logits of the frames that are not final, and RLEs.
+    In memory are the network's input frames of a few clips, stride-4 logits of the frames that are not final, and RLEs.
+
+    Attributes:
+      step_seconds: how long the last calls of `step` took, at most 1000 of them, without the compilations.
     """
 
     def __init__(
@@ -53,7 +64,8 @@ class Session:
           spec: task and classes; default: those of the table's dataset of that name.
           config: default: the settings of the table's dataset of that name.
           class_names: of classes 1..K, for the results; () leaves their names None.
-          keep_result: False for endless streams: RLEs are handed out and forgotten, and there is no `result()`.
+          keep_result: False for endless streams: RLEs are handed out and forgotten, and there is no `result()`;
+            `FrameResult.ended` says of each track when it is over.
 
         Raises:
           ValueError: unknown dataset, one of a task that sessions do not know, or a panoptic one without thing classes
@@ -68,6 +80,7 @@ class Session:
         self._targets: dict[TargetId, Target] = {}
         self._pipeline = self.make_pipeline(predictor, self._targets)
         self._state: _Run | None = None
+        self.step_seconds: deque[float] = deque(maxlen=1000)
 
     def make_pipeline(self, predictor: Predictor, targets: Mapping[TargetId, Target]) -> ClassPipeline | ObjectPipeline:
         """What segments this session's clips; `targets` are those that are given, at any time of the run."""
@@ -84,6 +97,13 @@ class Session:
         A frame is segmented before it is handed out, so this is greater than the number of the last frame result.
         """
         return 0 if self._state is None else self._state.earliest_target_frame
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the frames; raises ValueError before the first one was read."""
+        if self._state is None or self._state.geometry is None:
+            raise ValueError("size: no frame was read yet")
+        return self._state.geometry.original
 
     def add_target(
         self,
@@ -139,6 +159,7 @@ class Session:
                 )
             target.check_size(self._state.geometry.original)
             self._check_frame(target, self._state.video, self._state.total_frames)
+            self._state.forget_next_clip()
         self._targets[id] = target
 
     def remove_target(self, id: TargetId) -> None:
@@ -153,21 +174,26 @@ class Session:
         if id not in self._targets:
             known = ", ".join(map(repr, self._targets)) or "none"
             raise ValueError(f"target {id!r}: there is no such target; given are: {known}")
-        del self._targets[id]
         if self._state is not None:
+            self._state.forget_next_clip()
             self._pipeline.forget(id)
+        del self._targets[id]
 
-    def run(self, frames: FrameSource | str | Iterable[np.ndarray]) -> Iterator[FrameResult]:
+    def run(self, frames: FrameSource | str | int | Iterable[np.ndarray]) -> Iterator[FrameResult]:
         """Yields one FrameResult per frame, in order, as soon as no later clip can change it.
 
         Args:
           frames: anything `open_frames` takes.
 
+        Files and cameras are decoded ahead by a thread, and the network works on the next clip while the caller takes
+        the results of this one. (VOS and PET: from the second result of a clip on; if targets then change, the clip is
+        computed again.) Arrays are taken one clip at a time, when they are needed.
+
         A session runs once. The caller may stop early (leave the loop, or close the iterator): what was handed out is
-        final, there is no `result()`.
+        final, the threads end, and there is no `result()`.
 
         Raises:
-          ValueError: bad frames, or a target that does not fit the video.
+          ValueError: bad frames, or a target that does not fit the video. Results handed out before stay final.
         """
         if self._state is not None:
             raise ValueError("run: this session already ran; make a new one for another video")
@@ -175,40 +201,122 @@ class Session:
             raise ValueError(f"{self.dataset}: no target was given; call add_target first")
         source = open_frames(frames)
         self._check_target_frames(source.name, source.num_frames)
-        self._state = _Run(source.name, source.num_frames)
+        self._state = state = _Run(source.name, source.num_frames)
         first_frame = min((t.frame for t in self._targets.values()), default=0)
         schedule = (self.config.clip_length, self.config.overlap, first_frame)
+        pipeline = self._pipeline
         try:
-            for clip in clips.iterate_clips(self._prepare(source), *schedule):
-                self._state.earliest_target_frame = clip.final.stop
-                for frame in self._pipeline.segment(clip, self._state.geometry):
-                    self._keep(frame)
-                    yield frame
-            self._check_target_frames(source.name, self._state.num_frames)
-            self._state.class_logits = self._pipeline.class_logits()
-            self._state.is_done = True
+            with contextlib.ExitStack() as stack:
+                upcoming = clips.iterate_clips(self._prepare(source, stack), *schedule)
+                state.clips = stack.enter_context(
+                    ClipsAhead(upcoming, lambda clip: pipeline.forward(clip, state.geometry), source.is_decoded)
+                )
+                try:
+                    for clip, output in state.clips:
+                        pipeline.add(clip, state.geometry, output)
+                        state.earliest_target_frame = clip.final.stop
+                        if not pipeline.takes_targets:
+                            state.clips.begin_next()
+                        for frame in pipeline.draw(clip.final, state.geometry):
+                            if frame.frame == clip.final[-1]:
+                                frame = dataclasses.replace(frame, ended=pipeline.take_ended())
+                            self._keep(frame)
+                            yield frame
+                            state.clips.begin_next()
+                finally:
+                    state.clips.close()
+            self._check_target_frames(source.name, state.num_frames)
+            state.is_done = True
         finally:
-            self._state.is_over = True
+            state.is_over = True
             self._pipeline = None  # with the logits of frames that nobody asked for
 
-    def result(self) -> VideoResult:
-        """The whole video's tracks with classes and scores; raises ValueError before the last frame was yielded."""
+    def step(self, frame: np.ndarray) -> FrameResult:
+        """Takes one frame and gives its result, at once.
+
+        The network sees the frame and the clip_length - 1 before it, so the clips are those of `run` with
+        overlap = clip_length - 1, and so are the tracks and, at the end, `result()`; before it has seen clip_length
+        frames it sees as many as there are. The result that is returned says what this one clip says of the frame.
+        That of `run` comes clip_length - 1 frames later and is the mean over the clips that have the frame. Tracks
+        that are first seen before clip_length frames were may have other numbers than in `run`.
+
+        Args:
+          frame: uint8 RGB [H, W, 3], the next one of the video.
+
+        A session either runs or steps. `config.overlap` plays no part. VOS and PET: targets may be added between two
+        steps, in the frame to come or a later one; frames before the first have no objects. A target that is removed
+        is missing from `result()` in the clip_length - 1 frames before, too. `result()` ends the video.
+
+        Raises:
+          ValueError: a bad frame, which leaves the session as it was, a target that does not fit, or after `run`.
+        """
+        start, compiled = time.perf_counter(), self._predictor.programs.compile_seconds
         state = self._state
-        if state is None or not state.is_done:
+        if state is not None and state.steps is None:
+            raise ValueError("step: this session already ran; make a new one for another video")
+        if state is not None and state.is_over:
+            raise ValueError("step: the video was ended by result(); make a new session")
+        size = frame.shape[:2] if state is None else state.geometry.original
+        check_frame("frames", f"frame {state.num_frames if state else 0}", frame, "frame 0", size)
+        if state is None:
+            geometry = self._plan(size)
+            state = self._state = _Run("frames", None, geometry=geometry, steps=_Steps())
+        number = state.num_frames
+        state.num_frames = state.earliest_target_frame = number + 1
+        steps, length = state.steps, self.config.clip_length
+        if self._pipeline.takes_targets and not steps.frames and all(t.frame > number for t in self._targets.values()):
+            result = FrameResult(number, ())
+        else:
+            steps.first = number if not steps.frames else steps.first
+            steps.frames.append(state.geometry.prepare_image(frame))
+            if len(steps.frames) > length:
+                del steps.frames[0]
+                steps.first += 1
+            elif len(steps.frames) > 1:
+                self._pipeline.start_over()
+            final = range(steps.first, steps.first + (len(steps.frames) == length))
+            clip = clips.Clip(steps.first, list(steps.frames), length, length - 1, is_last=False, final=final)
+            self._pipeline.add(clip, state.geometry, self._pipeline.forward(clip, state.geometry))
+            result = self._pipeline.preview(number, state.geometry)
+            ended = self._finish_steps(final)
+            result = dataclasses.replace(result, ended=ended)
+        self.step_seconds.append(time.perf_counter() - start - (self._predictor.programs.compile_seconds - compiled))
+        return result
+
+    def _finish_steps(self, final: range) -> tuple[TrackEnd, ...]:
+        """Keeps, or forgets, frames that no later step changes; returns the tracks that have ended."""
+        if self._keep_result:
+            for frame in self._pipeline.draw(final, self._state.geometry):
+                self._keep(frame)
+        else:
+            self._pipeline.drop(final)
+        ended = self._pipeline.take_ended()
+        self._keep_ended(ended)
+        return ended
+
+    def result(self) -> VideoResult:
+        """The whole video's tracks with classes and scores; ends a video of steps.
+
+        Raises:
+          ValueError: before the last frame of `run` was yielded, or with keep_result=False.
+        """
+        state = self._state
+        if state is None or not (state.is_done or state.steps):
             raise ValueError("result: the video is not finished; iterate over run(...) to its end first")
         if not self._keep_result:
             raise ValueError("result: this session was made with keep_result=False")
-        ids = sorted(
-            set(state.masks) | set(state.class_logits) | set(self._targets), key=lambda i: (isinstance(i, str), i)
-        )
+        if not state.is_over:
+            full = len(state.steps.frames) == self.config.clip_length
+            self._finish_steps(range(state.steps.first + full, state.num_frames))
+            state.is_done = state.is_over = True
+        ids = sorted(set(state.masks) | set(state.ended) | set(self._targets), key=lambda i: (isinstance(i, str), i))
         tracks = []
         for track_id in ids:
             by_frame = state.masks.get(track_id, {})
             track = Track(track_id, [by_frame.get(frame) for frame in range(state.num_frames)])
-            if track_id in state.class_logits:
-                logits = state.class_logits[track_id]
-                track.class_logits = [float(x) for x in logits]
-                track.class_id, track.score = best_class(logits)
+            if track_id in state.ended:
+                end = state.ended[track_id]
+                track.class_logits, track.class_id, track.score = list(end.class_logits), end.class_id, end.score
             tracks.append(track)
         semantic = state.semantic if self.spec.task == datasets.PANOPTIC else None
         return VideoResult(state.video, self.dataset, state.geometry.original, state.num_frames, tracks, semantic)
@@ -228,21 +336,27 @@ class Session:
         if num_frames is not None and target.frame >= num_frames:
             raise ValueError(f"target {target.id!r}: given in frame {target.frame}, but {video} has {num_frames}")
 
-    def _prepare(self, source: FrameSource) -> Iterator[np.ndarray]:
-        """Frames as the network takes them; plans the geometry and checks the targets at the first one."""
-        for index, frame in enumerate(source):
-            if index == 0:
-                self._state.geometry = clips.plan_geometry(
-                    frame.shape[:2],
-                    self.config.min_dim,
-                    self.config.max_dim,
-                    self._predictor.config.size_divisor,
-                    use_table=self.config.size_table,
-                )
-                for target in self._targets.values():
-                    target.check_size(frame.shape[:2])
-            self._state.num_frames = index + 1
-            yield self._state.geometry.prepare_image(frame)
+    def _plan(self, size: tuple[int, int]) -> clips.Geometry:
+        """The geometry of a video; checks the targets against it."""
+        for target in self._targets.values():
+            target.check_size(size)
+        config, divisor = self.config, self._predictor.config.size_divisor
+        return clips.plan_geometry(size, config.min_dim, config.max_dim, divisor, use_table=config.size_table)
+
+    def _prepare(self, source: FrameSource, stack: contextlib.ExitStack) -> Iterator[np.ndarray]:
+        """Frames as the network takes them, prepared ahead by a thread where the source must decode them."""
+        frames = iter(source)
+        first = next(frames)
+        self._state.geometry = self._plan(first.shape[:2])
+        prepare = self._state.geometry.prepare_image
+        if source.is_decoded:
+            clip = self.config.clip_length - self.config.overlap
+            rest = stack.enter_context(RunAhead(frames, prepare, max(2, clip), "frames"))
+        else:
+            rest = map(prepare, frames)
+        for frame in itertools.chain([prepare(first)], rest):
+            self._state.num_frames += 1
+            yield frame
 
     def _keep(self, frame: FrameResult) -> None:
         """Adds a final frame to what `result` gives."""
@@ -251,6 +365,69 @@ class Session:
                 self._state.masks.setdefault(track_id, {})[frame.frame] = encoded
             if frame.semantic is not None:
                 self._state.semantic.append(encode_semantic(frame.semantic))
+        self._keep_ended(frame.ended)
+
+    def _keep_ended(self, ended: Iterable[TrackEnd]) -> None:
+        if self._keep_result:
+            self._state.ended |= {each.id: each for each in ended}
+
+
+class ClipsAhead:
+    """Clips of a video, each with what the network says of it; a thread may work on the next one before it is taken.
+
+    Used as a context manager: on leaving, the thread ends.
+    """
+
+    def __init__(self, upcoming: Iterator[clips.Clip], forward: Callable[[clips.Clip], Any], is_ahead: bool):
+        """Args:
+        upcoming: the clips.
+        forward: the network; what it says of a clip must not depend on anything that happens until it is taken.
+        is_ahead: whether clips may be read before they are asked for; False makes `begin_next` do nothing.
+        """
+        self._upcoming, self._forward = upcoming, forward
+        self._pool = ThreadPoolExecutor(1, "network") if is_ahead else None
+        self._clip: clips.Clip | None = None  # read, and not taken yet
+        self._next: Future | None = None
+        self._is_closed = False
+
+    def __enter__(self) -> "ClipsAhead":
+        return self
+
+    def close(self) -> None:
+        """No clip is begun any more; the thread may still be waiting for frames."""
+        self._is_closed = True
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __iter__(self) -> Iterator[tuple[clips.Clip, Any]]:
+        while (taken := self._take()) is not None:
+            yield taken
+
+    def begin_next(self) -> None:
+        """Has the thread read the next clip and run the network on it, if it is not at it already."""
+        if self._pool is not None and self._next is None:
+            self._next = self._pool.submit(self._compute)
+
+    def forget_next(self) -> None:
+        """What the network may have said of the next clip does not hold any more; waits until it is done."""
+        if self._next is not None and self._next.exception() is None:
+            self._next = None
+
+    def _take(self) -> tuple[clips.Clip, Any] | None:
+        begun, self._next = self._next, None
+        taken = begun.result() if begun is not None else self._compute()
+        self._clip = None
+        return taken
+
+    def _compute(self) -> tuple[clips.Clip, Any] | None:
+        if self._clip is None:
+            self._clip = next(self._upcoming, None)
+        if self._clip is None or self._is_closed:
+            return None
+        return self._clip, self._forward(self._clip)
 
 
 @dataclasses.dataclass
@@ -265,5 +442,20 @@ class _Run:
     is_done: bool = False
     is_over: bool = False  # done, or stopped by the caller or by an error
     masks: dict[TargetId, dict[int, Rle]] = dataclasses.field(default_factory=dict)  # track id -> frame -> RLE
-    class_logits: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    ended: dict[int, TrackEnd] = dataclasses.field(default_factory=dict)
     semantic: list[dict[int, Rle]] = dataclasses.field(default_factory=list)
+    clips: ClipsAhead | None = None
+    steps: "_Steps | None" = None  # of a session that steps
+
+    def forget_next_clip(self) -> None:
+        """To be called before the targets change."""
+        if self.clips is not None:
+            self.clips.forget_next()
+
+
+@dataclasses.dataclass
+class _Steps:
+    """The frames that the network sees at the next step, prepared."""
+
+    first: int = 0
+    frames: list[np.ndarray] = dataclasses.field(default_factory=list)

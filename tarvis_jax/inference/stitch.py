@@ -1,4 +1,4 @@
-"""From overlapping clips to whole-video tracks: numpy on stride-4 logits, nothing here knows the network.
+"""From overlapping clips to whole-video tracks: stride-4 logits, and nothing here knows the network.
 
 Every stitcher has `add` (a clip's logits) and `pop` (take a frame that no later clip covers). A frame seen by several
 clips gets the mean of their logits.
@@ -8,8 +8,10 @@ so that one clip's logits decide: the earlier clip's for instances, the later cl
 (tests/parity/reference_defects.py does the same, to compare with its results).
 """
 
+import math
 from collections.abc import Hashable, Mapping
 
+import jax
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
@@ -58,11 +60,17 @@ def drop_duplicates(mask_logits: np.ndarray, class_logits: np.ndarray, max_iou: 
 
 def mask_iou(masks_a: np.ndarray, masks_b: np.ndarray) -> np.ndarray:
     """(intersection + 1) / (union + 1) of bool [N, ...] and [M, ...] -> float [N, M]; two empty masks give 1."""
-    a = masks_a.reshape(len(masks_a), -1).astype(np.float32)
-    b = masks_b.reshape(len(masks_b), -1).astype(np.float32)
-    intersection = a @ b.T
-    union = a.sum(axis=1)[:, None] + b.sum(axis=1)[None, :] - intersection
+    a, b = _packed(masks_a), _packed(masks_b)
+    intersection = np.array([np.bitwise_count(row & b).sum(axis=1) for row in a], np.float32).reshape(len(a), len(b))
+    areas = [np.bitwise_count(each).sum(axis=1).astype(np.float32) for each in (a, b)]
+    union = areas[0][:, None] + areas[1][None, :] - intersection
     return (intersection + 1.0) / (union + 1.0)
+
+
+def _packed(masks: np.ndarray) -> np.ndarray:
+    """bool [N, ...] -> uint64 [N, words], a bit for each pixel: what counts them reads an eighth of the bytes."""
+    bits = np.packbits(masks.reshape(len(masks), math.prod(masks.shape[1:])), axis=1)
+    return np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8))).view(np.uint64)
 
 
 class Means(dict[Hashable, "Mean"]):
@@ -76,13 +84,13 @@ class Means(dict[Hashable, "Mean"]):
 
 
 class Mean:
-    """Running mean of arrays of one shape."""
+    """Running mean of arrays of one shape; the first one is not copied."""
 
     def __init__(self, value: np.ndarray):
-        self.total, self.count = value.astype(np.float32, copy=True), 1
+        self.total, self.count = value.astype(np.float32, copy=False), 1
 
     def add(self, value: np.ndarray) -> None:
-        self.total += value
+        self.total = self.total + value
         self.count += 1
 
     @property
@@ -95,6 +103,9 @@ class InstanceStitcher:
 
     A track that is new in a clip shows from the first frame that no earlier clip covered (as in the reference): the
     frames of the overlap belong to the tracks of the earlier clip.
+
+    A track without logits in any frame to come can get none any more: it has ended, and `take_ended` gives it away. So
+    what is kept does not grow with the tracks of a video.
     """
 
     new_frame: type[Means] = Means  # joins the logits that several clips have for a frame, by track id
@@ -104,7 +115,9 @@ class InstanceStitcher:
         self._frames: dict[int, Means] = {}  # frame -> track id -> logits
         self._first_shown: dict[int, int] = {}  # track id -> first frame it shows in
         self._class_logits = Means()  # by track id
+        self._next_id = 1
         self._end = 0  # frames below this were covered by some clip
+        self._starts_over = False
 
     def add(self, first: int, mask_logits: np.ndarray, class_logits: np.ndarray) -> list[int]:
         """Adds the selected tracks of a clip; returns their ids.
@@ -115,6 +128,9 @@ class InstanceStitcher:
           class_logits: float32 [N, 1 + K].
         """
         ids = self._associate(first, mask_logits)
+        if self._starts_over:
+            self._frames, self._first_shown, self._class_logits = {}, {}, Means()
+            self._end, self._starts_over = 0, False
         for track_id, logits in zip(ids, class_logits, strict=True):
             self._class_logits.add(track_id, logits)
             self._first_shown.setdefault(track_id, max(first, self._end))
@@ -146,36 +162,61 @@ class InstanceStitcher:
             for row, column in zip(*linear_sum_assignment(iou, maximize=True), strict=True):
                 if iou[row, column] > self._association_iou:
                     ids[column] = candidates[row]
-        next_id = len(self._class_logits) + 1
         for column in range(num_tracks):
             if ids[column] < 0:
-                ids[column], next_id = next_id, next_id + 1
+                ids[column], self._next_id = self._next_id, self._next_id + 1
         return ids
+
+    def start_over(self) -> None:
+        """The next clip replaces all clips so far; its tracks get the ids of those that they agree with."""
+        self._starts_over = True
+
+    def peek(self, frame: int) -> Layer:
+        """As `pop`, of a frame that may still change; it is kept."""
+        tracks = self._frames.get(frame, {})
+        return _layer({i: mean for i, mean in tracks.items() if self._first_shown[i] <= frame})
 
     def pop(self, frame: int) -> Layer:
         """Ids and logits [N, h, w] of the tracks that show in a final frame; the frame is forgotten."""
-        tracks = self._frames.pop(frame, {})
-        return _layer({i: mean for i, mean in tracks.items() if self._first_shown[i] <= frame})
+        layer = self.peek(frame)
+        self._frames.pop(frame, None)
+        return layer
 
     def class_logits(self) -> dict[int, np.ndarray]:
-        """Track id -> mean class logits [1 + K] over the clips the track was found in."""
+        """Track id -> mean class logits [1 + K] over the clips the track was found in, of all that are not taken."""
         return {track_id: mean.value for track_id, mean in self._class_logits.items()}
+
+    def take_ended(self) -> dict[int, np.ndarray]:
+        """`class_logits` of the tracks that have ended; they are forgotten."""
+        alive = {track_id for frame in self._frames.values() for track_id in frame}
+        ended = [track_id for track_id in self._class_logits if track_id not in alive]
+        for track_id in ended:
+            del self._first_shown[track_id]
+        return {track_id: self._class_logits.pop(track_id).value for track_id in ended}
 
 
 class SemanticStitcher:
-    """Semantic logits of VPS, averaged over the clips that cover a frame."""
+    """Which clips cover a frame of VPS: their logits stay on the device until the frame is final."""
 
     def __init__(self) -> None:
-        self._frames = Means()
+        self._frames: dict[int, list[tuple[jax.Array, int]]] = {}
 
-    def add(self, first: int, logits: np.ndarray) -> None:
-        """logits: float32 [K, T, h, w] at stride 4."""
-        for offset in range(logits.shape[1]):
-            self._frames.add(first + offset, logits[:, offset])
+    def add(self, first: int, num_frames: int, logits: jax.Array) -> None:
+        """logits: [K, T, h, w] of frames [first, first + num_frames); T may be greater."""
+        for offset in range(num_frames):
+            self._frames.setdefault(first + offset, []).append((logits, offset))
 
-    def pop(self, frame: int) -> np.ndarray:
-        """Mean logits [K, h, w] of a final frame; the frame is forgotten."""
-        return self._frames.pop(frame).value
+    def start_over(self) -> None:
+        """The next clip replaces all clips so far."""
+        self._frames.clear()
+
+    def peek(self, frame: int) -> list[tuple[jax.Array, int]]:
+        """Logits of the clips that cover a frame, and which of their frames it is."""
+        return self._frames[frame]
+
+    def pop(self, frame: int) -> list[tuple[jax.Array, int]]:
+        """As `peek`, of a final frame, which is forgotten."""
+        return self._frames.pop(frame)
 
 
 class ExemplarStitcher:
@@ -196,8 +237,16 @@ class ExemplarStitcher:
         for frame in self._frames.values():
             frame.pop(target_id, None)
 
+    def start_over(self) -> None:
+        """The next clip replaces all clips so far."""
+        self._frames.clear()
+
+    def peek(self, frame: int) -> Layer:
+        """Ids and logits [N, h, w] of the objects of a frame that may still change."""
+        return _layer(self._frames.get(frame, {}))
+
     def pop(self, frame: int) -> Layer:
-        """Ids and logits [N, h, w] of the objects of a final frame; the frame is forgotten."""
+        """As `peek`, of a final frame, which is forgotten."""
         return _layer(self._frames.pop(frame, {}))
 
 

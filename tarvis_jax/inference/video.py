@@ -1,7 +1,9 @@
 """A video file or folder in, result files and an overlay video out."""
 
+import contextlib
 import dataclasses
 import pathlib
+import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -16,7 +18,7 @@ from tarvis_jax.inference.session import Session
 from tarvis_jax.results.formats import Options, davis, kitti_step, youtube_vis
 from tarvis_jax.results.panoptic import thing_tracks
 from tarvis_jax.results.target import Target
-from tarvis_jax.results.tracks import VideoResult, write_tracks
+from tarvis_jax.results.tracks import FrameResult, VideoResult, frame_line, stream_end, stream_start, write_tracks
 from tarvis_jax.visualize.overlay import draw_result
 from tarvis_jax.visualize.video import write_video
 
@@ -25,7 +27,10 @@ MIN_OVERLAY_SIDE = 240  # pixels; overlays of smaller frames are enlarged so tha
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a run took; times are wall seconds, and compilations are in `compile_seconds` only."""
+    """What a run took; times are wall seconds, and compilations are in `compile_seconds` only.
+
+    `latency_seconds` is the median time from a frame to its result in the last 1000 frames of an online run.
+    """
 
     video: str
     num_frames: int
@@ -34,10 +39,12 @@ class Summary:
     segment_seconds: float
     compile_seconds: float
     num_compilations: int
+    latency_seconds: float | None = None
 
     def __str__(self) -> str:
+        latency = "" if self.latency_seconds is None else f"results {1e3 * self.latency_seconds:.0f} ms after frames, "
         return (
-            f"{self.video}: {self.num_frames} frames, {self.num_tracks} tracks; "
+            f"{self.video}: {self.num_frames} frames, {self.num_tracks} tracks; {latency}"
             f"network {self.num_frames / self.model_seconds:.2f} frames/s, "
             f"with reading and stitching {self.num_frames / self.segment_seconds:.2f} frames/s "
             f"(not counted: {self.compile_seconds:.1f} s for {self.num_compilations} compilations)"
@@ -55,6 +62,7 @@ def segment_video(
     class_names: Mapping[int, str] | None = None,
     min_score: float = 0.3,
     overlays: bool = True,
+    online: bool = False,
 ) -> tuple[VideoResult, Summary]:
     """Segments a video and writes to `out_dir`:
 
@@ -71,6 +79,7 @@ def segment_video(
       class_names: class id 1..K -> name, for the overlays' labels.
       min_score: VIS: tracks below are not drawn (the files have them all).
       overlays: False leaves them out.
+      online: gives the frames to `Session.step` one by one, and reports how long a result takes.
 
     Returns:
       The result, and a summary whose text is one line.
@@ -88,7 +97,7 @@ def segment_video(
         session.add_target(target.frame, target.id, target.mask, target.point_yx)
     before = _counters(predictor)
     start = time.perf_counter()
-    for _ in session.run(frames):
+    for _ in map(session.step, frames) if online else session.run(frames):
         pass
     seconds = time.perf_counter() - start
     result = session.result()
@@ -106,8 +115,34 @@ def segment_video(
         segment_seconds=seconds - compile_seconds,
         compile_seconds=compile_seconds,
         num_compilations=num_compilations,
+        latency_seconds=statistics.median(session.step_seconds) if online else None,
     )
     return result, summary
+
+
+def stream_video(
+    session: Session, source: FrameSource | str | pathlib.Path | int | Iterable[np.ndarray], path: str | pathlib.Path
+) -> Iterator[FrameResult]:
+    """`session.run(source)` that also writes each result to a file as it comes, a line of JSON each.
+
+    With a session of keep_result=False, memory does not grow with the video; `results.tracks.read_stream` reads the
+    file. If the caller stops early, the file holds the frames so far and its last line is missing.
+
+    Raises:
+      ValueError: see Session.run.
+    """
+    source = open_frames(source)
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    num_frames = 0
+    with open(path, "w") as file, contextlib.closing(session.run(source)) as results:
+        for result in results:
+            if not num_frames:
+                file.write(stream_start(source.name, session.dataset, session.size) + "\n")
+            file.write(frame_line(result) + "\n")
+            num_frames += 1
+            yield result
+        file.write(stream_end(num_frames) + "\n")
 
 
 def write_results(

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,23 @@ class FrameObject:
 
 
 @dataclasses.dataclass(frozen=True)
+class TrackEnd:
+    """The last word on a track of VIS or VPS that no later frame has.
+
+    Attributes:
+      id: the track's number.
+      class_logits: mean over its clips, [1 + K], column 0 = background.
+      class_id: best class 1..K.
+      score: softmax probability of that class.
+    """
+
+    id: int
+    class_logits: tuple[float, ...]
+    class_id: int
+    score: float
+
+
+@dataclasses.dataclass(frozen=True)
 class FrameResult:
     """What is final about one frame.
 
@@ -50,11 +68,13 @@ class FrameResult:
       frame: index in the video.
       objects: those with a pixel in this frame. VIS and VPS tracks may overlap.
       semantic: VPS: stuff class (0..K-1) per pixel, uint16 [H, W], also under the tracks. Else None.
+      ended: VIS and VPS: tracks that have ended with a frame up to this one and were not told before.
     """
 
     frame: int
     objects: tuple[FrameObject, ...]
     semantic: np.ndarray | None = None
+    ended: tuple[TrackEnd, ...] = ()
 
     @property
     def masks(self) -> dict[TargetId, Rle]:
@@ -134,7 +154,69 @@ def paint_things(class_map: np.ndarray, things: Iterable[tuple[TargetId, int, Rl
 
 def encode_semantic(class_map: np.ndarray) -> dict[int, Rle]:
     """int [H, W] -> class id -> RLE, for the classes that occur."""
-    return {int(class_id): rle.encode(class_map == class_id) for class_id in np.unique(class_map)}
+    return rle.encode_labels(class_map)
+
+
+def frame_line(frame: FrameResult) -> str:
+    """A frame's result as one line of JSON; `read_stream` reads a file of them."""
+    content: dict[str, Any] = {"frame": frame.frame, "masks": [[each.id, each.rle] for each in frame.objects]}
+    if frame.semantic is not None:
+        content["semantic"] = encode_semantic(frame.semantic)
+    if frame.ended:
+        content["ended"] = [dataclasses.asdict(each) for each in frame.ended]
+    return json.dumps(content)
+
+
+def stream_start(video: str, dataset: str, size: tuple[int, int]) -> str:
+    """First line of a file of frame results."""
+    return json.dumps({"video": video, "dataset": dataset, "size": list(size)})
+
+
+def stream_end(num_frames: int) -> str:
+    """Last line of a file of frame results: without it, the file is known to be cut off."""
+    return json.dumps({"num_frames": num_frames})
+
+
+def read_stream(path: str | pathlib.Path) -> VideoResult:
+    """The whole video of a file of frame results: `stream_start`, a `frame_line` for each frame, `stream_end`.
+
+    Raises:
+      ValueError: a line that is none of these, or a file that was cut off; names file and line.
+    """
+    tracks: dict[TargetId, Track] = {}
+    semantic: list[dict[int, Rle]] = []
+    start = num_frames = None
+    seen = number = 0
+    try:
+        with open(path) as lines:
+            for line in lines:
+                number += 1
+                content = json.loads(line)
+                if start is None:
+                    start = content["video"], content["dataset"], tuple(content["size"])
+                elif "num_frames" in content:
+                    num_frames = content["num_frames"]
+                else:
+                    if content["frame"] != seen:
+                        raise KeyError(f"frame {seen}")
+                    seen += 1
+                    for track_id, encoded in content["masks"]:
+                        track = tracks.setdefault(track_id, Track(track_id, []))
+                        track.segmentations += [None] * (seen - 1 - len(track.segmentations)) + [encoded]
+                    if "semantic" in content:
+                        semantic.append({int(k): encoded for k, encoded in content["semantic"].items()})
+                    for each in content.get("ended", ()):
+                        track = tracks.setdefault(each["id"], Track(each["id"], []))
+                        track.class_logits = each["class_logits"]
+                        track.class_id, track.score = each["class_id"], each["score"]
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}, line {number}: not a frame's result as frame_line makes it ({error!r})") from error
+    if num_frames != seen:
+        raise ValueError(f"{path}: the file is cut off: found {seen} frames, its last line promises {num_frames}")
+    for track in tracks.values():
+        track.segmentations += [None] * (seen - len(track.segmentations))
+    ordered = sorted(tracks.values(), key=lambda track: (isinstance(track.id, str), track.id))
+    return VideoResult(*start, seen, ordered, semantic or None)
 
 
 def write_tracks(path: str | pathlib.Path, result: VideoResult) -> None:

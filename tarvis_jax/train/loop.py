@@ -17,6 +17,7 @@ from input_pipeline.buckets import Size
 from input_pipeline.config import DataConfig
 from input_pipeline.mixture import BLOCK, Mixture
 from input_pipeline.synthetic import Preparation
+from tarvis_jax.ahead import RunAhead
 from tarvis_jax.compiled import keep_between_runs
 from tarvis_jax.config import save_json, to_plain
 from tarvis_jax.evaluation import held_out
@@ -25,7 +26,6 @@ from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.parallel import distributed
 from tarvis_jax.parallel.mesh import make_mesh, samples_of_process
 from tarvis_jax.run_config import CONFIG_FILE, Config, TrainConfig
-from tarvis_jax.train.ahead import RunAhead
 from tarvis_jax.train.interruption import InterruptedRun, Interruption
 from tarvis_jax.train.memory import choose_microbatches
 from tarvis_jax.train.metrics import MetricWriter, read_metrics, require_packages

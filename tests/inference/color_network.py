@@ -10,14 +10,21 @@ from tarvis_jax.model.config import ModelConfig
 SIZE = (64, 64)  # a multiple of 64, so that no padding touches the stripes
 
 
+_PROGRAMS = Programs()  # of all of them: what one has compiled serves the others
+
+
+def _take(logits, indices):
+    return logits[indices]
+
+
 class ColorNetwork(Predictor):
     """Objects are stripes of a color: red 100 is one, red 200 another; queries come in a random order."""
 
     def __init__(self):  # no network, only the functions that bring logits to pixels
         self.config, self.device = ModelConfig(), None
         self._matmul_precision = None
-        self.programs = Programs()
-        self._take = self._jit(lambda logits, indices: logits[indices])
+        self.programs = _PROGRAMS
+        self._take = self._jit(_take)
         for name in ("_upsample_masks", "_pixel_masks", "_pixel_classes", "_pixel_objects"):
             setattr(self, name, self._jit(getattr(predictor, name)))
         self._rng = np.random.default_rng(0)

@@ -69,6 +69,46 @@ def test_video_file(tmp_path):
     assert reds[0] < 30 < 70 < reds[1] < 130 < 170 < reds[2]
 
 
+class Camera:
+    """Stands in for cv2.VideoCapture: some frames, then none."""
+
+    opened = []
+
+    def __init__(self, number):
+        self.number, self.left, self.is_released = number, 3, False
+        Camera.opened.append(self)
+
+    def isOpened(self):
+        return self.number == 0
+
+    def read(self):
+        self.left -= 1
+        return self.left >= 0, np.full((4, 6, 3), (0, 0, 10 * self.left), np.uint8)
+
+    def get(self, _):
+        return -1.0
+
+    def release(self):
+        self.is_released = True
+
+
+def test_camera(monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    source = open_frames(0)
+    assert source.name == "camera 0" and not source.is_replayable and source.num_frames is None
+    frames = iter(source)
+    assert [next(frames)[0, 0].tolist() for _ in range(3)] == [[20, 0, 0], [10, 0, 0], [0, 0, 0]]
+    with pytest.raises(ValueError, match="camera 0: stopped after 3 frames"):
+        next(frames)
+    with pytest.raises(ValueError, match="camera 7: cannot be opened"):
+        list(open_frames(7))
+    assert all(camera.is_released for camera in Camera.opened)
+    mine = Camera(0)
+    with pytest.raises(ValueError, match="door: stopped after 3 frames"):
+        list(open_frames(mine, "door"))
+    assert not mine.is_released
+
+
 def test_only_a_window_of_frames_is_alive():
     alive = weakref.WeakSet()
     most = 0

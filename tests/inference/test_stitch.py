@@ -99,11 +99,41 @@ def test_overlap_of_more_than_half_a_clip():
     np.testing.assert_allclose([logits.max() for _, logits in seen], [1, 1.5, 1.5, (1 + 2 + 4) / 3, (2 + 4 + 5) / 3])
 
 
-def test_semantic_mean():
+def test_tracks_that_end_are_given_away_and_their_ids_are_not_used_again():
+    stitcher = InstanceStitcher()
+    stitcher.add(0, np.stack([_track(0, 4), _track(5, 4)]), np.array([[0.0, 1.0], [0.0, 2.0]]))
+    assert stitcher.take_ended() == {}
+    stitcher.pop(0), stitcher.pop(1)
+    assert stitcher.add(2, np.stack([_track(5, 4), _track(2, 4)]), np.array([[0.0, 4.0], [0.0, 9.0]])) == [2, 3]
+    assert stitcher.take_ended() == {}  # track 1 is still in frames 2 and 3
+    stitcher.pop(2), stitcher.pop(3)
+    ended = stitcher.take_ended()
+    assert {track: logits.tolist() for track, logits in ended.items()} == {1: [0, 1]}
+    assert sorted(stitcher.class_logits()) == [2, 3]
+    assert stitcher.add(4, _track(0, 4)[None], _class(0, 1)) == [4]
+
+
+def test_a_clip_that_replaces_the_one_before_keeps_its_ids():
+    """As at the start of a camera: a clip of two frames, then one of three from the same frame on."""
+    stitcher = InstanceStitcher()
+    stitcher.add(0, np.stack([_track(0, 2, 9.0), _track(5, 2, 9.0)]), np.zeros((2, 2)))
+    stitcher.start_over()
+    assert stitcher.add(0, np.stack([_track(5, 3), _track(2, 3)]), np.ones((2, 2))) == [2, 3]
+    assert stitcher.take_ended() == {} and sorted(stitcher.class_logits()) == [2, 3]
+    layers = [stitcher.pop(frame) for frame in range(3)]
+    assert [ids for ids, _ in layers] == [[2, 3]] * 3 and all(logits.max() == 1 for _, logits in layers)
+
+
+def test_semantic_clips_of_a_frame():
     stitcher = SemanticStitcher()
-    stitcher.add(0, np.full((3, 4, 1, 1), 1.0, np.float32))
-    stitcher.add(2, np.full((3, 4, 1, 1), 5.0, np.float32))
-    assert [stitcher.pop(frame)[0, 0, 0] for frame in range(6)] == [1, 1, 3, 3, 5, 5]
+    stitcher.add(0, 4, "first")
+    stitcher.add(2, 4, "second")
+    assert stitcher.peek(3) == [("first", 3), ("second", 1)]
+    assert [stitcher.pop(frame) for frame in (1, 2, 5)] == [
+        [("first", 1)],
+        [("first", 2), ("second", 0)],
+        [("second", 3)],
+    ]
 
 
 def test_exemplar_mean_is_over_the_clips_that_have_the_object():

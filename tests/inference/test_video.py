@@ -5,10 +5,11 @@ from PIL import Image
 from tarvis_jax import datasets
 from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.frames import open_frames
-from tarvis_jax.inference.video import segment_video
+from tarvis_jax.inference.session import Session
+from tarvis_jax.inference.video import segment_video, stream_video
 from tarvis_jax.masks import rle
 from tarvis_jax.results.target import Target
-from tarvis_jax.results.tracks import read_tracks
+from tarvis_jax.results.tracks import read_stream, read_tracks
 from tests.inference.color_network import ColorNetwork, stripe, video
 
 CONFIG = InferenceConfig(clip_length=4, overlap=2, max_tracks=3)
@@ -53,6 +54,36 @@ def test_panoptic_and_instance_files(tmp_path):
     spec = datasets.DatasetSpec(datasets.INSTANCE, 3)
     segment_video(TimedNetwork(), "YT", frames, tmp_path / "vis", spec=spec, config=CONFIG, overlays=False)
     assert (tmp_path / "vis" / "youtube_vis.json").is_file() and not (tmp_path / "vis" / "overlays").exists()
+
+
+def test_results_are_streamed_to_a_file(tmp_path):
+    spec = datasets.DatasetSpec(datasets.PANOPTIC, 3, thing_classes=(0,))
+
+    def session(keep_result):
+        return Session(TimedNetwork(), "KS", spec, CONFIG, keep_result=keep_result)
+
+    kept = session(True)
+    list(kept.run(video(9, first=3, last=5)))
+    path = tmp_path / "new" / "results.jsonl"
+    assert len(list(stream_video(session(False), video(9, first=3, last=5), path))) == 9
+    assert read_stream(path) == kept.result()
+
+    lines = path.read_text().splitlines(keepends=True)
+    for content, message in (
+        (lines[:-1], "cut off: found 9 frames, its last line promises None"),
+        ([*lines[:3], *lines[4:]], r"results.jsonl, line 4: .*frame 2"),
+        ([*lines[:3], "{", *lines[4:]], "results.jsonl, line 4"),
+        (["[]"], "results.jsonl, line 1"),
+    ):
+        path.write_text("".join(content))
+        with pytest.raises(ValueError, match=message):
+            read_stream(path)
+
+
+def test_online(tmp_path):
+    arguments = [TimedNetwork(), "DAVIS", list(video(6)), tmp_path, [Target(0, 1, stripe(8, 16))]]
+    _, summary = segment_video(*arguments, config=CONFIG, overlays=False, online=True)
+    assert summary.num_frames == 6 and "ms after frames" in str(summary)
 
 
 def test_overlays_need_a_second_pass(tmp_path):

@@ -1,4 +1,4 @@
-"""Batches are fetched and moved to the devices by a thread, ahead of the step that takes them."""
+"""A thread that prepares what another one takes: batches for training steps, frames of a video for clips."""
 
 import queue
 import threading
@@ -23,13 +23,14 @@ class RunAhead(Generic[Result]):
     generator.
     """
 
-    def __init__(self, source: Iterator[Item], prepare: Callable[[Item], Result], size: int = 2):
+    def __init__(self, source: Iterator[Item], prepare: Callable[[Item], Result], size: int = 2, name: str = "batches"):
+        """`name` is the thread's, for debuggers and profilers."""
         self._source, self._prepare = source, prepare
         self._results: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
         self._free = threading.Semaphore(size)
         self._stopped = threading.Event()
         # A daemon: a source that never returns must not keep the process.
-        self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
     def __enter__(self) -> "RunAhead[Result]":
@@ -39,11 +40,19 @@ class RunAhead(Generic[Result]):
         self._stopped.set()
         self._free.release()
         self._thread.join(_CLOSE_SECONDS)
+        self._results.put((None, StopIteration()))  # for another thread that may be waiting for a result
         if self._thread.is_alive():
-            logging.warning("what loads batches has not ended after %g s; going on without it", _CLOSE_SECONDS)
+            logging.warning(
+                "%s: the thread has not ended after %g s; going on without it", self._thread.name, _CLOSE_SECONDS
+            )
 
     def __iter__(self) -> Iterator[Result]:
         return self
+
+    @property
+    def num_ready(self) -> int:
+        """How many results (an error or the end counts as one) can be taken without waiting."""
+        return self._results.qsize()
 
     def __next__(self) -> Result:
         result, error = self._results.get()
