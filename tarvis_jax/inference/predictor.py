@@ -1,7 +1,6 @@
 """The compiled functions of inference: one clip through the network, and logits to pixels of the original frame."""
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -120,9 +119,6 @@ class Predictor:
         self._objects = self._jit(self._on_model(network.decode_objects))
         self._take = self._jit(lambda logits, indices: logits[indices])
         self._upsample_masks = self._jit(_upsample_masks)
-        self._pixel_masks = self._jit(_pixel_masks)
-        self._pixel_classes = self._jit(_pixel_classes)
-        self._pixel_objects = self._jit(_pixel_objects)
 
     @classmethod
     def from_model(cls, model: TarViS, matmul_precision: str | None = None) -> "Predictor":
@@ -206,36 +202,12 @@ class Predictor:
             return np.zeros((0, clip.num_frames, *clip.mask_logits.shape[2:]), np.float32)
         return np.concatenate(taken)[: len(indices), : clip.num_frames]
 
-    def semantic_logits(self, clip: ClassClip) -> np.ndarray:
-        """Logits of the classes: float32 numpy [K, T, H/4, W/4]."""
-        return np.asarray(clip.semantic_logits)[:, : clip.num_frames]
-
     def upsample_masks(self, logits: np.ndarray, extent: tuple[int, int] | None = None) -> np.ndarray:
         """float32 [N, T, h, w] -> bool [N, T, 4h, 4w]: bilinear x4, above 0; `extent` as in `Geometry`."""
         filled = _fill(logits, object_bucket(len(logits)), EMPTY_LOGIT)
         _, num_frames, height, width = logits.shape
         where = self._extent(num_frames, extent, (num_frames, 4 * height, 4 * width))
         return np.asarray(self._upsample_masks(filled, where))[: len(logits)]
-
-    def pixel_masks(self, logits: np.ndarray, geometry: Geometry) -> np.ndarray:
-        """float32 [N, h, w] of one frame -> bool [N, H, W] at the original size (tracks may overlap)."""
-        rows, columns = _upsampling(geometry)
-        masks = [
-            np.asarray(
-                self._pixel_masks(_fill(logits[i : i + MASKS_PER_CALL], MASKS_PER_CALL, EMPTY_LOGIT), rows, columns)
-            )
-            for i in range(0, len(logits), MASKS_PER_CALL)
-        ]
-        return np.concatenate(masks)[: len(logits)] if masks else np.zeros((0, *geometry.original), bool)
-
-    def pixel_classes(self, logits: np.ndarray, geometry: Geometry) -> np.ndarray:
-        """float32 [K, h, w] of one frame -> int [H, W] at the original size: the greatest logit's index."""
-        return np.asarray(self._pixel_classes(logits, *_upsampling(geometry)))
-
-    def pixel_objects(self, logits: np.ndarray, geometry: Geometry) -> np.ndarray:
-        """float32 [N, h, w] of one frame -> int [H, W] at the original size: 1 + the greatest's index, 0 if below 0."""
-        filled = _fill(logits, object_bucket(len(logits)), EMPTY_LOGIT)
-        return np.asarray(self._pixel_objects(filled, *_upsampling(geometry)))
 
     def _on_model(self, function: Callable) -> Callable:
         """function(model, ...) as a pure function of the model's variables."""
@@ -299,31 +271,8 @@ def _fill(array: np.ndarray, size: int, value) -> np.ndarray:
     return np.pad(array, [(0, size - len(array))] + [(0, 0)] * (array.ndim - 1), constant_values=value)
 
 
-@functools.lru_cache(maxsize=8)
-def _upsampling(geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
-    return geometry.upsampling()
-
-
 def _upsample_masks(logits: jax.Array, extent: Extent) -> jax.Array:
     N, T, h, w = logits.shape
     logits = repeat_border(logits.reshape(N * T, h, w, 1), extent).reshape(logits.shape)
     masks = jax.image.resize(logits, (N, T, 4 * h, 4 * w), "bilinear") > 0
     return masks if extent.size is None else masks & extent.inside(4 * h, 4 * w)
-
-
-def _to_pixels(logits: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    # Highest precision: coarser products would move the zero crossing that draws the mask's border.
-    return jnp.einsum("yh,nhw,xw->nyx", rows, logits, columns, precision="highest")
-
-
-def _pixel_masks(logits: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    return _to_pixels(logits, rows, columns) > 0
-
-
-def _pixel_classes(logits: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    return jnp.argmax(_to_pixels(logits, rows, columns), axis=0)
-
-
-def _pixel_objects(logits: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    pixels = _to_pixels(logits, rows, columns)
-    return jnp.where(pixels.max(axis=0) > 0, 1 + jnp.argmax(pixels, axis=0), 0)

@@ -25,8 +25,7 @@ class ColorNetwork(Predictor):
         self._matmul_precision = None
         self.programs = _PROGRAMS
         self._take = self._jit(_take)
-        for name in ("_upsample_masks", "_pixel_masks", "_pixel_classes", "_pixel_objects"):
-            setattr(self, name, self._jit(getattr(predictor, name)))
+        self._upsample_masks = self._jit(predictor._upsample_masks)
         self._rng = np.random.default_rng(0)
         self.clips = []
 
