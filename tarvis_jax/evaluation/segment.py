@@ -189,7 +189,7 @@ def frames_of(video: VideoRecord) -> FrameSource:
         for frame, path in enumerate(video.frame_paths):
             yield str(path), video.load_frame(frame)
 
-    return FrameSource(str(video.id), video.num_frames, video.frame_names, read)
+    return FrameSource(str(video.id), video.num_frames, video.frame_names, read, is_decoded=True)
 
 
 def file_name(video: VideoRecord) -> str:
