@@ -137,12 +137,17 @@ def test_workers_end_with_their_parent(end, workspace):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts what runs in the background with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    pids = [int(pid) for pid in process.stdout.readline().split()]
-    assert len(pids) == 2 and all(is_running(pid) for pid in pids)
-    time.sleep(0.5)
-    process.send_signal(end)
-    _, printed = process.communicate(timeout=60)
+    try:
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(pids) == 2 and all(is_running(pid) for pid in pids)
+        time.sleep(0.5)
+        process.send_signal(end)
+        _, printed = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert wait_until(lambda: not any(is_running(pid) for pid in pids))
     assert printed.count("Traceback") == (1 if end == signal.SIGINT else 0)  # the parent's own
 
