@@ -215,9 +215,10 @@ def test_switching_tasks_compiles_nothing_after_the_first_use():
             before = counts[0]
             _segment(model, task, dataset, tiny.noise_video(5))
             first.append(counts[0] - before)
-    # vis: features, decoder, taking masks, pixels. Another number of classes: the decoder alone. vps: the decoder, and
-    # the semantic map. vos: the decoder, masks for the next clip, pixels. pet: nothing that vos does not have.
-    assert first == [4, 1, 2, 3, 0]
+    # vis: features of a clip before the first, features, decoder, taking masks, pixels. Another number of classes: the
+    # decoder alone. vps: the decoder, and the semantic map. vos: the decoder, masks for the next clip, pixels. pet:
+    # nothing that vos does not have.
+    assert first == [5, 1, 2, 3, 0]
     assert model.predictor.programs.num_compilations == sum(first)
     with _count_compilations() as counts:
         for seed, (task, dataset) in enumerate(uses + uses[::-1]):

@@ -114,6 +114,7 @@ class Predictor:
             reuse_freed_memory()
         self.programs = Programs()
         self.model_seconds = 0.0
+        self._no_maps = self._jit(lambda images: _no_maps(images, config.hidden_size, config.compute_dtype))
         self._features = self._jit(self._on_model(network.next_clip_features))
         self._classes = self._jit(self._on_model(network.decode_classes))
         self._objects = self._jit(self._on_model(network.decode_objects))
@@ -219,7 +220,7 @@ class Predictor:
         memory, (height, width) = place.memory, images.shape[1:3]
         is_shared = memory.maps is not None and memory.first == place.first
         if memory.maps is None:
-            memory.maps = self._no_maps(place.overlap, height, width)
+            memory.maps = self._no_maps(_fill(images[: place.overlap], place.overlap, 0))
         extent = self._extent(len(images), place.extent, (place.length, height, width))
         num_shared = np.int32(place.overlap if is_shared else 0)
         pyramid, memory.maps = self._features(
@@ -231,12 +232,6 @@ class Predictor:
 
     def _extent(self, num_frames: int, size: tuple[int, int] | None, shape: tuple[int, int, int]) -> Extent:
         return Extent.of(num_frames, size, shape, self.config.hidden_size)
-
-    def _no_maps(self, num_frames: int, height: int, width: int) -> network.Pyramid:
-        """Frame features in the shapes of those of so many frames."""
-        shapes = {s: (1, num_frames, height // s, width // s, self.config.hidden_size) for s in PYRAMID_STRIDES}
-        with jax.default_device(self.device):
-            return {stride: jnp.zeros(shape, self.config.compute_dtype) for stride, shape in shapes.items()}
 
     def _jit(self, function: Callable) -> Callable:
         """jax.jit with the compilations counted and timed apart from the runs."""
@@ -269,6 +264,12 @@ def object_bucket(num_objects: int) -> int:
 def _fill(array: np.ndarray, size: int, value) -> np.ndarray:
     """Pads the first axis to `size`."""
     return np.pad(array, [(0, size - len(array))] + [(0, 0)] * (array.ndim - 1), constant_values=value)
+
+
+def _no_maps(images: jax.Array, hidden_size: int, dtype: str) -> network.Pyramid:
+    """Frame features in the shapes of those of `images` [T, H, W, 3]."""
+    T, H, W, _ = images.shape
+    return {s: jnp.zeros((1, T, H // s, W // s, hidden_size), dtype) for s in PYRAMID_STRIDES}
 
 
 def _upsample_masks(logits: jax.Array, extent: Extent) -> jax.Array:

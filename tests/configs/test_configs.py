@@ -34,9 +34,9 @@ def resolve(name: str, arg: str = "") -> Config:
 
 
 @pytest.mark.parametrize(
-    # Steps of the quickstart's kind are taken in tests/train and tests/docs.
+    # Steps of the quickstart's and of pretraining's kind are taken in tests/train and tests/rehearsal.
     "name",
-    [pytest.param(n, marks=[pytest.mark.long] * (n not in ("finetune", "pretrain"))) for n in NAMES],
+    [pytest.param(n, marks=[pytest.mark.long] * (n != "finetune")) for n in NAMES],
 )
 def test_step_traces(name, tmp_path):
     config = resolve(name)

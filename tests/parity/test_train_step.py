@@ -57,11 +57,15 @@ def test_parameter_groups_as_recorded(shared_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", [pytest.param("instance_seg", marks=pytest.mark.long), "panoptic_seg", "vos"])
+@pytest.mark.parametrize(
+    "task",
+    [pytest.param("instance_seg", marks=pytest.mark.long), "panoptic_seg", pytest.param("vos", marks=pytest.mark.long)],
+)
 def test_first_step(golden_dir, task):
     """The reference's step; in a bare clone a small model's, as we recorded it ourselves.
 
-    The panoptic loss has the instance loss in it, whose own step is left to `-m long`.
+    The panoptic loss has the instance loss in it. That of objects that are given, with its gradients, is compared with
+    the reference's in tests/parallel/test_unequal_clips.py.
     """
     case_dir = golden_dir / "train_step_ResNet50"
     if not case_dir.is_dir():

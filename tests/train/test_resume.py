@@ -14,7 +14,7 @@ from tarvis_jax.train.metrics import read_metrics
 from tarvis_jax.weights.checkpoints import Checkpoints
 from tests.parallel.processes import Run
 
-NUM_STEPS = 24
+NUM_STEPS = 12
 SCALARS = ("loss", "grad_norm", "param_norm")
 
 

@@ -215,7 +215,9 @@ def test_settings_of_inference():
         MAX_TRACKS_PER_CLIP=20,
         TRACK_SCORE_THRESHOLD=0,
         SPLIT="val",
-    ) == InferenceConfig(8, 2, min_dim=360, max_dim=1000, max_tracks=20, score_threshold=0.0, max_predictions=20)
+    ) == InferenceConfig(
+        8, 2, min_dim=360, max_dim=1000, size_table=True, max_tracks=20, score_threshold=0.0, max_predictions=20
+    )
     assert inference_of("BURST", IMAGE_RESIZE={"MODE": "none", "MIN_DIMS": 240}).min_dim is None
     assert inference_of("KITTI_STEP", IMAGE_RESIZE={"MIN_DIMS": 240}) == default_inference("KITTI_STEP")  # "none" there
     assert inference_of("DAVIS", CLIP_LENGTH=4, FRAME_OVERLAP=0) == InferenceConfig(4, 0)
