@@ -9,6 +9,7 @@ RAM besides files; on a CPU it holds the device's arrays, too.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -24,27 +25,11 @@ from benchmarks.common import environment, write_json
 from tarvis_jax import api
 from tarvis_jax.inference.session import Session
 from tarvis_jax.inference.video import stream_video
-from tarvis_jax.model.config import ModelConfig
+from tests import tiny
 
 SIZE = (64, 96)
-MODEL = ModelConfig(
-    backbone="ResNetTiny",
-    hidden_size=16,
-    num_heads=2,
-    neck_layers=1,
-    neck_points=2,
-    neck_ffn_size=16,
-    neck_groups=4,
-    temporal_window=1,
-    decoder_layers=1,
-    decoder_ffn_size=16,
-    decoder_strides=(16,),
-    object_encoder_layers=1,
-    object_encoder_ffn_size=16,
-    num_instance_queries=8,
-    num_queries_per_object=2,
-    background_grid=(2, 2),
-    semantic_classes=(("KITTI_STEP", 19), ("YOUTUBE_VIS", 40)),
+MODEL = dataclasses.replace(
+    tiny.MODEL, num_instance_queries=8, semantic_classes=(("KITTI_STEP", 19), ("YOUTUBE_VIS", 40))
 )
 DATASETS = {"vis": "YOUTUBE_VIS", "vps": "KITTI_STEP", "vos": "DAVIS", "pet": "BURST"}
 NEW_OBJECTS = 20  # frames after which an object of VOS and PET is given up for a new one

@@ -13,7 +13,6 @@ from typing import Any
 
 from tarvis_jax.results.formats import files, panoptic
 from tarvis_jax.results.formats.video import DEFAULTS, Options, ResultVideo, loaded
-from tarvis_jax.results.tracks import VideoResult
 
 _FRAME = re.compile(r"[a-zA-Z-]+_\d{6}_\d{6}")
 
@@ -78,16 +77,7 @@ def read(path: pathlib.Path, options: Options = DEFAULTS) -> Iterator[ResultVide
         png = files.inside(path / "pan_pred", f"{image['id']}.png", where)
         videos.setdefault(image["id"].split("_")[0], []).append((png, panoptic.segment_list(annotation, where)))
     for name, frames in videos.items():
-
-        def load(name: str = name, frames: list = frames) -> VideoResult:
-            colors = files.frame_stack([png for png, _ in frames], ("RGB",))
-            maps = (
-                panoptic.maps_of_segments(image, categories, str(png))
-                for image, (png, categories) in zip(colors, frames, strict=True)
-            )
-            return panoptic.from_maps(name, maps, options.thing_classes, segments=True)
-
-        yield ResultVideo(name, tuple(png.stem for png, _ in frames), load)
+        yield panoptic.video_of_segments(name, frames, options.thing_classes)
 
 
 def _listed_images(options: Options) -> list[dict[str, Any]]:

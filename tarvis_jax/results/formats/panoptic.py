@@ -1,13 +1,14 @@
 """What the formats of VPS share: maps of classes and tracks, and PNGs whose colors are ids of segments."""
 
-from collections.abc import Iterable, Iterator
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from tarvis_jax.masks import rle
 from tarvis_jax.results.formats import files
-from tarvis_jax.results.formats.video import Options
+from tarvis_jax.results.formats.video import Options, ResultVideo
 from tarvis_jax.results.panoptic import numbered, panoptic_frame, thing_tracks
 from tarvis_jax.results.tracks import Track, VideoResult
 
@@ -108,6 +109,28 @@ def maps_of_segments(colors: np.ndarray, categories: dict[int, int], where: str)
     class_of = np.full(max(categories, default=0) + 1, VOID, np.uint8)
     class_of[list(categories)] = list(categories.values())
     return class_of[segments], segments
+
+
+def video_of_segments(
+    name: str, frames: Sequence[tuple[pathlib.Path, dict[int, int]]], thing_classes: Iterable[int]
+) -> ResultVideo:
+    """A video whose frames are PNGs of segments; they are read when it is loaded.
+
+    Args:
+      name: id of the video.
+      frames: in order: the PNG, and id -> class of its segments.
+      thing_classes: as for `from_maps`.
+    """
+
+    def load() -> VideoResult:
+        images = files.frame_stack([png for png, _ in frames], ("RGB",))
+        maps = (
+            maps_of_segments(image, categories, str(png))
+            for image, (png, categories) in zip(images, frames, strict=True)
+        )
+        return from_maps(name, maps, thing_classes, segments=True)
+
+    return ResultVideo(name, tuple(png.stem for png, _ in frames), load)
 
 
 def segment_list(annotation: dict, where: str) -> dict[int, int]:

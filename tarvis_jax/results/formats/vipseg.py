@@ -10,7 +10,6 @@ from typing import Any
 
 from tarvis_jax.results.formats import files, panoptic
 from tarvis_jax.results.formats.video import DEFAULTS, Options, ResultVideo, loaded
-from tarvis_jax.results.tracks import VideoResult
 
 
 def write(output: pathlib.Path, videos: Iterable[ResultVideo], options: Options = DEFAULTS) -> list[pathlib.Path]:
@@ -75,16 +74,7 @@ def read(path: pathlib.Path, options: Options = DEFAULTS) -> Iterator[ResultVide
             stem = pathlib.PurePosixPath(files.get(annotation, "file_name", str, place)).stem
             png = files.inside(path / "pan_pred", f"{name}/{stem}.png", place)
             frames.append((png, panoptic.segment_list(annotation, place)))
-
-        def load(name: str = name, frames: list = frames) -> VideoResult:
-            colors = files.frame_stack([png for png, _ in frames], ("RGB",))
-            maps = (
-                panoptic.maps_of_segments(image, categories, str(png))
-                for image, (png, categories) in zip(colors, frames, strict=True)
-            )
-            return panoptic.from_maps(name, maps, options.thing_classes, segments=True)
-
-        yield ResultVideo(name, tuple(png.stem for png, _ in frames), load)
+        yield panoptic.video_of_segments(name, frames, options.thing_classes)
 
 
 def _listed_frames(path: pathlib.Path | None) -> dict[str, list[str]] | None:
