@@ -1,0 +1,316 @@
+"""Clips that visitors of the demo upload: checked, decoded in a child process with limits, and kept as JPEG frames.
+
+An upload is hostile until shown otherwise. This module reads no more than the first bytes of each file, to know what it
+is; the name counts for nothing. `decode.py` does the rest in a process of its own, which the system stops at fixed
+amounts of memory, time and disk. What goes wrong there becomes one ValueError here, with a message for the visitor.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Annotated
+
+from tarvis_jax.fields import Length, OneOf, Range, check_fields
+
+IMAGES = ("JPEG", "PNG", "WebP", "GIF")
+VIDEOS = ("MP4", "AVI", "Matroska")
+TYPES = (*VIDEOS, *IMAGES, "ZIP")
+HEADER_BYTES = 512  # what `file_type` looks at
+
+_NAME_LENGTH = 80  # characters of a name that is shown
+_ANSWER_BYTES = 16_384  # what is read of a child's answer and of its error output
+_DECODERS = threading.BoundedSemaphore(2)  # decoders at a time in this process; each may take `Limits.max_memory`
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What an upload may be.
+
+    Attributes:
+      max_bytes: of the uploaded files together, and of what a ZIP archive unpacks to.
+      max_image_bytes: of one image file or one member of an archive.
+      max_frames: frames of the clip.
+      max_pixels: height times width of a frame.
+      max_seconds: of decoding, both by the clock and of processor time.
+      max_memory: bytes of address space of the decoding process.
+      max_frame_bytes: of the frames as they are kept, all together, in JPEG.
+      types: which of `TYPES` are taken.
+    """
+
+    max_bytes: Annotated[int, Range(1, 2**40)] = 512 * 2**20
+    max_image_bytes: Annotated[int, Range(1, 2**32)] = 64 * 2**20
+    max_frames: Annotated[int, Range(1, 999_999)] = 3000
+    max_pixels: Annotated[int, Range(1, 2**28)] = 3840 * 2160
+    max_seconds: Annotated[int, Range(1, 86_400)] = 300
+    max_memory: Annotated[int, Range(2**28, 2**40)] = 2 * 2**30
+    max_frame_bytes: Annotated[int, Range(1, 2**44)] = 2 * 2**30
+    types: Annotated[tuple[Annotated[str, OneOf(TYPES)], ...], Length(1, len(TYPES))] = TYPES
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A decoded upload.
+
+    Attributes:
+      name: what to call it on the page and in result files: printable, at most 80 characters, without markup. It is
+        never a path.
+      folder: holds the frames 000000.jpg, 000001.jpg, ... and nothing else.
+      num_frames: number of frames, at least 1.
+      size: height and width of every frame, in pixels.
+      frames_per_second: of a video or an animation; None for still images and where the file does not say.
+    """
+
+    name: str
+    folder: Path
+    num_frames: int
+    size: tuple[int, int]
+    frames_per_second: float | None
+
+
+def take_upload(paths: Sequence[Path], folder: Path, limits: Limits) -> Clip:
+    """Decodes one video, one ZIP archive of images, one animation, or images into a new folder of frames.
+
+    Images, alone or in an archive, are taken in the natural order of their names (2.png before 10.png).
+
+    Args:
+      paths: the uploaded files; they stay as they are.
+      folder: exists; the clip gets a folder of its own in it, which is gone again where the upload is refused.
+      limits: what is accepted.
+
+    Raises:
+      ValueError: the upload is refused. The message is for the visitor and says which file, what is wrong, which limit
+        holds and what was found. It has no markup and no path.
+    """
+    if not paths:
+        raise ValueError("Nothing was uploaded: expected one video, one ZIP archive of images, or images.")
+    if len(paths) > limits.max_frames:
+        raise ValueError(f"{len(paths)} files are more than the limit of {limits.max_frames} frames.")
+    files = sorted((display_name(path.name), str(path.absolute())) for path in paths)
+    files.sort(key=lambda file: natural_key(file[0]))
+    types, num_bytes = [], 0
+    for name, path in files:
+        with open_regular_file(name, path) as file:
+            num_bytes += os.fstat(file.fileno()).st_size
+            check_bytes("The upload" if len(files) > 1 else name, num_bytes, limits.max_bytes)
+            types.append(file_type(name, file.read(HEADER_BYTES), limits.types))
+    if len(files) > 1:
+        for (name, _), kind in zip(files, types, strict=True):
+            if kind not in IMAGES:
+                raise ValueError(
+                    f"{name}: a {kind} file cannot be combined with other files (found {len(files)} files). "
+                    "Upload one video, one ZIP archive of images, or images."
+                )
+    label = name_of(files[0][0]) if len(files) == 1 else f"{name_of(files[0][0])} and {len(files) - 1} more"
+    clip_folder = Path(tempfile.mkdtemp(prefix="clip-", dir=folder))
+    try:
+        request = {"files": [[*file, kind] for file, kind in zip(files, types, strict=True)]}
+        answer = _decode(request | {"limits": dataclasses.asdict(limits)}, label, clip_folder, limits)
+        return Clip(
+            name=label,
+            folder=clip_folder,
+            num_frames=answer["num_frames"],
+            size=tuple(answer["size"]),
+            frames_per_second=answer["frames_per_second"],
+        )
+    except BaseException:
+        shutil.rmtree(clip_folder, ignore_errors=True)
+        raise
+
+
+def _decode(request: dict, label: str, folder: Path, limits: Limits) -> dict:
+    """Runs `decode.py` with `folder` as its working folder, and returns its answer.
+
+    The child gets no other environment than where Python's packages lie. It is the leader of a process group, so that
+    nothing that it might start outlives it.
+    """
+    environment = {"PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path)}
+    with (
+        _DECODERS,
+        tempfile.TemporaryFile() as question,
+        tempfile.TemporaryFile() as reply,
+        tempfile.TemporaryFile() as errors,
+    ):
+        question.write(json.dumps(request).encode())
+        question.seek(0)
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "tarvis_jax.demo.decode"],
+            stdin=question,
+            stdout=reply,
+            stderr=errors,
+            cwd=folder,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            status = child.wait(limits.max_seconds)
+        except subprocess.TimeoutExpired:
+            status = -signal.SIGXCPU
+        finally:
+            _kill_group(child)
+        answer = _beginning(reply)
+        if status == 0:
+            answer = json.loads(answer)
+            if "refused" in answer:
+                raise ValueError(answer["refused"])
+            return answer
+        num_frames = sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
+        if status in (-signal.SIGXCPU, -signal.SIGALRM, -signal.SIGKILL):
+            raise ValueError(
+                f"{label}: decoding takes longer than the limit of {limits.max_seconds} s; it was stopped after "
+                f"{num_frames} frames."
+            )
+        end = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        logging.warning("decoding an upload ended with %s: %s", end, _beginning(errors).decode(errors="replace"))
+        raise ValueError(
+            f"{label}: the decoder broke down on this file after {num_frames} frames ({end}). The file is corrupt, or "
+            "made to do that."
+        )
+
+
+def _kill_group(child: subprocess.Popen) -> None:
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it ended and left nothing behind
+    child.wait()
+
+
+def _beginning(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read(_ANSWER_BYTES)
+
+
+def open_regular_file(name: str, path: str) -> IO[bytes]:
+    """Opens a file for reading; raises ValueError for anything else than a regular file, links included."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ValueError(f"{name}: cannot be read ({error.strerror}).") from error
+    file = open(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise ValueError(f"{name}: not a regular file.")
+    return file
+
+
+def check_bytes(name: str, num_bytes: int, limit: int) -> None:
+    if num_bytes > limit:
+        raise ValueError(f"{name}: {amount(num_bytes)} are more than the limit of {amount(limit)}.")
+
+
+def file_type(name: str, header: bytes, types: Sequence[str] = TYPES) -> str:
+    """The one of `TYPES` that the first `HEADER_BYTES` of a file show; raises ValueError for all others."""
+    kind = _recognized(header)
+    if kind in types:
+        return kind
+    found = "an empty file" if not header else f"a {kind} file" if kind in TYPES else kind
+    raise ValueError(f"{name}: found {found}. Expected {', '.join(types[:-1])}{' or ' * (len(types) > 1)}{types[-1]}.")
+
+
+def _recognized(header: bytes) -> str:
+    """One of `TYPES`, else words for what it is."""
+    for magic, kind in _MAGIC:
+        if header.startswith(magic):
+            return kind
+    if header[:4] == b"RIFF":
+        return {b"WEBP": "WebP", b"AVI ": "AVI"}.get(header[8:12], "a RIFF file of another kind")
+    if header[4:8] == b"ftyp":
+        is_photo = header[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
+        return "a photo in HEIC or AVIF" if is_photo else "MP4"
+    if header[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip"):
+        return "MP4"
+    start = header.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if start.startswith((b"#extm3u", b"ffconcat", b"file ", b"[playlist]")):
+        return "a playlist, which names other files"
+    if b"<svg" in start:
+        return "an SVG drawing"
+    if start.startswith((b"<!doctype", b"<html", b"<script", b"<?xml", b"<")):
+        return "a web page or other markup"
+    if not any(byte < 9 or 13 < byte < 32 for byte in header):
+        return "a text file"
+    return "a file of an unknown kind"
+
+
+_MAGIC = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"\x1a\x45\xdf\xa3", "Matroska"),
+    (b"PK\x03\x04", "ZIP"),
+    (b"PK\x05\x06", "ZIP"),
+    (b"\x7fELF", "a program"),
+    (b"MZ", "a program"),
+    (b"#!", "a program"),
+    (b"\x80\x02", "a Python pickle"),
+    (b"\x80\x03", "a Python pickle"),
+    (b"\x80\x04", "a Python pickle"),
+    (b"\x80\x05", "a Python pickle"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"%PDF", "a PDF file"),
+    (b"\x1f\x8b", "another kind of archive"),
+    (b"7z\xbc\xaf\x27\x1c", "another kind of archive"),
+    (b"Rar!", "another kind of archive"),
+    (b"BZh", "another kind of archive"),
+    (b"\xfd7zXZ", "another kind of archive"),
+)
+
+
+def display_name(name: str) -> str:
+    """A name that can be shown: letters, digits, emoji, spaces and "-_.,()+", at most 80 characters.
+
+    Folders in front are dropped. Line breaks, controls and marks that turn the direction of writing vanish; quotes,
+    brackets and whatever else means something in HTML or Markdown become "_".
+    """
+    text = unicodedata.normalize("NFC", name.encode(errors="replace").decode(errors="replace"))
+    text = re.split(r"[/\\]", text)[-1]
+    shown = "".join(_shown(character) for character in text)
+    shown = " ".join(shown.split()).strip(". ") or "unnamed"
+    if len(shown) <= _NAME_LENGTH:
+        return shown
+    stem, suffix = os.path.splitext(shown)
+    suffix = suffix if len(suffix) < 10 else ""
+    return f"{stem[: _NAME_LENGTH - 1 - len(suffix)]}…{suffix}"
+
+
+def _shown(character: str) -> str:
+    category = unicodedata.category(character)
+    if character.isascii():
+        return character if character.isalnum() or character in " -_.,()+" else "" if category == "Cc" else "_"
+    if category[0] in "LN" or category in ("So", "Sk", "Mc", "Mn"):
+        return character
+    return " " if category == "Zs" else "" if category[0] == "C" else "_"
+
+
+def name_of(name: str) -> str:
+    """A shown name without its suffix."""
+    return os.path.splitext(name)[0] or name
+
+
+def natural_key(name: str) -> list[tuple]:
+    """Sorts numbers in names by their value: 2.png before 10.png. Any length of number costs as much as its text."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(len(part.lstrip("0")), part.lstrip("0")) if place % 2 else (0, part) for place, part in enumerate(parts)]
+
+
+def amount(num_bytes: int) -> str:
+    """A number of bytes for a message."""
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if num_bytes >= unit:
+            return f"{num_bytes / unit:.1f}".removesuffix(".0") + f" {name}"
+    return f"{num_bytes} bytes"
