@@ -107,7 +107,7 @@ def _write_overlay(path: pathlib.Path, result: VideoResult, clip: Clip, options:
                 raise ValueError(f"download: frame {frame} of the clip cannot be read")
             yield draw_result(image[..., ::-1], result, frame, class_names=class_names, scale=scale)
 
-    return write_video(path, drawn(), fps=clip.frames_per_second)
+    return write_video(path, drawn(), fps=clip.frames_per_second or 10.0)
 
 
 def _write_format(kind: str, out: pathlib.Path, result: VideoResult, options: Options) -> pathlib.Path:
