@@ -23,7 +23,7 @@ from tarvis_jax.demo import downloads  # noqa: E402
 from tarvis_jax.demo.uploads import Clip, Limits, take_upload  # noqa: E402
 from tarvis_jax.demo.visits import VisitLimits, Visits  # noqa: E402
 from tarvis_jax.demo.workbench import Progress, TrackSummary, Workbench  # noqa: E402
-from tarvis_jax.visualize.overlay import color  # noqa: E402
+from tarvis_jax.visualize.overlay import color, stuff_color  # noqa: E402
 
 TASK_LABELS = {
     "pet": "PET: follow points",
@@ -122,7 +122,7 @@ class Page:
 
     def _build(self) -> gr.Blocks:
         bench = self._empty
-        with gr.Blocks(title="TarViS", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as blocks:
+        with gr.Blocks(title="TarViS", analytics_enabled=False, delete_cache=(60, 600), fill_width=True) as blocks:
             gr.HTML("<h1>TarViS: segment any targets in a video</h1>", padding=False)
             with gr.Row():
                 samples = gr.Dropdown(
@@ -161,7 +161,7 @@ class Page:
                         stop = gr.Button("Stop", elem_id="stop", min_width=120)
                     progress = gr.HTML("", elem_id="progress", padding=False)
                 with gr.Column(scale=2, min_width=320):
-                    with gr.Group(elem_id="targets") as targets:
+                    with gr.Column(elem_id="targets") as targets:
                         gr.Radio(  # `canvas.js` reads it, and the brush
                             [("Point", "point"), ("Paint", "paint"), ("Erase", "erase")],
                             value="point",
@@ -174,13 +174,13 @@ class Page:
                         )
                         target = gr.Dropdown([], label="Target", elem_id="target", filterable=False)
                         with gr.Row():
-                            add = gr.Button("Add target", elem_id="add-target", min_width=90)
-                            remove = gr.Button("Remove", elem_id="remove-target", min_width=90)
-                            clear = gr.Button("Clear in this frame", elem_id="clear-target", min_width=90)
+                            add = gr.Button("Add target", size="sm", elem_id="add-target", min_width=90)
+                            remove = gr.Button("Remove target", size="sm", elem_id="remove-target", min_width=90)
+                            clear = gr.Button("Clear this frame", size="sm", elem_id="clear-target", min_width=90)
                         with gr.Row():
                             y = gr.Number(0, label="Point y", precision=1, elem_id="point-y", min_width=70)
                             x = gr.Number(0, label="Point x", precision=1, elem_id="point-x", min_width=70)
-                            give = gr.Button("Give this point", elem_id="give-point", min_width=90)
+                            give = gr.Button("Give this point", size="sm", elem_id="give-point", min_width=90)
                     tracks = gr.HTML("", elem_id="tracks", padding=False)
                     upload = gr.File(
                         label="Your own clip: a video, images, or a zip of images",
@@ -312,11 +312,11 @@ class Page:
         view = {
             "canvas": self._picture(visitor),
             "progress": _progress_text(progress),
-            "tracks": _table(bench.tracks()),
+            "tracks": _table(bench.tracks(), bench.stuff()),
             "run": gr.Button("Continue" if is_begun else "Run", interactive=not progress.is_running),
             "stop": gr.Button(interactive=progress.is_running),
             "target": gr.Dropdown([(f"Target {id}", id) for id in ids], value=visitor.target),
-            "targets": gr.Group(visible=bench.takes_targets),
+            "targets": gr.Column(visible=bench.takes_targets),
         }
         if visitor.follows:
             view["frame"] = visitor.frame
@@ -468,8 +468,8 @@ class Page:
             yield self._updates(visitor, {"target": gr.skip(), "targets": gr.skip()})
             time.sleep(_SECONDS_BETWEEN_PICTURES)
         if not message:
-            visitor.follows = False
             yield self._updates(visitor, {})
+            visitor.follows = False
 
 
 def _words(error: Exception) -> str:
@@ -501,18 +501,22 @@ def _progress_text(progress: Progress) -> str:
     return f'<progress aria-hidden="true" max="{progress.total}" value="{progress.done}"></progress>' + _paragraph(text)
 
 
-def _table(tracks: Sequence[TrackSummary]) -> str:
-    """The tracks as a table; its first column has the color that the picture has."""
-    if not tracks:
+def _table(tracks: Sequence[TrackSummary], stuff: Mapping[int, str]) -> str:
+    """Tracks and stuff classes as a table; its first column has the color that the picture has."""
+    if not tracks and not stuff:
         return _paragraph("Targets and tracks are listed here.")
     rows = []
     for each in tracks:
-        swatch = f'<span class="swatch" style="background: rgb{color(each.id)}"></span>'
         frames = "not yet" if each.frames is None else "{} to {}".format(*each.frames)
         if each.given:
             frames += "; given in " + ", ".join(map(str, each.given))
         score = "" if each.score is None else f"{each.score:.2f}"
-        cells = (html.escape(text) for text in (each.class_name or "target", score, frames))
-        rows.append(f"<tr><td>{swatch}{each.id}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+        rows.append((color(each.id), str(each.id), each.class_name or "target", score, frames))
+    rows += [(stuff_color(class_id), "", name, "", "background") for class_id, name in stuff.items()]
+    body = ""
+    for rgb, *texts in rows:
+        first, *others = map(html.escape, texts)
+        swatch = f'<span class="swatch" style="background: rgb{rgb}"></span>'
+        body += f"<tr><td>{swatch}{first}</td>" + "".join(f"<td>{text}</td>" for text in others) + "</tr>"
     head = "".join(f'<th scope="col">{name}</th>' for name in ("Id", "Class", "Score", "Frames"))
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -56,8 +56,8 @@ def find(folder: pathlib.Path | None, checkpoint: pathlib.Path) -> Samples:
     if folder is None:
         videos = _folders_of_images(checkpoint / HELD_OUT)
         of_dataset = itertools.groupby(videos, lambda each: each.relative_to(checkpoint / HELD_OUT).parts[0])
-        chosen = [each for _, group in of_dataset for each in itertools.islice(group, PER_DATASET)]
-        return {str(each.relative_to(checkpoint / HELD_OUT)): _images(each) for each in chosen}
+        chosen = [(name, each) for name, group in of_dataset for each in itertools.islice(group, PER_DATASET)]
+        return {f"{name}: {each.name}": _images(each) for name, each in chosen}
     if not folder.is_dir():
         raise ValueError(f"--samples: {folder}: no such folder")
     samples: Samples = {each.name: _images(each) for each in _folders_of_images(folder)}

@@ -116,6 +116,7 @@ class Workbench:
         self._known: dict[int, dict[int, Target]] = {}  # what the session was told of `_given`
         self._records: list[_Record] = []
         self._tracks: dict[int, TrackSummary] = {}  # of `_records`
+        self._stuff: set[int] = set()  # of `_records`
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._times: deque[float] = deque(maxlen=_RATE_FRAMES)
@@ -247,8 +248,8 @@ class Workbench:
             if not 0 < len(points_yx) <= MAX_STROKE_POINTS:
                 raise ValueError(f"A stroke has 1 to {MAX_STROKE_POINTS} points; this one has {len(points_yx)}.")
             side = max(self.clip.size)
-            width = min(max(1, round(_numbers([[width, 0]])[0][0])), side)
-            mask = self.mask(frame, id).astype(np.uint8)
+            width = min(max(1, round(_numbers([[width, 0]])[0][0])), 3 * side)
+            mask = np.array(self.mask(frame, id), np.uint8, order="C")
             corners = [(round(x), round(y)) for y, x in np.clip(_numbers(points_yx), -2 * side, 2 * side)]
             for start, end in zip(corners, corners[1:], strict=False):
                 cv2.line(mask, start, end, 0 if erase else 1, width)
@@ -372,6 +373,8 @@ class Workbench:
     def _next_frame(self) -> int:
         """First frame that the next run computes."""
         start = len(self._records) if self._session is not None else 0
+        if not self.takes_targets:
+            return start
         for id in self._given.keys() | self._known.keys():
             given, known = self._given.get(id, {}), self._known.get(id, {})
             start = min([start, *(frame for frame, target in given.items() if known.get(frame) is not target)])
@@ -388,7 +391,7 @@ class Workbench:
         else:
             self._session.seek(start)
             del self._records[start:]
-            self._tracks = {}
+            self._tracks, self._stuff = {}, set()
             for frame, record in enumerate(self._records):
                 self._summarize(frame, record)
         if not self.takes_targets:
@@ -430,6 +433,13 @@ class Workbench:
                 found[id] = dataclasses.replace(each, given=tuple(sorted(by_frame)))
             threshold = self.options.score_threshold
             return [each for _, each in sorted(found.items()) if each.score is None or each.score > threshold]
+
+    def stuff(self) -> dict[int, str]:
+        """VPS: the stuff classes (0..K-1) of the results so far, with their names."""
+        with self._changed:
+            names = self.class_names
+            things = self.spec.thing_classes
+            return {i: names[i] if names else f"class {i + 1}" for i in sorted(self._stuff) if i not in things}
 
     def results(self) -> VideoResult:
         """All tracks of the frames that are done.
@@ -494,7 +504,8 @@ class Workbench:
         return VideoResult(self.clip.name, self.dataset, self.clip.size, len(records), ordered, semantic)
 
     def _summarize(self, frame: int, record: _Record) -> None:
-        """Adds a frame to `_tracks`."""
+        """Adds a frame to `_tracks` and `_stuff`."""
+        self._stuff.update(record.semantic or ())
         for each in record.objects:
             if not each.is_thing:
                 continue
@@ -528,7 +539,8 @@ class Workbench:
 
     def _drop_results(self) -> None:
         self._session = None
-        self._known, self._records, self._tracks = {}, [], {}
+        self._known, self._records, self._tracks, self._stuff = {}, [], {}, set()
+        self._times.clear()
 
     def _check_clip(self, frame: int = 0) -> None:
         if self.clip is None:
