@@ -78,7 +78,7 @@ def draw_overlay(
     image = frame.astype(np.float32)
     if semantic is not None:
         classes = np.unique(semantic)
-        table = np.array([_stuff_color(int(c)) for c in classes], np.float32)
+        table = np.array([stuff_color(int(c)) for c in classes], np.float32)
         tint = np.where((semantic != 255)[..., None], table[np.searchsorted(classes, semantic)], image)
         image += 0.6 * alpha * (tint - image)
     for identity, mask in masks.items():
@@ -145,7 +145,7 @@ def _score_text(score: float) -> str:
     return f"{score:.2f}".removeprefix("0")
 
 
-def _stuff_color(class_id: int) -> tuple[int, int, int]:
+def stuff_color(class_id: int) -> tuple[int, int, int]:
     """As `color`, but grayer: stuff stays behind things."""
     return tuple(round(0.6 * c + 0.4 * 128) for c in color(class_id + 1))
 
