@@ -163,10 +163,11 @@ _POOR_CONTRASTS = """() => {
   }, 0);
   const poor = [];
   for (const each of document.body.querySelectorAll('*')) {
-    const text = each.value ?? [...each.childNodes].filter(n => n.nodeType === 3).map(n => n.textContent).join('').trim();
-    if (!text || typeof text !== 'string' || !each.checkVisibility({opacityProperty: true, visibilityProperty: true}))
-      continue;
-    if (each.closest('[disabled], [aria-disabled=true], script, style, option, progress, input[type=range]')) continue;
+    if (each.closest('[disabled], script, style, progress, input:is([type=range], [type=radio])')) continue;
+    if (!each.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
+    const own = [...each.childNodes].filter(node => node.nodeType === Node.TEXT_NODE);
+    const text = String(each.value ?? own.map(node => node.textContent).join('')).trim();
+    if (!text) continue;
     const style = getComputedStyle(each), ground = behind(each), ink = over(parse(style.color), ground);
     const [dark, light] = [luminance(ink), luminance(ground)].sort((a, b) => a - b);
     const size = parseFloat(style.fontSize), least = size >= 24 || (size >= 18.66 && style.fontWeight >= 700) ? 3 : 4.5;
@@ -176,8 +177,13 @@ _POOR_CONTRASTS = """() => {
   return poor;
 }"""
 
-_SMALL_CONTROLS = """pixels => [...document.querySelectorAll('button, input, [role=listbox], canvas, a')].filter(each => {
-  if (!each.checkVisibility({opacityProperty: true, visibilityProperty: true})) return false;
-  const box = (each.closest('label') ?? each).getBoundingClientRect();
-  return box.width > 1 && (box.height < pixels || box.width < pixels);
-}).map(each => `${each.outerHTML.slice(0, 120)}: ${each.getBoundingClientRect().height}`)"""
+_SMALL_CONTROLS = """pixels => {
+  const small = [];
+  for (const each of document.querySelectorAll('button, input, canvas, a')) {
+    if (!each.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
+    const box = (each.closest('label, .wrap') ?? each).getBoundingClientRect();
+    if (box.width > 1 && Math.min(box.width, box.height) < pixels)
+      small.push(`${each.outerHTML.slice(0, 120)}: ${box.width} x ${box.height}`);
+  }
+  return small;
+}"""
