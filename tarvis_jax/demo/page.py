@@ -44,12 +44,14 @@ class _Visitor:
       frame: the one that is shown.
       follows: whether the newest frame of a run is shown, until the visitor moves the slider.
       target: the one that clicks and strokes belong to.
+      sample: the one that is shown, None where the clip is the visitor's own.
     """
 
     bench: Workbench
     frame: int = 0
     follows: bool = False
     target: int | None = None
+    sample: str | None = None
 
 
 class Page:
@@ -113,8 +115,9 @@ class Page:
             enable_monitoring=False,
             footer_links=[],
             max_file_size=self._limits.max_bytes,
-            theme=gr.themes.Default(primary_hue="blue", font=_FONT, font_mono=["ui-monospace", "monospace"]),
+            theme=_theme(),
             css=(_FILES / "page.css").read_text(),
+            js=(_FILES / "page.js").read_text(),
         )
         return url
 
@@ -348,15 +351,23 @@ class Page:
             return self._choose_sample(visitor, next(iter(self._samples)))
         return {}
 
-    def _choose_sample(self, visitor: _Visitor, name: str) -> dict[str, Any]:
+    # Gradio's lists send their value each time that the tabulator leaves them: the same value again changes nothing.
+
+    def _choose_sample(self, visitor: _Visitor, name: str | None) -> dict[str, Any]:
+        if name == visitor.sample:
+            return {}
         if name not in self._samples:
             raise ValueError(f"There is no sample {name!r:.80}.")
         clip = self._take(visitor, self._samples[name])
-        return self._load(visitor, dataclasses.replace(clip, name=name)) | {"samples": name}
+        update = self._load(visitor, dataclasses.replace(clip, name=name)) | {"samples": name}
+        visitor.sample = name
+        return update
 
     def _upload(self, visitor: _Visitor, paths: list[str] | None) -> dict[str, Any]:
         try:
             clip = self._take(visitor, [pathlib.Path(path) for path in paths or ()])
+        except ValueError as error:  # the field is emptied: the next files would be added to these
+            return {"message": _paragraph(str(error)), "upload": None}
         finally:
             for path in paths or ():
                 pathlib.Path(path).unlink(missing_ok=True)
@@ -372,7 +383,7 @@ class Page:
         visitor.bench.load(clip)
         if before is not None:
             shutil.rmtree(before.folder, ignore_errors=True)
-        visitor.frame, visitor.follows, visitor.target = 0, False, None
+        visitor.sample, visitor.frame, visitor.follows, visitor.target = None, 0, False, None
         text = f"{clip.name}: {clip.num_frames} frames of {clip.size[1]} x {clip.size[0]} pixels."
         side = min(clip.size)
         return {
@@ -383,6 +394,8 @@ class Page:
         }
 
     def _choose_task(self, visitor: _Visitor, task: str) -> dict[str, Any]:
+        if task == visitor.bench.task:
+            return {}
         visitor.bench.choose(task)
         return {"dataset": gr.Dropdown(visitor.bench.datasets(task), value=visitor.bench.dataset)}
 
@@ -469,6 +482,19 @@ class Page:
         if not message:
             yield self._updates(visitor, {})
             visitor.follows = False
+
+
+def _theme() -> gr.themes.Base:
+    """Gradio's, in colors whose texts have a contrast of at least 4.5 (WCAG 2, level AA)."""
+    theme = gr.themes.Default(primary_hue="blue", font=_FONT, font_mono=["ui-monospace", "monospace"])
+    return theme.set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_700",
+    )
 
 
 def _words(error: Exception) -> str:
