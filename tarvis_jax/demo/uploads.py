@@ -5,6 +5,7 @@ is; the name counts for nothing. `decode.py` does the rest in a process of its o
 amounts of memory, time and disk. What goes wrong there becomes one ValueError here, with a message for the visitor.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -118,14 +119,19 @@ def take_upload(paths: Sequence[Path], folder: Path, limits: Limits) -> Clip:
                     "Upload one video, one ZIP archive of images, or images."
                 )
     label = name_of(files[0][0]) if len(files) == 1 else f"{name_of(files[0][0])} and {len(files) - 1} more"
-    clip_folder = Path(tempfile.mkdtemp(prefix="clip-", dir=folder))
+    request = {"files": [[*file, kind] for file, kind in zip(files, types, strict=True)]}
+    request["limits"] = dataclasses.asdict(limits)
     try:
-        request = {"files": [[*file, kind] for file, kind in zip(files, types, strict=True)]}
-        answer = _decode(request | {"limits": dataclasses.asdict(limits)}, label, clip_folder, limits)
-        return Clip(name=label, folder=clip_folder, **answer)
-    except BaseException:
-        shutil.rmtree(clip_folder, ignore_errors=True)
-        raise
+        with contextlib.ExitStack() as undo:
+            clip_folder = Path(tempfile.mkdtemp(prefix="clip-", dir=folder))
+            undo.callback(shutil.rmtree, clip_folder, ignore_errors=True)
+            clip = Clip(name=label, folder=clip_folder, **_decode(request, label, clip_folder, limits))
+            undo.pop_all()
+            return clip
+    except FileNotFoundError as error:
+        if folder.is_dir():
+            raise
+        raise ValueError(f"{label}: the visit has ended.") from error
 
 
 def _decode(request: dict, label: str, folder: Path, limits: Limits) -> dict:

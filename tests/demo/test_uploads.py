@@ -618,6 +618,19 @@ def wait_until_dead(number: int) -> None:
         time.sleep(0.01)
 
 
+def test_a_visit_that_ends_while_its_upload_is_decoded(tmp_path, monkeypatch):
+    """The folder vanishes under the child."""
+    (tmp_path / "a.png").write_bytes(IMAGE)
+    folder = tmp_path / "visit"
+    with pytest.raises(ValueError, match="a: the visit has ended."):
+        take_upload([tmp_path / "a.png"], folder, LIMITS)
+    folder.mkdir()
+    code = f"import shutil; shutil.rmtree({str(folder)!r})"
+    monkeypatch.setattr(uploads, "_CHILD", (sys.executable, "-S", "-c", f"{code}; {CLAIM}"))
+    with pytest.raises(ValueError, match="a: the visit has ended."):
+        take_upload([tmp_path / "a.png"], folder, LIMITS)
+
+
 def test_the_child_limits_itself_and_loads_little():
     code = """
 import resource, sys
