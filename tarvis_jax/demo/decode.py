@@ -7,6 +7,7 @@ OpenCV are not imported: it starts in a fraction of a second, and the limit on m
 """
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -18,9 +19,14 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from typing import IO, NoReturn
 
+import PIL.GifImagePlugin
 import PIL.Image
 import PIL.ImageOps
+import PIL.JpegImagePlugin
+import PIL.PngImagePlugin
+import PIL.WebPImagePlugin
 
+from tarvis_jax.demo import sandbox
 from tarvis_jax.demo.uploads import (
     HEADER_BYTES,
     IMAGES,
@@ -103,7 +109,7 @@ def main() -> None:
     request = json.load(sys.stdin)
     request["limits"]["types"] = tuple(request["limits"]["types"])
     limits = Limits(**request["limits"])
-    limit_process(limits)
+    limit_process(limits, request["files"])
     frames = _Frames(limits)
     name = request["files"][0][0]
     try:
@@ -127,8 +133,15 @@ def main() -> None:
     json.dump(answer, sys.stdout)
 
 
-def limit_process(limits: Limits) -> None:
-    """Limits this process for good: nothing that it decodes can lift the limits again."""
+def limit_process(limits: Limits, files: Sequence[tuple[str, str, str]]) -> None:
+    """Limits this process for good: nothing that it decodes can lift the limits again.
+
+    Where the kernel knows how, nothing can be read from here on but the files of the upload and the modules of Python,
+    Pillow and PyAV, and nothing can be written but into the working folder.
+    """
+    modules = [os, PIL]
+    if any(kind in _DEMUXERS for _, _, kind in files):
+        modules.append(importlib.import_module("av"))  # before the system's libraries are out of sight
     signal.alarm(limits.max_seconds + 1)  # ends it where its parent was killed
     for which, limit in (
         (resource.RLIMIT_AS, limits.max_memory),
@@ -138,6 +151,8 @@ def limit_process(limits: Limits) -> None:
     ):
         resource.setrlimit(which, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CPU, (limits.max_seconds, limits.max_seconds + 1))  # SIGXCPU, then SIGKILL
+    if sandbox.version():
+        sandbox.confine([path for _, path, _ in files] + [os.path.dirname(each.__file__) for each in modules], ".")
 
 
 def _refuse(message: str) -> NoReturn:

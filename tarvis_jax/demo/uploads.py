@@ -7,6 +7,7 @@ amounts of memory, time and disk. What goes wrong there becomes one ValueError h
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Annotated
 
+from tarvis_jax.demo import sandbox
 from tarvis_jax.fields import Length, OneOf, Range, check_fields
 
 IMAGES = ("JPEG", "PNG", "WebP", "GIF")
@@ -140,6 +142,7 @@ def _decode(request: dict, label: str, folder: Path, limits: Limits) -> dict:
     The child's environment says where Python's packages and libraries lie, and nothing else. It leads a process group
     of its own, so that nothing that it might start outlives it.
     """
+    _warn_if_unconfined()
     environment = {"PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path)}
     environment |= {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     with (
@@ -172,6 +175,16 @@ def _decode(request: dict, label: str, folder: Path, limits: Limits) -> dict:
         logging.error("the decoder of uploads failed: %s", complaints.decode(errors="replace"))
         problem = "the decoder failed, and the log of the server says why"
     raise ValueError(f"{label}: {problem}. It was stopped after {num_frames} frames.")
+
+
+@functools.cache
+def _warn_if_unconfined() -> None:
+    """Once in a process."""
+    if not sandbox.version():
+        logging.warning(
+            "this kernel has no Landlock: uploads are decoded with limits on memory, time and disk, but a file that "
+            "takes the decoder over can read what this user can read"
+        )
 
 
 def _ends_within(child: subprocess.Popen, seconds: float) -> bool:
