@@ -18,6 +18,7 @@ ONLY = {
     "tensorflow": ("tarvis_jax/train/metrics.py",),
     "tensorflow_datasets": ("input_pipeline/shards/",),
     "array_record": ("input_pipeline/shards/",),
+    "gradio": ("tarvis_jax/demo/page.py", "tarvis_jax/demo/__main__.py"),
 }
 # Heavy libraries that must not be imported when the module is: only inside the functions that use them.
 INSIDE_FUNCTIONS = ("tensorflow", "clu", "wandb", "matplotlib")
