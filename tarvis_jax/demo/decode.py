@@ -7,6 +7,7 @@ OpenCV are not imported: it starts in a fraction of a second, and the limit on m
 """
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -18,10 +19,14 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from typing import IO, NoReturn
 
-import av
+import PIL.GifImagePlugin
 import PIL.Image
 import PIL.ImageOps
+import PIL.JpegImagePlugin
+import PIL.PngImagePlugin
+import PIL.WebPImagePlugin
 
+from tarvis_jax.demo import sandbox
 from tarvis_jax.demo.uploads import (
     HEADER_BYTES,
     IMAGES,
@@ -32,6 +37,7 @@ from tarvis_jax.demo.uploads import (
     file_type,
     natural_key,
     open_regular_file,
+    printable,
 )
 
 _DEMUXERS = {"MP4": "mov", "AVI": "avi", "Matroska": "matroska"}
@@ -52,6 +58,7 @@ _CODECS = (
 _QUALITY = 95  # of the JPEG frames
 _OPEN_FILES = 16
 _CHUNK = 2**16  # bytes
+_UNREADABLE = "cannot be decoded; it is truncated, corrupt or of an unknown variant"
 
 
 class _Frames:
@@ -88,7 +95,7 @@ class _Frames:
                 f"{self.size[0]}x{self.size[1]} (width x height)."
             )
         path = f"{self.count:06d}.jpg"
-        image.save(path, quality=_QUALITY)
+        image.save(path, quality=_QUALITY, subsampling=0)
         self.count += 1
         self.num_bytes += os.stat(path).st_size
         if self.num_bytes > self.limits.max_frame_bytes:
@@ -102,12 +109,13 @@ def main() -> None:
     request = json.load(sys.stdin)
     request["limits"]["types"] = tuple(request["limits"]["types"])
     limits = Limits(**request["limits"])
-    limit_process(limits)
+    limit_process(limits, request["files"])
     frames = _Frames(limits)
+    name = request["files"][0][0]
     try:
         frames_per_second = _decode(request["files"], frames)
         if not frames.count:
-            _refuse(f"{request['files'][0][0]}: no frame could be read.")
+            _refuse(f"{name}: no frame could be read.")
         answer = {
             "num_frames": frames.count,
             "size": [frames.size[1], frames.size[0]],
@@ -117,23 +125,34 @@ def main() -> None:
         answer = {"refused": str(error)}
     except MemoryError:
         answer = {
-            "refused": f"{request['files'][0][0]}: decoding needs more memory than the limit of "
-            f"{amount(limits.max_memory)}; it was stopped after {frames.count} frames."
+            "refused": f"{name}: decoding needs more memory than the limit of {amount(limits.max_memory)}. "
+            f"It was stopped after {frames.count} frames."
         }
+    except OSError as error:
+        answer = {"refused": f"{name}: frame {frames.count} could not be kept on the server ({error.strerror})."}
     json.dump(answer, sys.stdout)
 
 
-def limit_process(limits: Limits) -> None:
-    """Limits this process for good: soft and hard limits are the same."""
+def limit_process(limits: Limits, files: Sequence[tuple[str, str, str]]) -> None:
+    """Limits this process for good: nothing that it decodes can lift the limits again.
+
+    Where the kernel knows how, nothing can be read from here on but the files of the upload and the modules of Python,
+    Pillow and PyAV, and nothing can be written but into the working folder.
+    """
+    modules = [os, PIL]
+    if any(kind in _DEMUXERS for _, _, kind in files):
+        modules.append(importlib.import_module("av"))  # before the system's libraries are out of sight
     signal.alarm(limits.max_seconds + 1)  # ends it where its parent was killed
     for which, limit in (
         (resource.RLIMIT_AS, limits.max_memory),
-        (resource.RLIMIT_CPU, limits.max_seconds),
-        (resource.RLIMIT_FSIZE, min(limits.max_frame_bytes, limits.max_pixels * 6 + 2**16)),
+        (resource.RLIMIT_FSIZE, limits.max_pixels * 6 + 2**16),
         (resource.RLIMIT_NOFILE, _OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(which, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CPU, (limits.max_seconds, limits.max_seconds + 1))  # SIGXCPU, then SIGKILL
+    if sandbox.version():
+        sandbox.confine([path for _, path, _ in files] + [os.path.dirname(each.__file__) for each in modules], ".")
 
 
 def _refuse(message: str) -> NoReturn:
@@ -165,11 +184,11 @@ def _decoding(where: str) -> Iterator[None]:
         yield
     except MemoryError:
         raise
+    except PIL.UnidentifiedImageError as error:
+        raise ValueError(f"{where}: {_UNREADABLE} (its header cannot be read).") from error
     except Exception as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{where}: cannot be decoded; it is truncated, corrupt or of an unknown variant ({reason})."
-        ) from error
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ValueError(f"{where}: {_UNREADABLE} ({printable(reason, 100)}).") from error
 
 
 def _open_image(name: str, file: IO[bytes], kind: str, frames: _Frames) -> PIL.Image.Image:
@@ -181,14 +200,19 @@ def _open_image(name: str, file: IO[bytes], kind: str, frames: _Frames) -> PIL.I
     return image
 
 
+def _num_images(image: PIL.Image.Image, kind: str) -> int | None:
+    """Images in one file, as its header says; None for GIF, which says nothing. A JPEG counts as one: further images in
+    it are previews and depths."""
+    return {"JPEG": 1, "GIF": None}.get(kind, getattr(image, "n_frames", 1))
+
+
 def _still(name: str, file: IO[bytes], kind: str, frames: _Frames) -> None:
     image = _open_image(name, file, kind, frames)
     with _decoding(name):
-        is_animated = getattr(image, "is_animated", False)
+        is_animated = kind != "JPEG" and getattr(image, "is_animated", False)
     if is_animated:
-        _refuse(f"{name}: an animation among other images; expected still images, or one animation alone.")
+        _refuse(f"{name}: an animation among other images. Expected still images, or one animation alone.")
     with _decoding(name):
-        image.load()
         rgb = _rgb(image)
     frames.add(name, name, rgb)
 
@@ -196,16 +220,18 @@ def _still(name: str, file: IO[bytes], kind: str, frames: _Frames) -> None:
 def _animation(name: str, file: IO[bytes], kind: str, frames: _Frames) -> float | None:
     """One image file: a still image is a clip of one frame."""
     image = _open_image(name, file, kind, frames)
-    frames.check_count(name, getattr(image, "_n_frames", None) or 1, f"{getattr(image, '_n_frames', None)}")
+    num_images = _num_images(image, kind)
+    if num_images is not None:
+        frames.check_count(name, num_images, str(num_images))
     milliseconds = 0
-    while True:
+    while num_images is None or frames.count < num_images:
         where = f"{name}, frame {frames.count}"
-        with _decoding(where if frames.count else name):
-            try:
-                image.seek(frames.count)
-            except EOFError:
-                break
-            image.load()
+        with _decoding(where):
+            if frames.count:
+                try:
+                    image.seek(frames.count)
+                except EOFError:
+                    break
             rgb = _rgb(image)
             milliseconds += image.info.get("duration", 0)
         frames.add(name, where, rgb)
@@ -213,7 +239,8 @@ def _animation(name: str, file: IO[bytes], kind: str, frames: _Frames) -> float 
 
 
 def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """8-bit RGB, upright. Of 16 bits the upper 8 stay; what is transparent keeps its color, as OpenCV has it."""
+    """Decodes to 8-bit RGB, upright. Of 16 bits the upper 8 stay; what is transparent keeps its color, as in OpenCV."""
+    image.load()
     image = PIL.ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         image = image.point(lambda value: value * (1 / 256)).convert("L")
@@ -222,7 +249,10 @@ def _rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 
 def _video(name: str, file: IO[bytes], kind: str, frames: _Frames) -> float | None:
     """The container is what the first bytes say: nothing that names other files is ever tried."""
+    import av  # half of the time that this process takes to start, and images do without
+
     av.logging.set_level(None)
+    _check_whole(name, file, kind)
     options = {
         "protocol_whitelist": "none",
         "codec_whitelist": ",".join(_CODECS),
@@ -232,7 +262,7 @@ def _video(name: str, file: IO[bytes], kind: str, frames: _Frames) -> float | No
         container = av.open(file, format=_DEMUXERS[kind], options=options)
     with container:
         if not container.streams.video:
-            _refuse(f"{name}: has no video, only {len(container.streams)} other streams (sound or text).")
+            _refuse(f"{name}: has no video, but {len(container.streams)} other streams (sound or text).")
         stream = container.streams.video[0]
         codec = stream.codec_context
         if codec is None or codec.name not in _CODECS:
@@ -249,14 +279,56 @@ def _video(name: str, file: IO[bytes], kind: str, frames: _Frames) -> float | No
             where = f"{name}, frame {frames.count}"
             with _decoding(where):
                 frame = next(decoded, None)
-                if frame is None:
-                    break
-                frames.check(where, frame.width, frame.height)
+            if frame is None:
+                break
+            frames.check(where, frame.width, frame.height)
+            with _decoding(where):
                 image = frame.to_image()
-                if frame.rotation:
+                if frame.rotation:  # phones hold the sensor sideways
                     image = image.rotate(frame.rotation, expand=True)
             frames.add(name, where, image)
     return float(rate) if rate and 0 < rate < 10_000 else None
+
+
+def _check_whole(name: str, file: IO[bytes], kind: str) -> None:
+    """Refuses a container whose outermost parts reach beyond the end of the file: it was cut."""
+    size = os.fstat(file.fileno()).st_size
+    end = 0
+    while 0 <= end < size:
+        file.seek(end)
+        header = file.read(64)
+        if kind == "MP4":
+            end = _end_of_box(header, end, size)
+        elif kind == "AVI":
+            length = int.from_bytes(header[4:8], "little")
+            end = size if length in (0, 2**32 - 1) else end + 8 + length + length % 2
+        else:
+            end = _end_of_element(header, end, size)
+    if end > size:
+        _refuse(f"{name}: is truncated; its header speaks of {end} bytes or more, the file has {size}.")
+    file.seek(0)
+
+
+def _end_of_box(header: bytes, start: int, size: int) -> int:
+    """Where a box of an MP4 file ends, whose first bytes are given; `size` is that of the file."""
+    length = int.from_bytes(header[:4], "big")
+    if length == 1:
+        length = int.from_bytes(header[8:16], "big")
+    return start + length if length >= 8 else size
+
+
+def _end_of_element(header: bytes, start: int, size: int) -> int:
+    """Where an element of a Matroska file ends, whose first bytes are given; `size` is that of the file."""
+    if not header[0] or len(header) < 12:
+        return size
+    width_of_id = 9 - header[0].bit_length()
+    first = header[width_of_id] if width_of_id < len(header) else 0
+    if not first:
+        return size
+    width = 9 - first.bit_length()
+    length = int.from_bytes(header[width_of_id : width_of_id + width], "big") - (1 << 7 * width)
+    is_unknown = length == (1 << 7 * width) - 1  # a recording that was never finished, or a stream
+    return size if is_unknown else start + width_of_id + width + length
 
 
 def _archive(name: str, file: IO[bytes], frames: _Frames) -> None:

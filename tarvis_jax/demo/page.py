@@ -197,17 +197,14 @@ class Page:
                         elem_id="clip-upload",
                         height=160,
                     )
-                    with gr.Row():
-                        kind = gr.Dropdown(
-                            [(label, name) for name, label in downloads.FORMATS.items()],
-                            value=next(iter(downloads.FORMATS)),
-                            label="Download as",
-                            elem_id="download-kind",
-                            filterable=False,
-                            scale=2,
-                            min_width=260,
-                        )
-                        download = gr.Button("Download", elem_id="download", min_width=120)
+                    kind = gr.Dropdown(
+                        [(label, name) for name, label in downloads.FORMATS.items()],
+                        value=next(iter(downloads.FORMATS)),
+                        label="Download as",
+                        elem_id="download-kind",
+                        filterable=False,
+                    )
+                    download = gr.Button("Download", elem_id="download")
                     file = gr.File(visible="hidden", elem_id="download-file")
 
         # What handlers may change, see `_view`.
@@ -523,7 +520,7 @@ def _progress_text(progress: Progress) -> str:
         return _paragraph("No clip yet.")
     text = f"{progress.done} of {progress.total} frames"
     if progress.is_running:
-        text += " so far" if progress.done else ": the network begins"
+        text += " so far" if progress.done else ": the network begins (its first clip of a size takes longest)"
     elif progress.done < progress.total and progress.done:
         text += ", stopped"
     elif progress.done:

@@ -5,7 +5,9 @@ is; the name counts for nothing. `decode.py` does the rest in a process of its o
 amounts of memory, time and disk. What goes wrong there becomes one ValueError here, with a message for the visitor.
 """
 
+import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -17,11 +19,13 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Annotated
 
+from tarvis_jax.demo import sandbox
 from tarvis_jax.fields import Length, OneOf, Range, check_fields
 
 IMAGES = ("JPEG", "PNG", "WebP", "GIF")
@@ -31,6 +35,7 @@ HEADER_BYTES = 512  # what `file_type` looks at
 
 _NAME_LENGTH = 80  # characters of a name that is shown
 _ANSWER_BYTES = 16_384  # what is read of a child's answer and of its error output
+_CHILD = (sys.executable, "-P", "-m", "tarvis_jax.demo.decode")
 _DECODERS = threading.BoundedSemaphore(2)  # decoders at a time in this process; each may take `Limits.max_memory`
 
 
@@ -112,33 +117,34 @@ def take_upload(paths: Sequence[Path], folder: Path, limits: Limits) -> Clip:
         for (name, _), kind in zip(files, types, strict=True):
             if kind not in IMAGES:
                 raise ValueError(
-                    f"{name}: a {kind} file cannot be combined with other files (found {len(files)} files). "
+                    f"{name}: {kind} files cannot be combined with other files (found {len(files)} files). "
                     "Upload one video, one ZIP archive of images, or images."
                 )
     label = name_of(files[0][0]) if len(files) == 1 else f"{name_of(files[0][0])} and {len(files) - 1} more"
-    clip_folder = Path(tempfile.mkdtemp(prefix="clip-", dir=folder))
+    request = {"files": [[*file, kind] for file, kind in zip(files, types, strict=True)]}
+    request["limits"] = dataclasses.asdict(limits)
     try:
-        request = {"files": [[*file, kind] for file, kind in zip(files, types, strict=True)]}
-        answer = _decode(request | {"limits": dataclasses.asdict(limits)}, label, clip_folder, limits)
-        return Clip(
-            name=label,
-            folder=clip_folder,
-            num_frames=answer["num_frames"],
-            size=tuple(answer["size"]),
-            frames_per_second=answer["frames_per_second"],
-        )
-    except BaseException:
-        shutil.rmtree(clip_folder, ignore_errors=True)
-        raise
+        with contextlib.ExitStack() as undo:
+            clip_folder = Path(tempfile.mkdtemp(prefix="clip-", dir=folder))
+            undo.callback(shutil.rmtree, clip_folder, ignore_errors=True)
+            clip = Clip(name=label, folder=clip_folder, **_decode(request, label, clip_folder, limits))
+            undo.pop_all()
+            return clip
+    except FileNotFoundError as error:
+        if folder.is_dir():
+            raise
+        raise ValueError(f"{label}: the visit has ended.") from error
 
 
 def _decode(request: dict, label: str, folder: Path, limits: Limits) -> dict:
     """Runs `decode.py` with `folder` as its working folder, and returns its answer.
 
-    The child gets no other environment than where Python's packages lie. It is the leader of a process group, so that
-    nothing that it might start outlives it.
+    The child's environment says where Python's packages and libraries lie, and nothing else. It leads a process group
+    of its own, so that nothing that it might start outlives it.
     """
+    _warn_if_unconfined()
     environment = {"PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path)}
+    environment |= {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     with (
         _DECODERS,
         tempfile.TemporaryFile() as question,
@@ -148,46 +154,63 @@ def _decode(request: dict, label: str, folder: Path, limits: Limits) -> dict:
         question.write(json.dumps(request).encode())
         question.seek(0)
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tarvis_jax.demo.decode"],
-            stdin=question,
-            stdout=reply,
-            stderr=errors,
-            cwd=folder,
-            env=environment,
-            start_new_session=True,
+            _CHILD, stdin=question, stdout=reply, stderr=errors, cwd=folder, env=environment, start_new_session=True
         )
         try:
-            status = child.wait(limits.max_seconds)
-        except subprocess.TimeoutExpired:
-            status = -signal.SIGXCPU
+            in_time = _ends_within(child, limits.max_seconds)
         finally:
-            _kill_group(child)
-        answer = _beginning(reply)
-        if status == 0:
-            answer = json.loads(answer)
-            if "refused" in answer:
-                raise ValueError(answer["refused"])
-            return answer
-        num_frames = sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
-        if status in (-signal.SIGXCPU, -signal.SIGALRM, -signal.SIGKILL):
-            raise ValueError(
-                f"{label}: decoding takes longer than the limit of {limits.max_seconds} s; it was stopped after "
-                f"{num_frames} frames."
-            )
-        end = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        logging.warning("decoding an upload ended with %s: %s", end, _beginning(errors).decode(errors="replace"))
-        raise ValueError(
-            f"{label}: the decoder broke down on this file after {num_frames} frames ({end}). The file is corrupt, or "
-            "made to do that."
+            os.killpg(child.pid, signal.SIGKILL)  # before `wait` drops the child, while its number is surely its own
+            status = child.wait()
+        answer, complaints = _beginning(reply), _beginning(errors)
+    if in_time and status == 0:
+        return _checked_answer(answer, label, folder, limits)
+    num_frames = sum(1 for _ in folder.iterdir())
+    if not in_time or status in (-signal.SIGXCPU, -signal.SIGALRM):
+        problem = f"decoding takes longer than the limit of {limits.max_seconds} s"
+    elif status == -signal.SIGKILL:
+        problem = "the system stopped the decoder, probably for want of memory"
+    elif status < 0:
+        problem = f"the decoder broke down ({signal.Signals(-status).name}); the file is corrupt, or made to do that"
+    else:
+        logging.error("the decoder of uploads failed: %s", complaints.decode(errors="replace"))
+        problem = "the decoder failed, and the log of the server says why"
+    raise ValueError(f"{label}: {problem}. It was stopped after {num_frames} frames.")
+
+
+@functools.cache
+def _warn_if_unconfined() -> None:
+    """Once in a process."""
+    if not sandbox.version():
+        logging.warning(
+            "this kernel has no Landlock: uploads are decoded with limits on memory, time and disk, but a file that "
+            "takes the decoder over can read what this user can read"
         )
 
 
-def _kill_group(child: subprocess.Popen) -> None:
+def _ends_within(child: subprocess.Popen, seconds: float) -> bool:
+    """Waits for the end of a process, without dropping it."""
+    deadline = time.monotonic() + seconds
+    while os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _checked_answer(answer: bytes, label: str, folder: Path, limits: Limits) -> dict:
+    """What the child says of the clip, compared with what it left: a file may have taken the child over."""
     try:
-        os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it ended and left nothing behind
-    child.wait()
+        answer = json.loads(answer)
+        if "refused" in answer:
+            raise ValueError(str(answer["refused"]))
+        (height, width), num_frames = map(int, answer["size"]), int(answer["num_frames"])
+        rate = None if answer["frames_per_second"] is None else float(answer["frames_per_second"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{label}: the decoder broke down and gave no answer.") from error
+    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False))
+    if num_frames > limits.max_frames or found != [f"{index:06d}.jpg" for index in range(num_frames)]:
+        raise ValueError(f"{label}: the decoder broke down and left {len(found)} frames, expected {num_frames}.")
+    return {"size": (height, width), "num_frames": num_frames, "frames_per_second": rate}
 
 
 def _beginning(file: IO[bytes]) -> bytes:
@@ -199,18 +222,18 @@ def open_regular_file(name: str, path: str) -> IO[bytes]:
     """Opens a file for reading; raises ValueError for anything else than a regular file, links included."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise ValueError(f"{name}: cannot be read ({error.strerror}).") from error
-    file = open(descriptor, "rb")
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        raise ValueError(f"{name}: cannot be read ({getattr(error, 'strerror', error)}).") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        file.close()
+        os.close(descriptor)
         raise ValueError(f"{name}: not a regular file.")
-    return file
+    return open(descriptor, "rb")
 
 
 def check_bytes(name: str, num_bytes: int, limit: int) -> None:
+    """Raises ValueError for more bytes than the limit."""
     if num_bytes > limit:
-        raise ValueError(f"{name}: {amount(num_bytes)} are more than the limit of {amount(limit)}.")
+        raise ValueError(f"{name}: {num_bytes} bytes are more than the limit of {limit} bytes ({amount(limit)}).")
 
 
 def file_type(name: str, header: bytes, types: Sequence[str] = TYPES) -> str:
@@ -272,20 +295,23 @@ _MAGIC = (
 
 
 def display_name(name: str) -> str:
-    """A name that can be shown: letters, digits, emoji, spaces and "-_.,()+", at most 80 characters.
-
-    Folders in front are dropped. Line breaks, controls and marks that turn the direction of writing vanish; quotes,
-    brackets and whatever else means something in HTML or Markdown become "_".
-    """
-    text = unicodedata.normalize("NFC", name.encode(errors="replace").decode(errors="replace"))
-    text = re.split(r"[/\\]", text)[-1]
-    shown = "".join(_shown(character) for character in text)
-    shown = " ".join(shown.split()).strip(". ") or "unnamed"
+    """The last part of a path as text that can be shown: at most 80 characters of `printable`."""
+    shown = printable(re.split(r"[/\\]", name)[-1]).strip(". ") or "unnamed"
     if len(shown) <= _NAME_LENGTH:
         return shown
     stem, suffix = os.path.splitext(shown)
     suffix = suffix if len(suffix) < 10 else ""
     return f"{stem[: _NAME_LENGTH - 1 - len(suffix)]}…{suffix}"
+
+
+def printable(text: str, most: int | None = None) -> str:
+    """Letters, digits, emoji, spaces and "-_.,()+" of a text, at most so many characters.
+
+    Line breaks, controls and marks that turn the direction of writing vanish. Quotes, brackets and whatever else means
+    something in HTML or Markdown become "_".
+    """
+    text = unicodedata.normalize("NFC", text.encode(errors="replace").decode(errors="replace"))
+    return " ".join("".join(_shown(character) for character in text).split())[:most]
 
 
 def _shown(character: str) -> str:

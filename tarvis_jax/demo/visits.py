@@ -37,7 +37,7 @@ class VisitLimits:
 
     Attributes:
       max_visitors: folders at a time.
-      max_bytes: of all files of all visitors.
+      max_bytes: of all files of the server: those of all visitors, and uploads that are not yet decoded.
       max_idle_seconds: a visitor who does nothing for longer is gone.
     """
 
@@ -80,7 +80,7 @@ class Visits:
         Args:
           root: where the folders of servers lie; exists. By default the system's folder for temporary files.
           limits: by default those of `VisitLimits`.
-          on_close: called with the key of every visitor whose folder is being removed, however it came to that.
+          on_close: called with the key of every visitor whose folder was removed, however it came to that.
         """
         self.limits = limits or VisitLimits()
         self._root = Path(tempfile.gettempdir() if root is None else root)
@@ -124,12 +124,14 @@ class Visits:
             return visit.folder
 
     def free_bytes(self) -> int:
-        """Bytes that visitors may still write together, at least 1; raises ValueError where there are none."""
-        with self._guard:
-            used = sum(_bytes_in(visit.folder) for visit in self._visits.values())
+        """Bytes that visitors may still write together, at least 1; raises ValueError where there are none.
+
+        Everything below `path` counts.
+        """
+        used = _bytes_in(self.path)
         if used >= self.limits.max_bytes:
             raise ValueError(
-                f"The clips and results on the server take {amount(used)}, and its limit is "
+                f"The files on the server take {amount(used)}, and its limit is "
                 f"{amount(self.limits.max_bytes)}. Try again later."
             )
         return self.limits.max_bytes - used

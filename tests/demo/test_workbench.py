@@ -65,7 +65,7 @@ def same(result, other):
 def test_results_are_those_of_a_session(clip, task):
     points = [(0, 1, RED), (3, 2, GREEN)] if task in ("vos", "pet") else []
     bench = finish(make(clip, task, points=points))
-    session = ColorModel().session(task, bench.dataset)
+    session = ColorModel().session(task, bench.dataset, size_table=True)
     for frame, id, point in points:
         session.add_target(frame, id, point_yx=point)
     assert len(list(session.run(clip.folder))) == NUM_FRAMES
