@@ -129,7 +129,12 @@ class Page:
             gr.HTML("<h1>TarViS: segment any targets in a video</h1>", padding=False)
             with gr.Row():
                 samples = gr.Dropdown(
-                    list(self._samples), value=None, label="Sample clip", elem_id="samples", filterable=False
+                    list(self._samples),
+                    value=None,
+                    label="Sample clip",
+                    elem_id="samples",
+                    filterable=False,
+                    min_width=240,
                 )
                 task = gr.Dropdown(
                     [(TASK_LABELS[name], name) for name in TASK_LABELS if bench.datasets(name)],
@@ -137,6 +142,7 @@ class Page:
                     label="Task",
                     elem_id="task",
                     filterable=False,
+                    min_width=240,
                 )
                 dataset = gr.Dropdown(
                     bench.datasets(bench.task),
@@ -177,19 +183,19 @@ class Page:
                         )
                         target = gr.Dropdown([], label="Target", elem_id="target", filterable=False)
                         with gr.Row():
-                            add = gr.Button("Add target", size="sm", elem_id="add-target", min_width=90)
-                            remove = gr.Button("Remove target", size="sm", elem_id="remove-target", min_width=90)
-                            clear = gr.Button("Clear this frame", size="sm", elem_id="clear-target", min_width=90)
+                            add = gr.Button("Add target", size="md", elem_id="add-target", min_width=90)
+                            remove = gr.Button("Remove target", size="md", elem_id="remove-target", min_width=90)
+                            clear = gr.Button("Clear this frame", size="md", elem_id="clear-target", min_width=90)
                         with gr.Row():
                             y = gr.Number(0, label="Point y", precision=1, elem_id="point-y", min_width=70)
                             x = gr.Number(0, label="Point x", precision=1, elem_id="point-x", min_width=70)
-                            give = gr.Button("Give this point", size="sm", elem_id="give-point", min_width=90)
+                            give = gr.Button("Give this point", size="md", elem_id="give-point", min_width=90)
                     tracks = gr.HTML("", elem_id="tracks", padding=False)
                     upload = gr.File(
                         label="Your own clip: a video, images, or a zip of images",
                         file_count="multiple",
                         elem_id="clip-upload",
-                        height=120,
+                        height=160,
                     )
                     kind = gr.Dropdown(
                         [(label, name) for name, label in downloads.FORMATS.items()],

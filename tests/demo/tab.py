@@ -71,7 +71,7 @@ class Tab:
     def run(self) -> None:
         """Runs to the end of the clip."""
         self.press("run")
-        self.wait_for_progress(", done")
+        self.wait("/, done(?!.*anew)/.test(document.querySelector('#progress').innerText)")
 
     def download(self, kind: str) -> pathlib.Path:
         """The file that the browser saves."""
@@ -89,6 +89,11 @@ class Tab:
         box, (height, width) = canvas.bounding_box(), self.clip_size()
         x, y = (point_yx[1] + 0.5) / width, (point_yx[0] + 0.5) / height
         return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    def tab_to_list(self, part: str) -> None:
+        """As `tab_to`; waits until the list is open."""
+        self.tab_to(part, "input")
+        self.page.locator(f"#{part} [aria-expanded=true]").wait_for()
 
     # What is seen.
 
