@@ -35,6 +35,7 @@ HEADER_BYTES = 512  # what `file_type` looks at
 
 _NAME_LENGTH = 80  # characters of a name that is shown
 _ANSWER_BYTES = 16_384  # what is read of a child's answer and of its error output
+_ROOT = Path(__file__).resolve().parents[2]  # where `tarvis_jax` is found, also by a parent that has "" for it
 _CHILD = (sys.executable, "-P", "-m", "tarvis_jax.demo.decode")
 _DECODERS = threading.BoundedSemaphore(2)  # decoders at a time in this process; each may take `Limits.max_memory`
 
@@ -58,7 +59,7 @@ class Limits:
     max_image_bytes: Annotated[int, Range(1, 2**32)] = 64 * 2**20
     max_frames: Annotated[int, Range(1, 999_999)] = 3000
     max_pixels: Annotated[int, Range(1, 2**28)] = 3840 * 2160
-    max_seconds: Annotated[int, Range(1, 86_400)] = 300
+    max_seconds: Annotated[int, Range(1, 86_400)] = 180
     max_memory: Annotated[int, Range(2**28, 2**40)] = 2 * 2**30
     max_frame_bytes: Annotated[int, Range(1, 2**44)] = 2 * 2**30
     types: Annotated[tuple[Annotated[str, OneOf(TYPES)], ...], Length(1, len(TYPES))] = TYPES
@@ -143,7 +144,8 @@ def _decode(request: dict, label: str, folder: Path, limits: Limits) -> dict:
     of its own, so that nothing that it might start outlives it.
     """
     _warn_if_unconfined()
-    environment = {"PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path)}
+    paths = [str(Path(path).absolute()) for path in sys.path if path] + [str(_ROOT)]
+    environment = {"PYTHONPATH": os.pathsep.join(paths)}
     environment |= {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     with (
         _DECODERS,

@@ -209,6 +209,19 @@ def test_unusual_images(tmp_path):
         assert_close(found, cv2.imread(str(path), cv2.IMREAD_COLOR)[..., ::-1], tolerance)
 
 
+def test_uploads_from_anywhere(tmp_path):
+    """The child finds its program, whatever "" in the parent's path means by then (`python -c`, notebooks)."""
+    (tmp_path / "a.png").write_bytes(IMAGE)
+    code = """
+import os, pathlib, sys
+from tarvis_jax.demo.uploads import Limits, take_upload
+os.chdir(sys.argv[1])
+print(take_upload([pathlib.Path("a.png")], pathlib.Path("."), Limits()).size)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "(48, 64)\n"
+
+
 def test_two_clips_in_one_folder(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded("PNG", picture(1)))
     first, second = (take_upload([tmp_path / "a.png"], tmp_path, LIMITS) for _ in range(2))

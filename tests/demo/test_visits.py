@@ -1,15 +1,21 @@
 """Visitors' folders: each their own, limited, and gone however the visit or the server ends."""
 
+import contextlib
 import fcntl
+import json
 import os
 import pathlib
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
+from collections.abc import Iterator
 
+import PIL.Image
 import pytest
 
 from tarvis_jax.demo.visits import VisitLimits, Visits
@@ -285,3 +291,55 @@ def test_former_signal_handlers_come_back(tmp_path):
     with Visits(tmp_path):
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+PAGE = """
+import pathlib, sys, threading
+from tarvis_jax.demo.page import Page
+from tests.demo.color_model import ColorModel
+
+root, clip = map(pathlib.Path, sys.argv[1:3])
+with Page(ColorModel(), {"Sample": [clip]}, root=root) as page:
+    print(page.launch("127.0.0.1", int(sys.argv[3])), flush=True)
+    threading.Event().wait()
+"""
+
+
+@contextlib.contextmanager
+def served_page(root: pathlib.Path, clip: pathlib.Path) -> Iterator[subprocess.Popen]:
+    """The page in a process of its own, with a visitor who has opened it and got the sample clip."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    command = [sys.executable, "-c", PAGE, str(root), str(clip), str(port)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            address = process.stdout.readline().strip() + "gradio_api/queue/join"
+            message = json.dumps({"fn_index": 0, "data": [], "session_hash": "visitor"}).encode()  # the page is opened
+            urllib.request.urlopen(
+                urllib.request.Request(address, message, {"Content-Type": "application/json"})
+            ).close()
+            deadline = time.monotonic() + 60
+            while not list(root.glob("*/visit-*/clip-*/000002.jpg")):
+                assert time.monotonic() < deadline, "the visitor has got no clip"
+                time.sleep(0.05)
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.long
+def test_a_page_that_is_killed_while_a_visitor_has_a_clip(tmp_path):
+    """What it leaves is removed by the next one, which leaves nothing when it is ended."""
+    pytest.importorskip("gradio", reason="needs Gradio (pip install gradio)")
+    root, clip = tmp_path / "root", tmp_path / "clip.gif"
+    root.mkdir()
+    images = [PIL.Image.new("RGB", (64, 48), (80 * index, 0, 0)) for index in range(3)]
+    images[0].save(clip, save_all=True, append_images=images[1:])
+    with served_page(root, clip):
+        pass  # and killed
+    (left,) = root.iterdir()
+    with served_page(root, clip) as process:
+        assert not left.exists() and len(list(root.iterdir())) == 1
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert not list(root.iterdir())
