@@ -89,8 +89,7 @@ def open_tab(page, browser, tmp_path):
         tab.set_default_timeout(20_000)
         tab.on("request", watch)
         tab.on("pageerror", lambda error: problems.append(f"fails with {error}"))
-        tab.goto(page.url)
-        return Tab(tab, tmp_path)
+        return Tab(tab, page.url, tmp_path)
 
     yield open_it
     for context in contexts:

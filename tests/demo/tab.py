@@ -12,11 +12,13 @@ from tests.demo.color_model import SIZE, clip_frame
 
 
 class Tab:
-    """The page in one tab of a browser (`playwright.sync_api.Page`, as `tab.page`)."""
+    """The demo in one tab of a browser (`playwright.sync_api.Page`, as `tab.page`)."""
 
-    def __init__(self, page, folder: pathlib.Path):
+    def __init__(self, page, url: str, folder: pathlib.Path):
+        """Opens the demo at `url`, and waits until the first clip is there; `folder` is for downloads."""
         self.page, self._folder = page, folder
-        self.wait_for_clip("Shapes")
+        page.goto(url)
+        self.wait("document.querySelector('#canvas canvas')?.dataset.frame === '0'")
 
     # What is done.
 
