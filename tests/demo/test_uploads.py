@@ -209,6 +209,18 @@ def test_unusual_images(tmp_path):
         assert_close(found, cv2.imread(str(path), cv2.IMREAD_COLOR)[..., ::-1], tolerance)
 
 
+@pytest.mark.parametrize("suffix, codec", [("mp4", "libx264"), ("avi", "mpeg4"), ("mkv", "libx264")])
+def test_bytes_after_the_end_are_left_alone(tmp_path, suffix, codec):
+    """Cameras append their own; and a file without its last byte is refused."""
+    path = write_video(tmp_path / f"a.{suffix}", codec=codec)
+    data = path.read_bytes()
+    path.write_bytes(data + b"\xff\xf0\x00 made by a camera")
+    assert take_upload([path], tmp_path, LIMITS).num_frames == 6
+    path.write_bytes(data[:-1])
+    message = f"a.{suffix}: is truncated; its header speaks of {len(data)} bytes or more, the file has {len(data) - 1}."
+    assert refusal([path], tmp_path) == message
+
+
 def test_uploads_from_anywhere(tmp_path):
     """The child finds its program, whatever "" in the parent's path means by then (`python -c`, notebooks)."""
     (tmp_path / "a.png").write_bytes(IMAGE)
@@ -368,12 +380,17 @@ HOSTILE = {
     "100000x100000 pixels": (
         "a.png",
         lambda _: png_header(100_000, 100_000) + png_chunk(b"IDAT", b"x") + png_chunk(b"IEND", b""),
-        r"a.png: 100000x100000 pixels \(width x height, together 10000000000\) are more than the limit of 76800",
+        r"a.png: 100000x100000 pixels \(width x height\); the limit is 16384 pixels for a side.",
     ),
-    "GIF of 65535x65535": (
+    "PNG of 16385x1": (
+        "a.png",
+        lambda _: encoded("PNG", picture(0, 1, 16_385)),
+        r"a.png: 16385x1 pixels \(width x height\); the limit is 16384 pixels for a side.",
+    ),
+    "GIF of 16384x16384": (
         "a.gif",
-        lambda _: b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0) + many_gif_frames(1)[19:],
-        "a.gif: 65535x65535 pixels",
+        lambda _: b"GIF89a" + struct.pack("<HHBBB", 16384, 16384, 0, 0, 0) + many_gif_frames(1)[19:],
+        "a.gif: 16384x16384 pixels",
     ),
     "PNG bomb in a zip": ("a.zip", lambda _: zip_of(("0.png", png_bomb())), "0.png in a.zip: 12000x12000 pixels"),
     "large video": ("a.mp4", lambda f: video(f, size=(240, 322), count=1), "a.mp4: 322x240 pixels .* limit of 76800"),
