@@ -44,12 +44,14 @@ class _Visitor:
       frame: the one that is shown.
       follows: whether the newest frame of a run is shown, until the visitor moves the slider.
       target: the one that clicks and strokes belong to.
+      sample: the one that is shown, None where the clip is the visitor's own.
     """
 
     bench: Workbench
     frame: int = 0
     follows: bool = False
     target: int | None = None
+    sample: str | None = None
 
 
 class Page:
@@ -113,8 +115,9 @@ class Page:
             enable_monitoring=False,
             footer_links=[],
             max_file_size=self._limits.max_bytes,
-            theme=gr.themes.Default(primary_hue="blue", font=_FONT, font_mono=["ui-monospace", "monospace"]),
+            theme=_theme(),
             css=(_FILES / "page.css").read_text(),
+            js=(_FILES / "page.js").read_text(),
         )
         return url
 
@@ -126,7 +129,12 @@ class Page:
             gr.HTML("<h1>TarViS: segment any targets in a video</h1>", padding=False)
             with gr.Row():
                 samples = gr.Dropdown(
-                    list(self._samples), value=None, label="Sample clip", elem_id="samples", filterable=False
+                    list(self._samples),
+                    value=None,
+                    label="Sample clip",
+                    elem_id="samples",
+                    filterable=False,
+                    min_width=240,
                 )
                 task = gr.Dropdown(
                     [(TASK_LABELS[name], name) for name in TASK_LABELS if bench.datasets(name)],
@@ -134,6 +142,7 @@ class Page:
                     label="Task",
                     elem_id="task",
                     filterable=False,
+                    min_width=240,
                 )
                 dataset = gr.Dropdown(
                     bench.datasets(bench.task),
@@ -174,29 +183,28 @@ class Page:
                         )
                         target = gr.Dropdown([], label="Target", elem_id="target", filterable=False)
                         with gr.Row():
-                            add = gr.Button("Add target", size="sm", elem_id="add-target", min_width=90)
-                            remove = gr.Button("Remove target", size="sm", elem_id="remove-target", min_width=90)
-                            clear = gr.Button("Clear this frame", size="sm", elem_id="clear-target", min_width=90)
+                            add = gr.Button("Add target", size="md", elem_id="add-target", min_width=90)
+                            remove = gr.Button("Remove target", size="md", elem_id="remove-target", min_width=90)
+                            clear = gr.Button("Clear this frame", size="md", elem_id="clear-target", min_width=90)
                         with gr.Row():
                             y = gr.Number(0, label="Point y", precision=1, elem_id="point-y", min_width=70)
                             x = gr.Number(0, label="Point x", precision=1, elem_id="point-x", min_width=70)
-                            give = gr.Button("Give this point", size="sm", elem_id="give-point", min_width=90)
+                            give = gr.Button("Give this point", size="md", elem_id="give-point", min_width=90)
                     tracks = gr.HTML("", elem_id="tracks", padding=False)
                     upload = gr.File(
                         label="Your own clip: a video, images, or a zip of images",
                         file_count="multiple",
                         elem_id="clip-upload",
-                        height=120,
+                        height=160,
                     )
-                    with gr.Row():
-                        kind = gr.Dropdown(
-                            [(label, name) for name, label in downloads.FORMATS.items()],
-                            value=next(iter(downloads.FORMATS)),
-                            label="Download as",
-                            elem_id="download-kind",
-                            filterable=False,
-                        )
-                        download = gr.Button("Download", elem_id="download", min_width=90)
+                    kind = gr.Dropdown(
+                        [(label, name) for name, label in downloads.FORMATS.items()],
+                        value=next(iter(downloads.FORMATS)),
+                        label="Download as",
+                        elem_id="download-kind",
+                        filterable=False,
+                    )
+                    download = gr.Button("Download", elem_id="download")
                     file = gr.File(visible="hidden", elem_id="download-file")
 
         # What handlers may change, see `_view`.
@@ -349,15 +357,23 @@ class Page:
             return self._choose_sample(visitor, next(iter(self._samples)))
         return {}
 
-    def _choose_sample(self, visitor: _Visitor, name: str) -> dict[str, Any]:
+    # Gradio's lists send their value each time that the tabulator leaves them: the same value again changes nothing.
+
+    def _choose_sample(self, visitor: _Visitor, name: str | None) -> dict[str, Any]:
+        if name == visitor.sample:
+            return {}
         if name not in self._samples:
             raise ValueError(f"There is no sample {name!r:.80}.")
         clip = self._take(visitor, self._samples[name])
-        return self._load(visitor, dataclasses.replace(clip, name=name)) | {"samples": name}
+        update = self._load(visitor, dataclasses.replace(clip, name=name)) | {"samples": name}
+        visitor.sample = name
+        return update
 
     def _upload(self, visitor: _Visitor, paths: list[str] | None) -> dict[str, Any]:
         try:
             clip = self._take(visitor, [pathlib.Path(path) for path in paths or ()])
+        except ValueError as error:  # the field is emptied: the next files would be added to these
+            return {"message": _paragraph(str(error)), "upload": None}
         finally:
             for path in paths or ():
                 pathlib.Path(path).unlink(missing_ok=True)
@@ -373,7 +389,7 @@ class Page:
         visitor.bench.load(clip)
         if before is not None:
             shutil.rmtree(before.folder, ignore_errors=True)
-        visitor.frame, visitor.follows, visitor.target = 0, False, None
+        visitor.sample, visitor.frame, visitor.follows, visitor.target = None, 0, False, None
         text = f"{clip.name}: {clip.num_frames} frames of {clip.size[1]} x {clip.size[0]} pixels."
         side = min(clip.size)
         return {
@@ -384,6 +400,8 @@ class Page:
         }
 
     def _choose_task(self, visitor: _Visitor, task: str) -> dict[str, Any]:
+        if task == visitor.bench.task:
+            return {}
         visitor.bench.choose(task)
         return {"dataset": gr.Dropdown(visitor.bench.datasets(task), value=visitor.bench.dataset)}
 
@@ -472,6 +490,19 @@ class Page:
             visitor.follows = False
 
 
+def _theme() -> gr.themes.Base:
+    """Gradio's, in colors whose texts have a contrast of at least 4.5 (WCAG 2, level AA)."""
+    theme = gr.themes.Default(primary_hue="blue", font=_FONT, font_mono=["ui-monospace", "monospace"])
+    return theme.set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_700",
+    )
+
+
 def _words(error: Exception) -> str:
     """What to tell the visitor."""
     if isinstance(error, ValueError):
@@ -489,7 +520,7 @@ def _progress_text(progress: Progress) -> str:
         return _paragraph("No clip yet.")
     text = f"{progress.done} of {progress.total} frames"
     if progress.is_running:
-        text += " so far" if progress.done else ": the network begins"
+        text += " so far" if progress.done else ": the network begins (its first clip of a size takes longest)"
     elif progress.done < progress.total and progress.done:
         text += ", stopped"
     elif progress.done:

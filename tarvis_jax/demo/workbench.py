@@ -385,8 +385,10 @@ class Workbench:
         if self._session is None:
             self._drop_results()
             info = self._model.datasets[self.dataset]
+            # Clips come in all sizes: with the table they share few programs.
+            inference = dataclasses.replace(info.inference, size_table=True)
             self._session = Session(
-                self._model.predictor, self.dataset, info.spec, info.inference, info.class_names, keep_result=False
+                self._model.predictor, self.dataset, info.spec, inference, info.class_names, keep_result=False
             )
         else:
             self._session.seek(start)

@@ -4,8 +4,8 @@ It takes the place of the network alone: sessions, clips, stitching and masks at
 """
 
 import time
+from collections.abc import Mapping, Sequence
 
-import cv2
 import numpy as np
 
 from tarvis_jax import api, datasets
@@ -29,19 +29,20 @@ class ColorPredictor(ColorNetwork):
       seconds: that a clip takes at least.
     """
 
-    def __init__(self, seconds: float = 0.0):
+    def __init__(self, class_names: Mapping[str, Sequence[str]]):
+        """class_names: dataset -> its classes 1..K, by the names of `COLORS`, and "gray"."""
         super().__init__()
-        self.seconds = seconds
-        self.model_seconds = 0.0
+        self.seconds = self.model_seconds = 0.0
+        self._class_names = class_names
 
     def segment_classes(self, images, dataset, place=None):
         time.sleep(self.seconds)
-        masks = np.stack([_logits(images, color) for color in COLORS.values()])
-        is_panoptic = dataset == "PANOPTIC"
-        classes = np.full((len(COLORS), 1 + len(COLORS) + is_panoptic), -4.0, np.float32)
+        names = self._class_names[dataset]
+        semantic = np.stack([_logits(images, COLORS.get(name, _GRAY)) for name in names])
+        masks = semantic[[row for row, name in enumerate(names) if name in COLORS]]
+        classes = np.full((len(masks), 1 + len(names)), -4.0, np.float32)
         for row, mask in enumerate(masks):
-            classes[row, 1 + row + is_panoptic if (mask > 0).any() else 0] = 4
-        semantic = np.concatenate([_logits(images, _GRAY)[None], masks])
+            classes[row, 1 + row + len(names) - len(masks) if (mask > 0).any() else 0] = 4
         return ClassClip(classes, masks, semantic, len(images))
 
     def segment_objects(self, images, inputs, place=None):
@@ -60,16 +61,21 @@ class ColorPredictor(ColorNetwork):
 class ColorModel(api.Model):
     """All four tasks."""
 
-    def __init__(self, seconds: float = 0.0):
+    def __init__(self):
         inference = InferenceConfig(clip_length=6, overlap=3, min_dim=SIZE[0], score_threshold=0.3)
-        names = tuple(COLORS)
+        names = {"COLORS": tuple(COLORS), "WARM": ("red", "yellow"), "PANOPTIC": ("gray", *COLORS)}
+        things = {"PANOPTIC": (1, 2, 3, 4)}
         self.datasets = {
-            "COLORS": DatasetInfo(datasets.DatasetSpec("instance", 4), names, inference),
-            "PANOPTIC": DatasetInfo(datasets.DatasetSpec("panoptic", 5, (1, 2, 3, 4)), ("gray", *names), inference),
-            "DAVIS": DatasetInfo(datasets.DatasetSpec("exemplar", 0, (), "mask"), (), inference),
-            "BURST": DatasetInfo(datasets.DatasetSpec("exemplar", 0, (), "point"), (), inference),
+            key: DatasetInfo(
+                datasets.DatasetSpec("panoptic" if key in things else "instance", len(each), things.get(key, ())),
+                each,
+                inference,
+            )
+            for key, each in names.items()
         }
-        self.predictor = ColorPredictor(seconds)
+        for key, kind in (("DAVIS", "mask"), ("BURST", "point")):
+            self.datasets[key] = DatasetInfo(datasets.DatasetSpec("exemplar", 0, (), kind), (), inference)
+        self.predictor = ColorPredictor(names)
 
 
 def _logits(images: np.ndarray, color) -> np.ndarray:
@@ -80,13 +86,13 @@ def _logits(images: np.ndarray, color) -> np.ndarray:
 
 
 def clip_masks(frame: int) -> dict[str, np.ndarray]:
-    """Where the objects are in a frame, bool [H, W] each: a red disk, a green square, a blue (later yellow) bar."""
-    disk, square, bar = (np.zeros(SIZE, np.uint8) for _ in range(3))
-    cv2.circle(disk, (24 + 6 * frame, 36), 16, 1, -1)
-    cv2.rectangle(square, (140, 20 + 3 * frame), (170, 50 + 3 * frame), 1, -1)
-    cv2.rectangle(bar, (10 + 2 * frame, 84), (60 + 2 * frame, 112), 1, -1)
-    square, disk = square & ~disk, disk
-    return {"red": disk.astype(bool), "green": square.astype(bool), "blue": bar.astype(bool)}
+    """Where the objects are in a frame, bool [H, W] each: red disk, green square, blue (later yellow) bar."""
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    return {
+        "red": (y - 36) ** 2 + (x - 24 - 6 * frame) ** 2 <= 16**2,
+        "green": (np.abs(y - 35 - 3 * frame) <= 15) & (np.abs(x - 155) <= 15),
+        "blue": (np.abs(y - 98) <= 14) & (np.abs(x - 35 - 2 * frame) <= 25),
+    }
 
 
 def clip_frame(frame: int) -> np.ndarray:

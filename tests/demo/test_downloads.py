@@ -1,8 +1,6 @@
 """Downloads: what the formats' own readers find in the files that the page hands out."""
 
 import dataclasses
-import pathlib
-import zipfile
 
 import av
 import cv2
@@ -11,10 +9,10 @@ import pytest
 
 from tarvis_jax.demo import downloads
 from tarvis_jax.demo.uploads import Clip
-from tarvis_jax.results import formats
 from tarvis_jax.results.formats import Options
 from tarvis_jax.results.tracks import read_tracks
 from tarvis_jax.visualize.overlay import color
+from tests.demo.read_back import back
 from tests.results.formats import cases
 
 CLASSES = ("ball", "big box")
@@ -29,23 +27,6 @@ def clip(tmp_path):
     for name in NAMES:
         cv2.imwrite(str(folder / f"{name}.jpg"), np.full((*cases.SIZE, 3), 90, np.uint8))
     return Clip("<b>../my clip", folder, cases.NUM_FRAMES, cases.SIZE, 5.0)
-
-
-def back(kind: str, path: pathlib.Path, options: Options) -> formats.ResultVideo:
-    """The video of a download, by the format's reader, from where the format wants its files."""
-    root = path.parent / f"{kind}-back"
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            archive.extractall(root)
-    else:
-        target = root / {"cvat": "clip/annotations.xml", "datumaro": "annotations/default.json"}.get(
-            kind, "annotations.json"
-        )
-        target.parent.mkdir(parents=True)
-        target.write_bytes(path.read_bytes())
-    name = {"coco": "coco_video", "cvat": "cvat_video", "masks": "davis2017"}.get(kind, kind)
-    (video,) = formats.module("kitti_step" if options.thing_classes else name).read(root, options)
-    return video
 
 
 @pytest.mark.parametrize("kind", ["masks", "mots", "coco", "datumaro", "cvat"])

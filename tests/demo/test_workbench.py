@@ -14,8 +14,9 @@ from tarvis_jax.demo.workbench import MAX_STROKE_POINTS, MAX_TARGETS, Workbench
 from tarvis_jax.masks import rle
 from tarvis_jax.visualize.overlay import color
 from tests.demo import color_model
-from tests.demo.color_model import NUM_FRAMES, SIZE, TURNS_YELLOW, ColorModel, clip_frame, clip_masks, iou
+from tests.demo.color_model import SIZE, TURNS_YELLOW, ColorModel, clip_frame, clip_masks, iou
 
+NUM_FRAMES = 18
 RED, GREEN, BLUE = (36, 24), (35, 155), (98, 35)  # (y, x) on the objects in frame 0
 
 
@@ -28,7 +29,9 @@ def clip(tmp_path_factory):
 
 
 def make(clip, task="vos", seconds=0.0, points=()):
-    bench = Workbench(ColorModel(seconds), clip.folder)
+    model = ColorModel()
+    model.predictor.seconds = seconds
+    bench = Workbench(model, clip.folder)
     bench.load(clip)
     bench.choose(task)
     for frame, id, point in points:
@@ -65,7 +68,7 @@ def same(result, other):
 def test_results_are_those_of_a_session(clip, task):
     points = [(0, 1, RED), (3, 2, GREEN)] if task in ("vos", "pet") else []
     bench = finish(make(clip, task, points=points))
-    session = ColorModel().session(task, bench.dataset)
+    session = ColorModel().session(task, bench.dataset, size_table=True)
     for frame, id, point in points:
         session.add_target(frame, id, point_yx=point)
     assert len(list(session.run(clip.folder))) == NUM_FRAMES
@@ -101,13 +104,13 @@ def test_a_run_that_finds_objects_goes_on(clip, task):
 
 def test_a_lost_object_is_corrected(clip):
     bench = finish(make(clip, points=[(0, 1, RED), (0, 2, BLUE)]))
-    truth = clip_masks(TURNS_YELLOW + 4)["blue"]
-    assert not bench.mask(TURNS_YELLOW + 4, 2).any()
+    truth = clip_masks(TURNS_YELLOW + 3)["blue"]
+    assert not bench.mask(TURNS_YELLOW + 3, 2).any()
     correction = (98, 35 + 2 * TURNS_YELLOW)
     bench.point(TURNS_YELLOW, 2, correction)
     assert bench.progress().next_frame == TURNS_YELLOW and bench.progress().done == NUM_FRAMES
     finish(bench)
-    assert iou(bench.mask(TURNS_YELLOW + 4, 2), truth) > 0.8
+    assert iou(bench.mask(TURNS_YELLOW + 3, 2), truth) > 0.8
     fresh = finish(make(clip, points=[(0, 1, RED), (0, 2, BLUE), (TURNS_YELLOW, 2, correction)]))
     assert same(bench.results(), fresh.results())
     assert bench.tracks()[1].given == (0, TURNS_YELLOW)
@@ -233,7 +236,7 @@ def test_mistakes_of_visitors(clip):
         "Nothing is given of target 1 in frame 0": lambda: bench.clear(0, target),
         "There is no target 7": lambda: bench.remove_target(7),
         "lies outside of the frame: y goes from 0 to 127": lambda: bench.point(0, target, (128, 0)),
-        "no frame 24": lambda: bench.point(NUM_FRAMES, target, RED),
+        "no frame 18": lambda: bench.point(NUM_FRAMES, target, RED),
         "no frame -1": lambda: bench.stroke(-1, target, [RED], 3),
         "finite numbers": lambda: bench.point(0, target, (float("nan"), 0)),
         "pairs of numbers": lambda: bench.point(0, target, "ab"),
@@ -284,7 +287,8 @@ def test_visitors_take_turns():
 
 
 def test_two_visitors_at_once_get_what_each_alone_gets(clip):
-    model = ColorModel(0.01)
+    model = ColorModel()
+    model.predictor.seconds = 0.01
     busy = threading.Lock()
     segment = model.predictor.segment_objects
 
