@@ -23,8 +23,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from tarvis_jax.demo import sandbox, uploads
+from tarvis_jax.demo import decode, sandbox, uploads
 from tarvis_jax.demo.uploads import Limits, display_name, natural_key, take_upload
+from tarvis_jax.demo.visits import VisitLimits
 
 LIMITS = Limits(max_bytes=4 * 2**20, max_image_bytes=2**20, max_frames=40, max_pixels=320 * 240, max_seconds=20)
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -734,6 +735,25 @@ print(sorted({"jax", "numpy", "cv2", "tensorflow"} & set(sys.modules)))
 def test_limits_are_checked():
     with pytest.raises(ValueError, match=r"max_frames: expected 1..999999, found 0; types.0.: expected .*'EXE'"):
         Limits(max_frames=0, types=("EXE",))
+
+
+def test_the_limits_in_the_docs():
+    limits, visits = Limits(), VisitLimits()
+    table = [
+        ("files of an upload together, and what a ZIP archive unpacks to", uploads.amount(limits.max_bytes)),
+        ("one image file", uploads.amount(limits.max_image_bytes)),
+        ("frames of a clip", limits.max_frames),
+        ("pixels of a frame", f"{limits.max_pixels} (3840 x 2160), and {decode._MAX_SIDE} for a side"),
+        ("time of decoding", f"{limits.max_seconds} s"),
+        ("memory of the decoding process", uploads.amount(limits.max_memory)),
+        ("frames of a clip as they are kept, in JPEG", uploads.amount(limits.max_frame_bytes)),
+        ("visitors at a time", visits.max_visitors),
+        ("files of all visitors", uploads.amount(visits.max_bytes)),
+    ]
+    page = (ROOT / "docs/demo.md").read_text()
+    for what, limit in table:
+        assert f"| {what} | {limit} |" in page
+    assert visits.max_idle_seconds == 3600 and "| a page without use | closed after an hour |" in page
 
 
 @pytest.mark.long
