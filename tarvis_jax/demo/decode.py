@@ -41,6 +41,7 @@ from tarvis_jax.demo.uploads import (
 )
 
 _DEMUXERS = {"MP4": "mov", "AVI": "avi", "Matroska": "matroska"}
+_BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"sidx", b"mfra", b"free", b"skip", b"wide", b"meta", b"uuid")
 _CODECS = (
     "h264",
     "hevc",
@@ -58,6 +59,7 @@ _CODECS = (
 _QUALITY = 95  # of the JPEG frames
 _OPEN_FILES = 16
 _CHUNK = 2**16  # bytes
+_MAX_SIDE = 16_384  # pixels
 _UNREADABLE = "cannot be decoded; it is truncated, corrupt or of an unknown variant"
 
 
@@ -73,6 +75,8 @@ class _Frames:
 
     def check(self, name: str, width: int, height: int) -> None:
         """Refuses a size before its pixels exist."""
+        if max(width, height) > _MAX_SIDE:
+            _refuse(f"{name}: {width}x{height} pixels (width x height); the limit is {_MAX_SIDE} pixels for a side.")
         if width * height > self.limits.max_pixels:
             _refuse(
                 f"{name}: {width}x{height} pixels (width x height, together {width * height}) are more than the limit "
@@ -263,7 +267,7 @@ def _video(name: str, file: IO[bytes], kind: str, frames: _Frames) -> float | No
     with container:
         if not container.streams.video:
             _refuse(f"{name}: has no video, but {len(container.streams)} other streams (sound or text).")
-        stream = container.streams.video[0]
+        stream = container.streams.best("video")  # an attached picture is none
         codec = stream.codec_context
         if codec is None or codec.name not in _CODECS:
             found = "unknown" if codec is None else codec.name
@@ -291,44 +295,47 @@ def _video(name: str, file: IO[bytes], kind: str, frames: _Frames) -> float | No
 
 
 def _check_whole(name: str, file: IO[bytes], kind: str) -> None:
-    """Refuses a container whose outermost parts reach beyond the end of the file: it was cut."""
+    """Refuses a container whose outermost parts reach beyond the end of the file: it was cut.
+
+    What is not known to be such a part is not looked at; cameras append things of their own.
+    """
     size = os.fstat(file.fileno()).st_size
     end = 0
-    while 0 <= end < size:
+    while end < size:
         file.seek(end)
-        header = file.read(64)
-        if kind == "MP4":
-            end = _end_of_box(header, end, size)
-        elif kind == "AVI":
-            length = int.from_bytes(header[4:8], "little")
-            end = size if length in (0, 2**32 - 1) else end + 8 + length + length % 2
-        else:
-            end = _end_of_element(header, end, size)
+        length = {"MP4": _length_of_box, "AVI": _length_of_chunk, "Matroska": _length_of_element}[kind](file.read(16))
+        if length is None:
+            break
+        end += length
     if end > size:
         _refuse(f"{name}: is truncated; its header speaks of {end} bytes or more, the file has {size}.")
     file.seek(0)
 
 
-def _end_of_box(header: bytes, start: int, size: int) -> int:
-    """Where a box of an MP4 file ends, whose first bytes are given; `size` is that of the file."""
+def _length_of_box(header: bytes) -> int | None:
+    """Bytes of a box of an MP4 file, of which the first 16 bytes are given; None: unknown, or up to the end."""
+    if header[4:8] not in _BOXES:
+        return None
     length = int.from_bytes(header[:4], "big")
     if length == 1:
         length = int.from_bytes(header[8:16], "big")
-    return start + length if length >= 8 else size
+    return length if length >= 8 else None
 
 
-def _end_of_element(header: bytes, start: int, size: int) -> int:
-    """Where an element of a Matroska file ends, whose first bytes are given; `size` is that of the file."""
-    if not header[0] or len(header) < 12:
-        return size
-    width_of_id = 9 - header[0].bit_length()
-    first = header[width_of_id] if width_of_id < len(header) else 0
-    if not first:
-        return size
-    width = 9 - first.bit_length()
-    length = int.from_bytes(header[width_of_id : width_of_id + width], "big") - (1 << 7 * width)
-    is_unknown = length == (1 << 7 * width) - 1  # a recording that was never finished, or a stream
-    return size if is_unknown else start + width_of_id + width + length
+def _length_of_chunk(header: bytes) -> int | None:
+    """Bytes of a chunk of an AVI file; None: unknown, or a recording that was never finished."""
+    length = int.from_bytes(header[4:8], "little")
+    return 8 + length + length % 2 if header[:4] == b"RIFF" and 0 < length < 2**32 - 1 else None
+
+
+def _length_of_element(header: bytes) -> int | None:
+    """Bytes of the header or the segment of a Matroska file; None: unknown, or a recording that was never finished."""
+    if not header.startswith((b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67")) or not header[4:5].strip(b"\0"):
+        return None
+    width = 9 - header[4].bit_length()  # the first bit that is set says how many bytes the length has
+    marked = int.from_bytes(header[4 : 4 + width], "big")
+    length = marked - (1 << 7 * width)
+    return None if length == (1 << 7 * width) - 1 else 4 + width + length
 
 
 def _archive(name: str, file: IO[bytes], frames: _Frames) -> None:

@@ -59,7 +59,7 @@ class Limits:
     max_image_bytes: Annotated[int, Range(1, 2**32)] = 64 * 2**20
     max_frames: Annotated[int, Range(1, 999_999)] = 3000
     max_pixels: Annotated[int, Range(1, 2**28)] = 3840 * 2160
-    max_seconds: Annotated[int, Range(1, 86_400)] = 180
+    max_seconds: Annotated[int, Range(1, 86_400)] = 300
     max_memory: Annotated[int, Range(2**28, 2**40)] = 2 * 2**30
     max_frame_bytes: Annotated[int, Range(1, 2**44)] = 2 * 2**30
     types: Annotated[tuple[Annotated[str, OneOf(TYPES)], ...], Length(1, len(TYPES))] = TYPES

@@ -23,8 +23,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from tarvis_jax.demo import sandbox, uploads
+from tarvis_jax.demo import decode, sandbox, uploads
 from tarvis_jax.demo.uploads import Limits, display_name, natural_key, take_upload
+from tarvis_jax.demo.visits import VisitLimits
 
 LIMITS = Limits(max_bytes=4 * 2**20, max_image_bytes=2**20, max_frames=40, max_pixels=320 * 240, max_seconds=20)
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -209,6 +210,18 @@ def test_unusual_images(tmp_path):
         assert_close(found, cv2.imread(str(path), cv2.IMREAD_COLOR)[..., ::-1], tolerance)
 
 
+@pytest.mark.parametrize("suffix, codec", [("mp4", "libx264"), ("avi", "mpeg4"), ("mkv", "libx264")])
+def test_bytes_after_the_end_are_left_alone(tmp_path, suffix, codec):
+    """Cameras append their own; and a file without its last byte is refused."""
+    path = write_video(tmp_path / f"a.{suffix}", codec=codec)
+    data = path.read_bytes()
+    path.write_bytes(data + b"\xff\xf0\x00 made by a camera")
+    assert take_upload([path], tmp_path, LIMITS).num_frames == 6
+    path.write_bytes(data[:-1])
+    message = f"a.{suffix}: is truncated; its header speaks of {len(data)} bytes or more, the file has {len(data) - 1}."
+    assert refusal([path], tmp_path) == message
+
+
 def test_uploads_from_anywhere(tmp_path):
     """The child finds its program, whatever "" in the parent's path means by then (`python -c`, notebooks)."""
     (tmp_path / "a.png").write_bytes(IMAGE)
@@ -368,12 +381,17 @@ HOSTILE = {
     "100000x100000 pixels": (
         "a.png",
         lambda _: png_header(100_000, 100_000) + png_chunk(b"IDAT", b"x") + png_chunk(b"IEND", b""),
-        r"a.png: 100000x100000 pixels \(width x height, together 10000000000\) are more than the limit of 76800",
+        r"a.png: 100000x100000 pixels \(width x height\); the limit is 16384 pixels for a side.",
     ),
-    "GIF of 65535x65535": (
+    "PNG of 16385x1": (
+        "a.png",
+        lambda _: encoded("PNG", picture(0, 1, 16_385)),
+        r"a.png: 16385x1 pixels \(width x height\); the limit is 16384 pixels for a side.",
+    ),
+    "GIF of 16384x16384": (
         "a.gif",
-        lambda _: b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0) + many_gif_frames(1)[19:],
-        "a.gif: 65535x65535 pixels",
+        lambda _: b"GIF89a" + struct.pack("<HHBBB", 16384, 16384, 0, 0, 0) + many_gif_frames(1)[19:],
+        "a.gif: 16384x16384 pixels",
     ),
     "PNG bomb in a zip": ("a.zip", lambda _: zip_of(("0.png", png_bomb())), "0.png in a.zip: 12000x12000 pixels"),
     "large video": ("a.mp4", lambda f: video(f, size=(240, 322), count=1), "a.mp4: 322x240 pixels .* limit of 76800"),
@@ -717,6 +735,25 @@ print(sorted({"jax", "numpy", "cv2", "tensorflow"} & set(sys.modules)))
 def test_limits_are_checked():
     with pytest.raises(ValueError, match=r"max_frames: expected 1..999999, found 0; types.0.: expected .*'EXE'"):
         Limits(max_frames=0, types=("EXE",))
+
+
+def test_the_limits_in_the_docs():
+    limits, visits = Limits(), VisitLimits()
+    table = [
+        ("files of an upload together, and what a ZIP archive unpacks to", uploads.amount(limits.max_bytes)),
+        ("one image file", uploads.amount(limits.max_image_bytes)),
+        ("frames of a clip", limits.max_frames),
+        ("pixels of a frame", f"{limits.max_pixels} (3840 x 2160), and {decode._MAX_SIDE} for a side"),
+        ("time of decoding", f"{limits.max_seconds} s"),
+        ("memory of the decoding process", uploads.amount(limits.max_memory)),
+        ("frames of a clip as they are kept, in JPEG", uploads.amount(limits.max_frame_bytes)),
+        ("visitors at a time", visits.max_visitors),
+        ("files of all visitors", uploads.amount(visits.max_bytes)),
+    ]
+    page = (ROOT / "docs/demo.md").read_text()
+    for what, limit in table:
+        assert f"| {what} | {limit} |" in page
+    assert visits.max_idle_seconds == 3600 and "| a page without use | closed after an hour |" in page
 
 
 @pytest.mark.long
