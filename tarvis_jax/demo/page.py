@@ -196,16 +196,16 @@ class Page:
                         )
                         target = gr.Dropdown([], label="Target", elem_id="target", filterable=False)
                         with gr.Row():
-                            add = gr.Button("Add target", size="md", elem_id="add-target", min_width=90)
-                            remove = gr.Button("Remove target", size="md", elem_id="remove-target", min_width=90)
-                            clear = gr.Button("Clear this frame", size="md", elem_id="clear-target", min_width=90)
-                        with gr.Row():
+                            add = gr.Button("Add target", size="md", elem_id="add-target", min_width=120)
+                            remove = gr.Button("Remove target", size="md", elem_id="remove-target", min_width=120)
+                            clear = gr.Button("Clear this frame", size="md", elem_id="clear-target", min_width=120)
+                        with gr.Row(equal_height=True):
                             y = gr.Number(0, label="Point y", precision=1, elem_id="point-y", min_width=70)
                             x = gr.Number(0, label="Point x", precision=1, elem_id="point-x", min_width=70)
                             give = gr.Button("Give this point", size="md", elem_id="give-point", min_width=90)
                     tracks = gr.HTML("", elem_id="tracks", padding=False)
                     upload = gr.File(
-                        label="Your own clip: a video, images, or a zip of images",
+                        label="Your own clip: video, images or zip",
                         file_count="multiple",
                         elem_id="clip-upload",
                         height=160,

@@ -29,6 +29,7 @@ MAX_TARGETS = 100
 MAX_STROKE_POINTS = 10_000
 MIN_DRAWN_SIDE, MAX_DRAWN_SIDE = 480, 1280  # pixels; frames are drawn enlarged, or reduced, to about these
 INSTANCE_SCORE = 0.3  # VIS: weaker tracks are neither drawn nor listed
+_TEXT_SCALE = 1.5  # of labels: they are read on phones, too, which show the picture reduced
 _RATE_FRAMES = 50  # frames that the speed is measured over
 
 
@@ -318,6 +319,7 @@ class Workbench:
                 raise
             self._stop = threading.Event()
             self._times.clear()
+            self._times.append(time.monotonic())  # frames come in groups: the first of them counts as the others do
             self._error = ""
             self._thread = threading.Thread(target=self._work, name="run", daemon=True)
             self._thread.start()
@@ -493,6 +495,7 @@ class Workbench:
             class_names=dict(enumerate(self.class_names, start=1)),
             targets=[dataclasses.replace(target, frame=0) for target in given],
             scale=_drawn_scale(height, width),
+            text_scale=_TEXT_SCALE,
         )
 
     def _result(self, frames: range) -> VideoResult:

@@ -44,6 +44,7 @@ def draw_overlay(
     targets: Sequence[Target] = (),
     alpha: float = 0.5,
     scale: float = 1.0,
+    text_scale: float = 1.0,
 ) -> np.ndarray:
     """A new frame with the masks over it, uint8 RGB [round(H * scale), round(W * scale), 3].
 
@@ -60,6 +61,7 @@ def draw_overlay(
       alpha: opacity of a mask, 0..1.
       scale: lines and text are drawn at this multiple of the frame's size: a whole number, for small frames, or a
         fraction below 1, for large ones.
+      text_scale: labels are written at this multiple of their usual size.
     Raises:
       ValueError: a frame that is not uint8 [H, W, 3], or a mask of another size.
     """
@@ -95,7 +97,7 @@ def draw_overlay(
             _cross(image, target.point_yx, color(target.id), thickness, scale)
     regions = _stuff_regions(semantic, masks, semantic_labels or {}) if semantic is not None else []
     plates = [(text, masks[i], color(i)) for i, text in (labels or {}).items() if i in masks and masks[i].any()]
-    return _write_labels(image, plates, regions, scale) if plates or regions else image
+    return _write_labels(image, plates, regions, scale, text_scale) if plates or regions else image
 
 
 def draw_result(
@@ -108,6 +110,7 @@ def draw_result(
     targets: Sequence[Target] = (),
     alpha: float = 0.5,
     scale: float = 1.0,
+    text_scale: float = 1.0,
 ) -> np.ndarray:
     """`draw_overlay` of frame number `index` of a result: its tracks of `min_score` or more, the best on top.
 
@@ -133,6 +136,7 @@ def draw_result(
         targets=[target for target in targets if target.frame == index],
         alpha=alpha,
         scale=scale,
+        text_scale=text_scale,
     )
 
 
@@ -213,10 +217,11 @@ def _write_labels(
     plates: Sequence[tuple[str, np.ndarray, tuple[int, int, int]]],
     regions: Sequence[tuple[str, tuple[int, int]]],
     scale: int,
+    text_scale: float,
 ) -> np.ndarray:
     """The image with each text on a plate at its mask, and each region's name at its point with an outline."""
     height, width = image.shape[:2]
-    font = _font(max(_SMALLEST_FONT, round(_FONT_SHARE * min(height, width))))
+    font = _font(round(text_scale * max(_SMALLEST_FONT, _FONT_SHARE * min(height, width))))
     padding = max(1, round(font.size / 6))
     canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)

@@ -31,7 +31,7 @@ def main() -> None:
         url = page.launch("127.0.0.1", free_port())
         browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
         for (width, height), options in ((LAPTOP, {}), (PHONE, {"has_touch": True, "is_mobile": True})):
-            for name, use in (("vps", use_vps), ("vis", use_vis), ("vos", use_vos)):
+            for name, use in (("vps", use_vps), ("vis", use_vis), ("pet", use_pet)):
                 context = browser.new_context(viewport={"width": width, "height": height}, **options)
                 context.set_default_timeout(300_000)  # programs are compiled
                 tab = Tab(context.new_page(), url, args.output)
@@ -45,32 +45,30 @@ def main() -> None:
 
 
 def use_vps(tab: Tab, clips: list[str]) -> None:
-    tab.choose("samples", next(clip for clip in clips if clip.startswith("kitti")))
-    tab.wait("document.querySelector('#message').innerText.startsWith('kitti')")
-    tab.choose("task", "VPS")
-    tab.wait_for_progress("0 of")
-    tab.run()
-    tab.show(5)
+    find(tab, next(clip for clip in clips if clip.startswith("kitti")), "VPS")
 
 
 def use_vis(tab: Tab, clips: list[str]) -> None:
-    tab.choose("samples", next(clip for clip in clips if clip.startswith("youtube")))
-    tab.wait("document.querySelector('#message').innerText.startsWith('youtube')")
-    tab.choose("task", "VIS")
+    find(tab, [clip for clip in clips if clip.startswith("youtube")][-1], "VIS")
+
+
+def find(tab: Tab, clip: str, task: str) -> None:
+    tab.choose("samples", clip)
+    tab.wait_for_clip(clip)
+    tab.choose("task", task)
     tab.wait_for_progress("0 of")
     tab.run()
     tab.show(5)
 
 
-def use_vos(tab: Tab, clips: list[str]) -> None:
-    """Two targets; it stays in the frame in which they are given."""
-    height, width = tab.clip_size()
-    tab.stroke((height // 2, width // 2))
-    tab.wait_for_text("tracks", "given in 0")
-    tab.press("add-target")
-    tab.wait_for_text("tracks", "not yet")
-    tab.stroke((height // 2, width // 4))
-    tab.wait("document.querySelectorAll('#tracks tbody tr').length === 2")
+def use_pet(tab: Tab, clips: list[str]) -> None:
+    """A point on each of the two objects of the first clip; then the frame in which they are given."""
+    for number, point_yx in enumerate(((34, 62), (50, 79)), start=1):
+        if number > 1:
+            tab.press("add-target")
+            tab.wait_for_text("tracks", "not yet")
+        tab.stroke(point_yx)
+        tab.wait(f"document.querySelector('#tracks').innerText.split('given in 0').length === {number + 1}")
     tab.run()
     tab.show(0)
 

@@ -132,6 +132,13 @@ def test_labels_are_inside_readable_and_apart(boxes, size):
         assert all(overlay._overlap(boxes[k], other) == 0 for other in boxes[:k])
 
 
+def test_larger_text(boxes):
+    for text_scale in (1, 2):
+        draw_overlay(np.zeros((64, 96, 3), np.uint8), {1: square(30, 30)}, labels={1: "cat 1"}, text_scale=text_scale)
+    (_, top, _, bottom), (_, larger_top, _, larger_bottom) = boxes
+    assert 1.8 < (larger_bottom - larger_top) / (bottom - top) < 2.2
+
+
 def test_a_label_longer_than_the_frame_keeps_id_and_score(boxes, monkeypatch):
     written = []
     fitted = overlay._fitted
@@ -176,9 +183,9 @@ def texts(monkeypatch):
     found = []
     write = overlay._write_labels
 
-    def spy(image, plates, regions, scale):
+    def spy(image, plates, regions, *scales):
         found.append(([text for text, *_ in plates], [text for text, _ in regions]))
-        return write(image, plates, regions, scale)
+        return write(image, plates, regions, *scales)
 
     monkeypatch.setattr(overlay, "_write_labels", spy)
     return found
