@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
         url = page.launch(args.host, args.port)
         print(f"{url} is ready after {time.monotonic() - _START:.1f} s (Ctrl-C ends it)", flush=True)
         if clips:
-            threading.Thread(target=samples.warm_up, args=(model, next(iter(clips.values()))), daemon=True).start()
+            threading.Thread(target=page.warm_up, daemon=True).start()
         threading.Event().wait()
 
 

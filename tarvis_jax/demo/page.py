@@ -6,6 +6,7 @@ import dataclasses
 import html
 import os
 import pathlib
+import secrets
 import shutil
 import threading
 import time
@@ -20,6 +21,7 @@ import gradio as gr  # noqa: E402
 
 from tarvis_jax.api import Model  # noqa: E402
 from tarvis_jax.demo import downloads  # noqa: E402
+from tarvis_jax.demo.samples import warm_up  # noqa: E402
 from tarvis_jax.demo.uploads import Clip, Limits, take_upload  # noqa: E402
 from tarvis_jax.demo.visits import VisitLimits, Visits  # noqa: E402
 from tarvis_jax.demo.workbench import Progress, TrackSummary, Workbench  # noqa: E402
@@ -120,6 +122,17 @@ class Page:
             js=(_FILES / "page.js").read_text(),
         )
         return url
+
+    def warm_up(self) -> None:
+        """Has compiled what the first visitors will need: a visit of the server's own, on the first sample."""
+        key = secrets.token_hex(16)
+        try:
+            visitor = self._visitor(key)
+            warm_up(visitor.bench, self._take(visitor, next(iter(self._samples.values()))))
+        except ValueError as error:
+            logging.warning("nothing is compiled ahead: %s", error)
+        finally:
+            self._visits.close(key)
 
     # The page's parts.
 
@@ -255,9 +268,8 @@ class Page:
 
     # Visitors.
 
-    def _visitor(self, request: gr.Request) -> _Visitor:
-        """The visitor of a request; a new one where the server does not know the page, or does not any more."""
-        key = request.session_hash
+    def _visitor(self, key: str) -> _Visitor:
+        """The visitor of an open page; a new one where the server does not know the page, or does not any more."""
         folder = self._visits.folder(key)
         with self._guard:
             return self._visitors.setdefault(key, _Visitor(Workbench(self._model, folder)))
@@ -266,7 +278,7 @@ class Page:
         self._visits.close(request.session_hash)
 
     def _gone(self, key: str) -> None:
-        """The visitor's folder is being removed."""
+        """The visitor's folder was removed."""
         with self._guard:
             visitor = self._visitors.pop(key, None)
         if visitor is not None:
@@ -293,7 +305,7 @@ class Page:
         visitor, message = None, ""
         changes: dict[str, Any] = {}
         try:
-            visitor = self._visitor(request)
+            visitor = self._visitor(request.session_hash)
             changes = handler(visitor, *inputs) or {}
         except Exception as error:
             message = _words(error)
@@ -473,7 +485,7 @@ class Page:
         """Starts a run and shows its frames as they come, until it ends."""
         visitor, message = None, ""
         try:
-            visitor = self._visitor(request)
+            visitor = self._visitor(request.session_hash)
             visitor.bench.run()
             visitor.follows = True
         except Exception as error:
@@ -482,7 +494,7 @@ class Page:
         revision = -1
         while not message and visitor.bench.progress().is_running:
             revision = visitor.bench.wait(revision)
-            self._visits.folder(request.session_hash)  # who watches is not idle
+            self._visits.use(request.session_hash)  # who watches is not idle
             yield self._updates(visitor, {"target": gr.skip(), "targets": gr.skip()})
             time.sleep(_SECONDS_BETWEEN_PICTURES)
         if not message:

@@ -3,19 +3,17 @@
 import itertools
 import json
 import pathlib
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from absl import logging
-
-from tarvis_jax.api import TASKS, Model
-from tarvis_jax.demo.uploads import Limits, take_upload
+from tarvis_jax.api import TASKS
+from tarvis_jax.demo.uploads import Clip
 from tarvis_jax.demo.workbench import Workbench
 from tarvis_jax.inference.frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from tarvis_jax.run_config import CHECKPOINTS_FOLDER
 
 HELD_OUT = "data/dataset_images/inference"  # of a run on made-up videos
 PER_DATASET = 2
+FRAMES = 24  # that `warm_up` waits for: more than one clip, and one that has a clip before it
 
 Samples = dict[str, list[pathlib.Path]]  # name -> the files of a clip, as `take_upload` takes them
 
@@ -67,23 +65,20 @@ def find(folder: pathlib.Path | None, checkpoint: pathlib.Path) -> Samples:
     return samples
 
 
-def warm_up(model: Model, sample: Sequence[pathlib.Path]) -> None:
-    """Runs all tasks once on a sample, so that the programs for clips of its size are compiled."""
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Workbench(model, pathlib.Path(folder))
-        clip = take_upload(sample, bench.folder, Limits())
-        for task in TASKS:
-            if not bench.datasets(task):
-                continue
-            bench.choose(task)
-            bench.load(clip)
-            if bench.takes_targets:
-                height, width = clip.size
-                bench.point(0, bench.add_target(), (height // 2, width // 2))
-            bench.run()
-            while bench.progress().is_running:
-                bench.wait(-1)
-    logging.info("the programs for the first sample are compiled")
+def warm_up(bench: Workbench, clip: Clip) -> None:
+    """Runs every task on the beginning of a clip, so that the programs for clips of its size are compiled."""
+    for task in TASKS:
+        if not bench.datasets(task):
+            continue
+        bench.choose(task)
+        bench.load(clip)
+        if bench.takes_targets:
+            height, width = clip.size
+            bench.point(0, bench.add_target(), (height // 2, width // 2))
+        bench.run()
+        while bench.progress().is_running and bench.progress().done <= FRAMES:
+            bench.wait(-1)
+        bench.stop()
 
 
 def _images(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -123,6 +123,12 @@ class Visits:
             visit.last_used = time.monotonic()
             return visit.folder
 
+    def use(self, key: str) -> None:
+        """Counts as use of a folder that is there; of another visitor it makes none."""
+        with self._guard:
+            if key in self._visits:
+                self._visits[key].last_used = time.monotonic()
+
     def free_bytes(self) -> int:
         """Bytes that visitors may still write together, at least 1; raises ValueError where there are none.
 

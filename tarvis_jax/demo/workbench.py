@@ -119,6 +119,7 @@ class Workbench:
         self._stuff: set[int] = set()  # of `_records`
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
+        self._is_closed = False
         self._times: deque[float] = deque(maxlen=_RATE_FRAMES)
         self._error = ""
         for task in ("pet", "vos", "vis", "vps"):
@@ -290,9 +291,12 @@ class Workbench:
         """Computes in a thread, from the first frame that is not done or that a change concerns.
 
         Raises:
-          ValueError: no clip, no target, a target with nothing given, a run that goes on, or nothing left to do.
+          ValueError: no clip, no target, a target with nothing given, a run that goes on, nothing left to do, or
+            `close` was called.
         """
         with self._changed:
+            if self._is_closed:
+                raise ValueError("This page was closed on the server: load it again.")
             if self.is_running:
                 raise ValueError("The run goes on already.")
             self._check_clip()
@@ -326,7 +330,11 @@ class Workbench:
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
-    close = stop
+    def close(self) -> None:
+        """Ends a run soon, without waiting for it; there is no other one after that."""
+        with self._changed:
+            self._is_closed = True
+        self._stop.set()
 
     @property
     def is_running(self) -> bool:

@@ -6,6 +6,7 @@ import pathlib
 import cv2
 import numpy as np
 
+from tarvis_jax.demo.downloads import FORMATS
 from tarvis_jax.visualize.overlay import color
 from tests.demo.color_model import SIZE, clip_frame
 
@@ -75,7 +76,7 @@ class Tab:
 
     def download(self, kind: str) -> pathlib.Path:
         """The file that the browser saves."""
-        self.choose("download-kind", kind)
+        self.choose("download-kind", FORMATS[kind])
         with self.page.expect_download() as download:
             self.press("download")
         path = self._folder / download.value.suggested_filename
@@ -90,10 +91,16 @@ class Tab:
         x, y = (point_yx[1] + 0.5) / width, (point_yx[0] + 0.5) / height
         return box["x"] + x * box["width"], box["y"] + y * box["height"]
 
-    def tab_to_list(self, part: str) -> None:
-        """As `tab_to`; waits until the list is open."""
+    def tab_to_next_option(self, part: str) -> None:
+        """Goes to a list with the tabulator, and chooses the option after the chosen one."""
         self.tab_to(part, "input")
+        field = self.page.locator(f"#{part} input")
         self.page.locator(f"#{part} [aria-expanded=true]").wait_for()
+        before = field.get_attribute("aria-activedescendant")
+        self.page.keyboard.press("ArrowDown")
+        self.page.locator(f"#{part} input:not([aria-activedescendant='{before}'])").wait_for()
+        self.page.keyboard.press("Enter")
+        self.page.locator(f"#{part} [aria-expanded=false]").wait_for()
 
     # What is seen.
 

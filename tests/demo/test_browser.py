@@ -20,7 +20,7 @@ RED, GREEN, BLUE = (36, 24), (35, 155), (98, 35)  # points (y, x) in frame 0
 @pytest.fixture
 def slow(model):
     """Runs that last long enough to be stopped."""
-    model.predictor.seconds = 0.4
+    model.predictor.seconds = 0.25
     yield
     model.predictor.seconds = 0.0
 
@@ -88,7 +88,7 @@ def test_tasks_and_datasets_on_the_same_weights(open_tab):
     assert all(0.9 < float(row[2]) <= 1 for row in tab.tracks())
     kinds = [kind for kind in downloads.FORMATS if kind in ("mots", "coco", "datumaro", "cvat")]
     for kind in kinds:
-        tracks = back(kind, tab.download(downloads.FORMATS[kind]), Options(class_names=tuple(COLORS))).load().tracks
+        tracks = back(kind, tab.download(kind), Options(class_names=tuple(COLORS))).load().tracks
         found = {tuple(COLORS)[track.class_id - 1]: track for track in tracks}
         assert iou(rle.decode(found["green"].segmentations[9]), clip_masks(9)["green"]) > 0.85
     tab.choose("dataset", "WARM")
@@ -98,7 +98,7 @@ def test_tasks_and_datasets_on_the_same_weights(open_tab):
     tab.choose("task", "VPS")
     tab.wait_for_progress("0 of")
     tab.run()
-    masks = tab.download(downloads.FORMATS["masks"])
+    masks = tab.download("masks")
     result = back("masks", masks, Options(thing_classes=(1, 2, 3, 4))).load()
     assert iou(result.semantic_map(3) == 0, ~np.any(list(clip_masks(3).values()), axis=0)) > 0.9
 
@@ -118,7 +118,7 @@ def test_targets_come_and_go(open_tab):
     tab.press("remove-target")
     tab.wait("document.querySelectorAll('#tracks tbody tr').length === 1")
     assert tab.tracks()[0][0] == "2" and not tab.mask(1, 8).any() and tab.mask(2, 8).any()
-    (track,) = read_tracks(tab.download(downloads.FORMATS["tracks"])).tracks
+    (track,) = read_tracks(tab.download("tracks")).tracks
     assert track.id == 2
 
 
@@ -135,7 +135,7 @@ def test_uploads(open_tab, tmp_path):
     tab.stroke(BLUE)
     tab.run()
     assert iou(tab.mask(1, 9), clip_masks(9)["blue"]) > 0.8
-    tab.download(downloads.FORMATS["overlay"])
+    tab.download("overlay")
     for frame, image in enumerate(frames[:4]):
         Image.fromarray(image.swapaxes(0, 1)).save(tmp_path / f"{frame}.png")
     tab.upload(*(tmp_path / f"{frame}.png" for frame in range(4)))
@@ -146,7 +146,7 @@ def test_uploads(open_tab, tmp_path):
     assert "0 to 3" in tab.tracks()[0][3]
 
 
-def test_two_visitors(open_tab, slow):
+def test_two_visitors(open_tab):
     """At the same time, on one model: each sees and gets what is theirs."""
     tabs, points = [open_tab(), open_tab()], [RED, GREEN]
     for tab, point in zip(tabs, points, strict=True):
@@ -157,7 +157,7 @@ def test_two_visitors(open_tab, slow):
         tab.wait_for_progress(", done")
         assert len(tab.tracks()) == 1
         assert iou(tab.mask(1, LAST), clip_masks(LAST)[name]) > 0.8
-        (track,) = read_tracks(tab.download(downloads.FORMATS["tracks"])).tracks
+        (track,) = read_tracks(tab.download("tracks")).tracks
         assert iou(rle.decode(track.segmentations[4]), clip_masks(4)[name]) > 0.85
 
 
@@ -187,9 +187,7 @@ def test_keyboard_only(open_tab, tmp_path):
     """Tabulator, arrows, Enter and numbers suffice, from the sample to the file."""
     tab = open_tab()
     press, write = tab.page.keyboard.press, tab.page.keyboard.type
-    tab.tab_to_list("samples")
-    press("ArrowDown")
-    press("Enter")
+    tab.tab_to_next_option("samples")
     tab.wait_for_clip("Upright")
     for part, value in (("point-y", RED[1]), ("point-x", RED[0])):
         tab.tab_to(part, "input")
@@ -209,9 +207,7 @@ def test_keyboard_only(open_tab, tmp_path):
     press("ArrowLeft")
     press("Enter")
     tab.wait_for_text("tracks", "given in 0, 1")
-    tab.tab_to_list("download-kind")
-    press("ArrowDown")
-    press("Enter")
+    tab.tab_to_next_option("download-kind")
     tab.tab_to("download", "button")
     with tab.page.expect_download() as download:
         press("Enter")

@@ -12,6 +12,8 @@ import pytest
 from tarvis_jax import api, compiled
 from tarvis_jax.demo import __main__ as command
 from tarvis_jax.demo import samples
+from tarvis_jax.demo.uploads import Limits, take_upload
+from tarvis_jax.demo.workbench import Workbench
 from tests.demo.color_model import ColorModel, clip_frame
 
 
@@ -71,8 +73,13 @@ def test_the_warm_up_runs_every_task(tmp_path):
     for name in ("segment_classes", "segment_objects"):
         segment = getattr(model.predictor, name)
         setattr(model.predictor, name, lambda *args, s=segment, n=name: (calls.append(n), s(*args))[1])
-    samples.warm_up(model, samples.find(tmp_path, tmp_path)["clip"])
+    bench = Workbench(model, tmp_path)
+    clip = take_upload(samples.find(tmp_path, tmp_path)["clip"], tmp_path, Limits())
+    samples.warm_up(bench, clip)
     assert calls.count("segment_classes") == 2 and calls.count("segment_objects") == 2
+    bench.close()
+    with pytest.raises(ValueError, match="closed"):
+        bench.run()
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
