@@ -286,11 +286,19 @@ def test_what_another_server_removes_at_the_moment_is_left_to_it(tmp_path):
         assert not server.folder.exists()
 
 
-def test_former_signal_handlers_come_back(tmp_path):
-    before = signal.getsignal(signal.SIGTERM)
-    with Visits(tmp_path):
-        assert signal.getsignal(signal.SIGTERM) != before
-    assert signal.getsignal(signal.SIGTERM) == before
+def test_signal_handlers(tmp_path):
+    """Those of others stay, as that of `nohup`; ours go."""
+    before = {which: signal.signal(which, signal.SIG_DFL) for which in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with Visits(tmp_path):
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
 
 
 PAGE = """
