@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from tarvis_jax import command_line
-from tarvis_jax.evaluation.archives import unpacked
 from tarvis_jax.evaluation.benchmarks import BENCHMARKS, benchmark
 
 
@@ -37,8 +36,13 @@ def main(arguments: list[str]) -> None:
         results, gt = args.case / module.CASE["results"], args.case / module.CASE["gt"]
     else:
         parser.error("give either --results and --gt, or --case")
-    with unpacked(results) as path:
-        scores = module.evaluate(path, gt)
+    if results.suffix.lower() == ".zip":
+        from tarvis_jax.evaluation.archives import unpacked  # the modules that it needs take long to import
+
+        with unpacked(results) as path:
+            scores = module.evaluate(path, gt)
+    else:
+        scores = module.evaluate(results, gt)
     for name, value in _numbers(scores["expected"]):
         print(f"{name:<16} {value:.6f}")
     if args.json is not None:

@@ -24,17 +24,14 @@ _UNREADABLE = (
 
 @contextlib.contextmanager
 def unpacked(results: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The path of results that can be read: of a zip, a temporary folder with its files, or its only file.
+    """A temporary folder with the files of a zip, or its only file.
 
-    Any other path is given as it is. ValueErrors raised within the context name the zip in place of the folder.
+    ValueErrors that are raised within the context name the zip in place of the folder.
 
     Raises:
       ValueError: a zip that is broken or encrypted, that has a name which leaves the folder or occurs twice, a zip
         within it, more than `MAX_FILES` files or more than `MAX_BYTES` bytes, or more than the disk has room for.
     """
-    if not (results.is_file() and zipfile.is_zipfile(results)):
-        yield results
-        return
     with tempfile.TemporaryDirectory(prefix="tarvis_jax-results-") as name:
         folder = pathlib.Path(name)
         _unpack(results, folder)

@@ -125,8 +125,8 @@ def test_links_are_written_as_files(tmp_path):
         assert path.name == "link" and not path.is_symlink() and path.read_text() == "/etc/passwd"
 
 
-def test_other_paths_stay_as_they_are(tmp_path):
-    (tmp_path / "results.json").write_text("[]")
-    for path in (tmp_path, tmp_path / "results.json", tmp_path / "nowhere"):
-        with archives.unpacked(path) as found:
-            assert found == path
+def test_what_is_no_zip(tmp_path):
+    (tmp_path / "results.zip").write_text("[]")
+    refused(tmp_path, "File is not a zip file")
+    (tmp_path / "results.zip").unlink()
+    refused(tmp_path, "No such file")

@@ -5,6 +5,8 @@ import io
 import json
 import os
 import pathlib
+import platform
+import re
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -22,6 +24,8 @@ _MAX_PIXELS = 2**28  # of a PNG
 def whole_folder(output: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder to write to, which becomes `output` if all goes well and is removed if not.
 
+    What a killed process has left of such a folder is removed by the next one that writes the same.
+
     Raises:
       ValueError: `output` is there and has a file that the new folder has not, which would be lost; or is no folder.
     """
@@ -30,8 +34,7 @@ def whole_folder(output: pathlib.Path) -> Iterator[pathlib.Path]:
         found = "a file" if output.is_file() else "no name of its own"
         raise ValueError(f"{output}: expected a folder for result files, found {found}")
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = _partial(output)
     partial.mkdir()
     try:
         yield partial
@@ -53,12 +56,37 @@ def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A file to write to, which becomes `path` if all goes well and is removed if not."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    partial = _partial(path)
     try:
         yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _partial(path: pathlib.Path) -> pathlib.Path:
+    """The temporary name of `path`, which is free; removes what processes of this machine that are dead had of it."""
+    start, number = f"{path.name}.partial-{platform.node()}-", str(os.getpid())
+    for other in path.parent.iterdir():
+        process = other.name.removeprefix(start)
+        if process == other.name or not re.fullmatch("[1-9][0-9]{0,9}", process):
+            continue
+        if process == number or not _is_running(int(process)):
+            if other.is_dir() and not other.is_symlink():
+                shutil.rmtree(other, ignore_errors=True)
+            else:
+                other.unlink(missing_ok=True)
+    return path.with_name(start + number)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_zip(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
