@@ -12,12 +12,8 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 _DATE = (1980, 1, 1, 0, 0, 0)  # of the entries of a zip, so that equal results make equal files
 _MAX_BYTES = 2**32  # of a JSON
-_MAX_PIXELS = 2**28  # of a PNG
 
 
 @contextlib.contextmanager
@@ -157,45 +153,6 @@ def inside(folder: pathlib.Path, name: str, where: str) -> pathlib.Path:
     """A path below `folder` by a name that a file says; ValueError for one that leads out of it."""
     check_name(name, where)
     return folder / name
-
-
-def save_png(path: pathlib.Path, pixels: np.ndarray, palette: list[int] | None = None) -> None:
-    """Writes uint8 [H, W] (gray, or indices of a palette), uint16 [H, W] or uint8 [H, W, 3] (RGB)."""
-    image = Image.fromarray(pixels)
-    if palette is not None:
-        image.putpalette(palette)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, "PNG", compress_level=1 if pixels.size > 2**20 else 6)
-
-
-def read_png(path: pathlib.Path, kinds: tuple[str, ...]) -> np.ndarray:
-    """The pixels of a PNG as they are stored: indices of a palette, gray values, or RGB.
-
-    Args:
-      kinds: Pillow's modes that are expected ("P", "L", "I;16", "RGB").
-    Raises:
-      ValueError: no such PNG.
-    """
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            if image.mode not in kinds and not (image.mode == "I" and "I;16" in kinds):
-                raise ValueError(f"{path}: expected a PNG of kind {' or '.join(kinds)}, found {image.mode}")
-            if image.width * image.height > _MAX_PIXELS:
-                raise ValueError(f"{path}: expected at most {_MAX_PIXELS} pixels, found {image.width} x {image.height}")
-            return np.asarray(image)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not a PNG that can be read ({error})") from error
-
-
-def frame_stack(paths: list[pathlib.Path], kinds: tuple[str, ...]) -> Iterator[np.ndarray]:
-    """The frames of a video one by one; ValueError unless all have the size of the first."""
-    size = None
-    for path in paths:
-        pixels = read_png(path, kinds)
-        size = size or pixels.shape
-        if pixels.shape != size:
-            raise ValueError(f"{path}: expected {size[0]} x {size[1]} pixels as before, found {pixels.shape[:2]}")
-        yield pixels
 
 
 def video_folders(root: pathlib.Path, depth: int = 1) -> list[tuple[str, list[pathlib.Path]]]:
