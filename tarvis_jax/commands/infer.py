@@ -23,7 +23,7 @@ MAX_SIDE = 16384  # pixels of a mask given as RLE, whose size costs its writer n
 
 # What --mode=infer takes for one video, and for the videos of a split.
 _OF_INPUT = ("input", "targets")
-_OF_SPLIT = ("split", "data_root", "videos", "share", "exemplar", "format", "overlays")
+_OF_SPLIT = ("split", "data_root", "videos", "share", "exemplar", "frame_step", "format", "overlays")
 _SETTINGS = ("clip_length", "overlap", "min_dim", "max_dim")
 
 
