@@ -81,16 +81,19 @@ def test_disk_of_all_visitors(tmp_path):
 
 
 def test_idle_visitors_leave(tmp_path):
-    """Every call of `folder` counts as use; the page is told who left."""
+    """Every call of `folder` and of `use` counts as use; the page is told who left."""
     left = []
     with Visits(tmp_path, VisitLimits(max_idle_seconds=0.4), on_close=left.append) as visits:
         idle = visits.folder("idle")
         kept = visits.folder("busy")
         deadline = time.monotonic() + 10
         while not left:
-            assert visits.folder("busy") == kept and time.monotonic() < deadline
+            visits.use("busy")
+            assert time.monotonic() < deadline
             time.sleep(0.01)
-        assert left == ["idle"] and not idle.exists()
+        assert left == ["idle"] and not idle.exists() and visits.folder("busy") == kept
+        visits.use("idle")  # too late: it makes no folder
+        assert [path for path in visits.path.iterdir() if path.is_dir()] == [kept]
     assert left == ["idle", "busy"]
 
 
