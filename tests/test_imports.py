@@ -37,6 +37,7 @@ FORBIDDEN = {
     "tarvis_jax/evaluation/metrics/": (*NETWORK, "jax", "input_pipeline"),
     "tarvis_jax/evaluation/benchmarks/": (*NETWORK, "jax"),
     "tarvis_jax/evaluation/__main__.py": (*NETWORK, "jax"),
+    "tarvis_jax/evaluation/archives.py": (*NETWORK, "jax"),
     "tarvis_jax/evaluation/scores.py": (*NETWORK, "jax"),
     "tarvis_jax/visualize/": (*NETWORK, "tarvis_jax.evaluation", "input_pipeline"),
     "input_pipeline/": NETWORK,

@@ -22,6 +22,7 @@ import gradio as gr  # noqa: E402
 from tarvis_jax.api import Model  # noqa: E402
 from tarvis_jax.demo import downloads  # noqa: E402
 from tarvis_jax.demo.samples import warm_up  # noqa: E402
+from tarvis_jax.demo.turns import Turns  # noqa: E402
 from tarvis_jax.demo.uploads import Clip, Limits, take_upload  # noqa: E402
 from tarvis_jax.demo.visits import VisitLimits, Visits  # noqa: E402
 from tarvis_jax.demo.workbench import Progress, TrackSummary, Workbench  # noqa: E402
@@ -47,6 +48,8 @@ class _Visitor:
       follows: whether the newest frame of a run is shown, until the visitor moves the slider.
       target: the one that clicks and strokes belong to.
       sample: the one that is shown, None where the clip is the visitor's own.
+      watcher: of the newest run, see `Page._run`.
+      turns: what the visitor does is done in order, one thing at a time.
     """
 
     bench: Workbench
@@ -54,6 +57,8 @@ class _Visitor:
     follows: bool = False
     target: int | None = None
     sample: str | None = None
+    watcher: object = None
+    turns: Turns = dataclasses.field(default_factory=Turns)
 
 
 class Page:
@@ -242,7 +247,9 @@ class Page:
         with blocks:
 
             def on(event: Callable, handler: Callable, inputs: Sequence = (), **options: Any) -> Any:
-                options = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 8} | options
+                # "multiple": an event counts although the answer to the one before is still on its way.
+                usual = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "multiple"}
+                options = usual | {"concurrency_limit": 8} | options
                 return event(handler, list(inputs), list(parts.values()), **options)
 
             last, answer = {"trigger_mode": "always_last"}, self._answer
@@ -252,7 +259,7 @@ class Page:
             on(task.input, answer(self._choose_task), [task], **last)
             on(dataset.input, answer(self._choose_dataset), [dataset], **last)
             on(frame.input, answer(self._show), [frame], **last)
-            on(canvas.input, self._answer_to_drawing, trigger_mode="multiple", concurrency_limit=1)
+            on(canvas.input, self._answer_to_drawing)
             on(target.input, answer(self._choose_target), [target], **last)
             on(add.click, answer(self._add_target))
             on(remove.click, answer(self._remove_target))
@@ -306,7 +313,8 @@ class Page:
         changes: dict[str, Any] = {}
         try:
             visitor = self._visitor(request.session_hash)
-            changes = handler(visitor, *inputs) or {}
+            with visitor.turns.turn():
+                changes = handler(visitor, *inputs) or {}
         except Exception as error:
             message = _words(error)
         return self._updates(visitor, {"message": _paragraph(message)} | changes)
@@ -483,21 +491,22 @@ class Page:
 
     def _run(self, request: gr.Request) -> Iterator[list]:
         """Starts a run and shows its frames as they come, until it ends."""
-        visitor, message = None, ""
+        visitor, message, watcher = None, "", object()
         try:
             visitor = self._visitor(request.session_hash)
-            visitor.bench.run()
-            visitor.follows = True
+            with visitor.turns.turn():
+                visitor.bench.run()
+                visitor.follows, visitor.watcher = True, watcher
         except Exception as error:
             message = _words(error)
         yield self._updates(visitor, {"message": _paragraph(message)})
         revision = -1
-        while not message and visitor.bench.progress().is_running:
+        while not message and visitor.watcher is watcher and visitor.bench.progress().is_running:
             revision = visitor.bench.wait(revision)
             self._visits.use(request.session_hash)  # who watches is not idle
             yield self._updates(visitor, {"target": gr.skip(), "targets": gr.skip()})
             time.sleep(_SECONDS_BETWEEN_PICTURES)
-        if not message:
+        if not message and visitor.watcher is watcher:  # else the visitor has started another run meanwhile
             yield self._updates(visitor, {})
             visitor.follows = False
 

@@ -61,8 +61,8 @@ class Visits:
         with Visits() as visits:
             serve(...)  # visits.folder(key) in every event of a visitor, visits.close(key) when the tab closes
 
-    Leaving the block removes everything, also on SIGTERM and SIGHUP, which become SystemExit where the block is entered
-    in the main thread. Without the block the end of the interpreter does it.
+    Leaving the block removes everything, also on SIGTERM and SIGHUP: where the block is entered in the main thread and
+    nobody else handles them, they become SystemExit. Without the block the end of the interpreter does it.
 
     Attributes:
       path: the folder of this server (mode 0700). Whatever else the server keeps for a while belongs into it, too (the
@@ -195,7 +195,8 @@ class Visits:
     def __enter__(self) -> "Visits":
         if threading.current_thread() is threading.main_thread():
             for which in _SIGNALS:
-                self._former_handlers[which] = signal.signal(which, _exit)
+                if signal.getsignal(which) == signal.SIG_DFL:  # `nohup` ignores SIGHUP, and that stays so
+                    self._former_handlers[which] = signal.signal(which, _exit)
         return self
 
     def __exit__(self, *exception) -> None:

@@ -139,7 +139,7 @@ def test_videos(tmp_path, name, options):
         assert_close(found, expected)
 
 
-@pytest.mark.parametrize("matrix", [(0, 1, -1, 0), (0, -1, 1, 0), (-1, 0, 0, -1)])
+@pytest.mark.parametrize("matrix", [(0, 1, -1, 0), (-1, 0, 0, -1)])
 def test_videos_of_phones_are_upright(tmp_path, matrix):
     """As OpenCV shows them; the matrix stands in the box `tkhd`."""
     data = bytearray(write_video(tmp_path / "a.mp4", count=2).read_bytes())
@@ -210,16 +210,22 @@ def test_unusual_images(tmp_path):
         assert_close(found, cv2.imread(str(path), cv2.IMREAD_COLOR)[..., ::-1], tolerance)
 
 
-@pytest.mark.parametrize("suffix, codec", [("mp4", "libx264"), ("avi", "mpeg4"), ("mkv", "libx264")])
-def test_bytes_after_the_end_are_left_alone(tmp_path, suffix, codec):
-    """Cameras append their own; and a file without its last byte is refused."""
-    path = write_video(tmp_path / f"a.{suffix}", codec=codec)
+@pytest.mark.parametrize(
+    "suffix, codec, kind", [("mp4", "libx264", "MP4"), ("avi", "mpeg4", "AVI"), ("mkv", "libx264", "Matroska")]
+)
+def test_the_length_that_a_container_says(tmp_path, suffix, codec, kind):
+    """A file without its last byte is refused; what cameras append is left alone."""
+    path = write_video(tmp_path / f"a.{suffix}", count=2, codec=codec)
     data = path.read_bytes()
-    path.write_bytes(data + b"\xff\xf0\x00 made by a camera")
-    assert take_upload([path], tmp_path, LIMITS).num_frames == 6
+    for changed in (data, data + b"\xff\xf0\x00 made by a camera", data + b"x"):
+        path.write_bytes(changed)
+        with open(path, "rb") as file:
+            decode._check_whole("a", file, kind)
+            assert file.tell() == 0
     path.write_bytes(data[:-1])
-    message = f"a.{suffix}: is truncated; its header speaks of {len(data)} bytes or more, the file has {len(data) - 1}."
-    assert refusal([path], tmp_path) == message
+    message = f"a: is truncated; its header speaks of {len(data)} bytes or more, the file has {len(data) - 1}."
+    with open(path, "rb") as file, pytest.raises(ValueError, match=re.escape(message)):
+        decode._check_whole("a", file, kind)
 
 
 def test_uploads_from_anywhere(tmp_path):
@@ -286,13 +292,6 @@ def lying_zip() -> bytes:
     return data.replace(size, struct.pack("<I", 100))
 
 
-def encrypted_zip() -> bytes:
-    """The list of members says so."""
-    data = bytearray(zip_of(("0.png", IMAGE)))
-    data[data.index(b"PK\1\2") + 8] |= 1
-    return bytes(data)
-
-
 def many_gif_frames(count: int) -> bytes:
     """Frames of one pixel, 15 bytes each."""
     frame = b"\x2c\0\0\0\0\1\0\1\0\0\x02\x02\x44\x01\0"
@@ -345,28 +344,19 @@ HOSTILE = {
         lambda _: zip_of(*((f"{i}.png", IMAGE + bytes(900 * 2**10)) for i in range(10))),
         "a.zip: unpacks to more than the limit of 4 MiB.",
     ),
-    "zip of 10^4 members": (
+    "zip of 2000 members": (
         "a.zip",
-        lambda _: zip_of(*((f"{i}.png", b"") for i in range(10_000))),
-        "a.zip: 10000 frames are more than the limit of 40 frames.",
+        lambda _: zip_of(*((f"{i}.png", b"") for i in range(2000))),
+        "a.zip: 2000 frames are more than the limit of 40 frames.",
     ),
     "zip with lying sizes": ("a.zip", lambda _: lying_zip(), r"0.png in a.zip: cannot be decoded; .*CRC"),
-    "zip, encrypted": (
-        "a.zip",
-        lambda _: encrypted_zip(),
-        "0.png in a.zip: is encrypted.",
-    ),
     "zip, truncated": ("a.zip", lambda _: zip_of(("0.png", IMAGE))[:-30], "a.zip: cannot be decoded"),
-    "zip of nothing": ("a.zip", lambda _: zip_of(), "a.zip: no image in this archive."),
     "nested zip": (
         "a.zip",
         lambda _: zip_of(("0.png", IMAGE), ("1.zip", zip_of(("0.png", IMAGE)))),
         "1.zip in a.zip: found a ZIP file. Expected JPEG, PNG, WebP or GIF.",
     ),
     "zip with ../": ("a.zip", lambda _: zip_with("../../x.png"), "x.png in a.zip: its path is absolute or leaves"),
-    "zip with a/../..": ("a.zip", lambda _: zip_with("a/../../x.png"), "x.png in a.zip: its path is absolute or"),
-    "zip with /": ("a.zip", lambda _: zip_with("/etc/x.png"), "x.png in a.zip: its path is absolute or leaves"),
-    "zip with C:\\": ("a.zip", lambda _: zip_with("C:\\x.png"), "x.png in a.zip: its path is absolute or leaves"),
     "zip with a link": (
         "a.zip",
         lambda _: zip_with("0.png", b"/etc/passwd", stat.S_IFLNK | 0o777),
@@ -388,18 +378,7 @@ HOSTILE = {
         lambda _: encoded("PNG", picture(0, 1, 16_385)),
         r"a.png: 16385x1 pixels \(width x height\); the limit is 16384 pixels for a side.",
     ),
-    "GIF of 16384x16384": (
-        "a.gif",
-        lambda _: b"GIF89a" + struct.pack("<HHBBB", 16384, 16384, 0, 0, 0) + many_gif_frames(1)[19:],
-        "a.gif: 16384x16384 pixels",
-    ),
-    "PNG bomb in a zip": ("a.zip", lambda _: zip_of(("0.png", png_bomb())), "0.png in a.zip: 12000x12000 pixels"),
     "large video": ("a.mp4", lambda f: video(f, size=(240, 322), count=1), "a.mp4: 322x240 pixels .* limit of 76800"),
-    "large video, AVI": (
-        "a.avi",
-        lambda f: write_copies(f / "a.avi", 1, [encoded("JPEG", picture(0, 240, 322))]).read_bytes(),
-        "a.avi, frame 0: 322x240 pixels .* limit of 76800",
-    ),
     "AVI of 65500x65500": ("a.avi", huge_motion_jpeg, "a.avi, frame 0: cannot be decoded"),
     "video, too many frames": ("a.mp4", lambda f: video(f, count=41), "a.mp4: 41 frames are more than the limit of 40"),
     "video, frames uncounted": (
@@ -444,7 +423,6 @@ HOSTILE = {
         lambda _: encoded("JPEG", picture())[:-60],
         "a.jpg, frame 0: cannot be decoded; it is truncated, corrupt or of an unknown variant",
     ),
-    "header of a JPEG": ("a.jpg", lambda _: b"\xff\xd8\xff\xe0" + bytes(20), "a.jpg: cannot be decoded"),
     "large file": (
         "a.mp4",
         lambda f: video(f) + bytes(2**22),
@@ -531,6 +509,33 @@ def test_odd_names_in_archives_and_messages(tmp_path):
 def test_natural_order():
     names = ["10.png", "9.png", "a10b2", "a10b1", "a9", "009.png", "1" * 10_000, "b"]
     assert sorted(names, key=natural_key) == ["9.png", "009.png", "10.png", "1" * 10_000, "a9", "a10b1", "a10b2", "b"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../x.png", "a/../../x.png", "..", "/etc/x.png", "\\x.png", "C:\\x.png", "a\\..\\..\\x.png", "../x.png\0.png"],
+)
+def test_paths_of_members_that_leave_an_archive(path):
+    info = zipfile.ZipInfo(path)
+    with pytest.raises(ValueError, match=" in a.zip: its path is absolute or leaves the archive."):
+        decode._check_member("a.zip", info)
+
+
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("external_attr", (stat.S_IFIFO | 0o600) << 16, "a link or special file, expected an image"),
+        ("external_attr", (stat.S_IFBLK | 0o600) << 16, "a link or special file, expected an image"),
+        ("flag_bits", 0x1, "is encrypted"),
+        ("compress_type", zipfile.ZIP_LZMA, "compression method 14 is not supported"),
+    ],
+)
+def test_members_of_other_kinds(field, value, message):
+    info = zipfile.ZipInfo("x.png")
+    decode._check_member("a.zip", info)
+    setattr(info, field, value)
+    with pytest.raises(ValueError, match=f"x.png in a.zip: {message}"):
+        decode._check_member("a.zip", info)
 
 
 def test_several_files(tmp_path):

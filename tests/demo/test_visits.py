@@ -81,16 +81,19 @@ def test_disk_of_all_visitors(tmp_path):
 
 
 def test_idle_visitors_leave(tmp_path):
-    """Every call of `folder` counts as use; the page is told who left."""
+    """Every call of `folder` and of `use` counts as use; the page is told who left."""
     left = []
     with Visits(tmp_path, VisitLimits(max_idle_seconds=0.4), on_close=left.append) as visits:
         idle = visits.folder("idle")
         kept = visits.folder("busy")
         deadline = time.monotonic() + 10
         while not left:
-            assert visits.folder("busy") == kept and time.monotonic() < deadline
+            visits.use("busy")
+            assert time.monotonic() < deadline
             time.sleep(0.01)
-        assert left == ["idle"] and not idle.exists()
+        assert left == ["idle"] and not idle.exists() and visits.folder("busy") == kept
+        visits.use("idle")  # too late: it makes no folder
+        assert [path for path in visits.path.iterdir() if path.is_dir()] == [kept]
     assert left == ["idle", "busy"]
 
 
@@ -286,11 +289,19 @@ def test_what_another_server_removes_at_the_moment_is_left_to_it(tmp_path):
         assert not server.folder.exists()
 
 
-def test_former_signal_handlers_come_back(tmp_path):
-    before = signal.getsignal(signal.SIGTERM)
-    with Visits(tmp_path):
-        assert signal.getsignal(signal.SIGTERM) != before
-    assert signal.getsignal(signal.SIGTERM) == before
+def test_signal_handlers(tmp_path):
+    """Those of others stay, as that of `nohup`; ours go."""
+    before = {which: signal.signal(which, signal.SIG_DFL) for which in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with Visits(tmp_path):
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
 
 
 PAGE = """
