@@ -105,6 +105,7 @@ def test_tasks_and_datasets_on_the_same_weights(open_tab):
     assert iou(result.semantic_map(3) == 0, ~np.any(list(clip_masks(3).values()), axis=0)) > 0.9
 
 
+@pytest.mark.long
 def test_targets_come_and_go(open_tab):
     tab = open_tab()
     tab.stroke(RED)

@@ -29,11 +29,11 @@ def main() -> None:
     clips = samples.find(None, args.checkpoint)
     with Page(api.load(str(args.checkpoint)), clips) as page, sync_api.sync_playwright() as playwright:
         url = page.launch("127.0.0.1", free_port())
+        page.warm_up()
         browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
         for (width, height), options in ((LAPTOP, {}), (PHONE, {"has_touch": True, "is_mobile": True})):
             for name, use in (("vps", use_vps), ("vis", use_vis), ("pet", use_pet)):
                 context = browser.new_context(viewport={"width": width, "height": height}, **options)
-                context.set_default_timeout(300_000)  # programs are compiled
                 tab = Tab(context.new_page(), url, args.output)
                 use(tab, list(clips))
                 tab.page.evaluate("document.activeElement.blur()")
