@@ -47,7 +47,7 @@ def fail(capsys, monkeypatch):
         (("--mode=eval",), "--mode=eval needs --workdir"),
         (("--mode=eval", "--workdir=nowhere"), "nowhere: expected the workdir of a training run, found no such folder"),
         (("--mode=infer", "--checkpoint=a"), "--mode=infer needs --dataset, --output"),
-        (("--mode=infer", "--checkpoint=a", "--dataset=b", "--output=c"), "needs --input for one video or --split for"),
+        (("--mode=infer", "--checkpoint=a", "--dataset=b", "--output=c"), "needs --input for one video, --split for"),
         (("--mode=eval", NEW, "--split=test"), "--mode=eval does not take --split"),
         ((CONFIG, NEW, "--targets=a"), "--mode=train does not take --targets"),
         (("--config=nowhere.py", NEW), "--config=nowhere.py: no such file"),
