@@ -231,7 +231,7 @@ def _share_of(text: str | None) -> slice:
 
 
 def _choose(records: Sequence[VideoRecord], text: str | None) -> list[VideoRecord]:
-    """The videos that `--videos` names, in the order of the split."""
+    """The videos that `--videos` names, in their order."""
     if text is None:
         return list(records)
     known = [str(record.id) for record in records]
@@ -242,7 +242,7 @@ def _choose(records: Sequence[VideoRecord], text: str | None) -> list[VideoRecor
     if unknown or not names:
         near = difflib.get_close_matches(unknown[0], known, n=3) if unknown else []
         raise ValueError(
-            f"--videos={text:.200}: expected names of the split's {len(known)} videos, such as "
+            f"--videos={text:.200}: expected names of the {len(known)} videos, such as "
             f"{', '.join(near or known[:3])}, or a file of them; found {', '.join(unknown[:5]) or 'none'}"
         )
     return [record for record in records if str(record.id) in names]
