@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 
 from input_pipeline.own_videos import own_dataset
 from input_pipeline.synthetic import INSTANCE_CLASSES
+from main import main
 from tarvis_jax.api import Model, load
 from tarvis_jax.config import to_plain
 from tarvis_jax.dataset_info import DatasetInfo, default_datasets
@@ -22,6 +24,7 @@ from tarvis_jax.results.sureness import expected_mistakes
 from tarvis_jax.results.tracks import read_tracks
 from tarvis_jax.train import loop
 from tarvis_jax.train.state import to_items
+from tarvis_jax.train.step import TrainStepper
 from tests import tiny
 from tests.conftest import ROOT
 from tests.docs import lab
@@ -60,13 +63,21 @@ def class_queries(model: Model, dataset: str) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def no_steps(monkeypatch):
-    """Trainings that do everything but their steps, which take most of the time to compile."""
+    """Trainings that do everything but their steps; what is not compiled for them is most of the time of the page."""
+
+    def noise(stepper):
+        rng = np.random.default_rng(0)
+        return jax.tree.map(
+            lambda leaf: jax.device_put(rng.normal(0, 0.2, leaf.shape).astype(leaf.dtype), leaf.sharding),
+            stepper.abstract_state(),
+        )
 
     def save_alone(config, stepper, state, batches, checkpoints, *_):
         next(batches)
         checkpoints.save(1, *to_items(state), to_plain(config))
         return state
 
+    monkeypatch.setattr(TrainStepper, "initial_state", noise)
     monkeypatch.setattr(loop, "_run_steps", save_alone)
     monkeypatch.setattr(loop, "_compile_steps", lambda *_: None)
 
@@ -93,8 +104,7 @@ def test_page(tmp_path, no_steps, compiled_once):
         "-m tarvis_jax.results ": "-m tarvis_jax.results.__main__ ",
     }
     acts = {CORRECT_BEFORE: correct_the_first}
-    with jax.default_prng_impl("unsafe_rbg"):  # its draws compile in half the time
-        run_page(PAGE, tmp_path, smaller, in_process=True, examples=("text",), before=acts)
+    run_page(PAGE, tmp_path, smaller, in_process=True, examples=("text",), before=acts)
 
     # The first round: classes by name, one of them from a class that the checkpoint knows.
     first, second = load(tmp_path / "runs/round1"), load(tmp_path / "runs/round2")
@@ -103,10 +113,9 @@ def test_page(tmp_path, no_steps, compiled_once):
     np.testing.assert_array_equal(before["ball"], class_queries(start, "YOUTUBE_VIS")["circle"])
     for name in lab.CLASSES:
         np.testing.assert_array_equal(before[name], after[name])
-    for run in ("round1", "round2"):
-        assert "LAB" in (tmp_path / "runs" / run / "scores.txt").read_text()
-        evaluated = json.loads((tmp_path / "runs" / run / "eval/final/scores.json").read_text())["LAB"]
-        assert sorted(row["video"] for row in evaluated["per_video"]) == ["clip1", "clip4"]
+    evaluated = json.loads((tmp_path / "runs/round1/eval/final/scores.json").read_text())["LAB"]
+    assert sorted(row["video"] for row in evaluated["per_video"]) == ["clip1", "clip4"]
+    assert "LAB" in (tmp_path / "runs/round1/scores.txt").read_text()
 
     # The labels: what is sure of the tracks, with their ids and the names of their classes, frames from 0 on.
     order = least_sure_first(tmp_path)
@@ -137,3 +146,53 @@ def test_page(tmp_path, no_steps, compiled_once):
         found = {each["counts"] for each in record.segmentations[t].values()}
         assert found == {track.segmentations[t]["counts"] for track in truth.tracks if track.segmentations[t]}
     assert name not in own_dataset(tmp_path / "data/lab", held_out=("clip1", "clip4")).held_out
+
+
+# The measurement of the page: clips by name, their seeds, and the commands of its steps.
+FIRST = {f"first{k:02d}": 1000 + k for k in range(8)}
+HELD_OUT = {f"held{k:02d}": 1000 + k for k in range(8, 20)}
+NEW = {f"new{k:02d}": 2000 + k for k in range(24)}
+NUM_CORRECTED = 12
+SMALL_NETWORK = {  # what configs/quickstart.py sets for its network, in place of the settings of a large one
+    "model.compute_dtype": "float32",
+    "optimizer.learning_rate": 6e-4,
+    "optimizer.backbone_multiplier": 1.0,
+    "optimizer.clip_norm": 1.0,
+    "loss.num_points": 256,
+    "train.tensorboard": "false",
+    "train.demo_videos": 0,
+    "data.num_parallel": 1,
+}
+
+
+def measure(root: pathlib.Path, checkpoint: pathlib.Path, steps: tuple[int, int]) -> dict[str, float]:
+    """AP on the held-out clips after the first labels, after corrections, and after as many steps without them."""
+
+    def train(data: str, start: pathlib.Path, name: str, num_steps: int) -> float:
+        arg = f"root={root / data},name=LAB,held_out={'+'.join(HELD_OUT)},steps={num_steps},batch=4"
+        settings = [f"--config.{key}={value}" for key, value in SMALL_NETWORK.items()]
+        config = f"--config={ROOT / 'configs/own.py'}:{arg}"
+        main([config, f"--finetune_from={start}", f"--workdir={root / 'runs' / name}", *settings])
+        return json.loads((root / "runs" / name / "eval/final/scores.json").read_text())["LAB"]["summary"]["AP"]
+
+    write_clips(root, FIRST | HELD_OUT, NEW, lab.CLASSES)
+    scores = {"first labels": train("data/lab", checkpoint, "round1", steps[0])}
+    flags = "--dataset=LAB --format=cvat_video --polygons --min_score=0.5".split()
+    folders = {"checkpoint": "runs/round1", "clips": "data/new", "output": "out/round1"}
+    main(["--mode=infer", *flags, *(f"--{flag}={root / path}" for flag, path in folders.items())])
+    shutil.copytree(root / "data/lab", root / "data/first")
+    for row in least_sure_first(root)[:NUM_CORRECTED]:
+        correct(root, row["video"], NEW[row["video"]], lab.CLASSES)
+    scores["corrected labels"] = train("data/lab", root / "runs/round1", "round2", steps[1])
+    scores["first labels again"] = train("data/first", root / "runs/round1", "control", steps[1])
+    return scores
+
+
+@pytest.mark.long
+def test_corrections_raise_the_score(tmp_path):
+    checkpoint = ROOT / "runs/quickstart"
+    if not (checkpoint / "checkpoints").is_dir():
+        pytest.skip("starts from runs/quickstart, which README's first command makes")
+    scores = measure(tmp_path, checkpoint, (300, 200))
+    print(scores)
+    assert scores["corrected labels"] > max(scores["first labels"], scores["first labels again"])
