@@ -7,7 +7,6 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from input_pipeline import readers
 from input_pipeline.own_videos import own_dataset
@@ -47,23 +46,6 @@ def _drawn(v: int, t: int) -> tuple[np.ndarray, np.ndarray]:
     ids = np.zeros(SIZE, np.uint8)
     ids[20 : 35 + 5 * v, 10 + 5 * t : 40 + 5 * t] = 1
     return np.where(ids[..., None], (40, 200, 90 * v), 60).astype(np.uint8), ids
-
-
-@pytest.fixture
-def compiled_once(tmp_path):
-    """The commands of the page compile the same programs of inference; a cache on disk saves all but the first."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path / "compiled"),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.mark.slow
