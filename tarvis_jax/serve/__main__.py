@@ -122,8 +122,10 @@ def main(arguments: list[str]) -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
 
     import tarvis_jax  # after the arguments: it loads the network
+    from tarvis_jax.compiled import keep_between_runs
     from tarvis_jax.serve.tracker import Tracker
 
+    keep_between_runs()
     settings = {key: getattr(args, key) for key in ("clip_length", "min_dim") if getattr(args, key) is not None}
     model = tarvis_jax.load(args.checkpoint, dtype=args.dtype, device=args.device)
     limits = Limits(max_bytes=args.max_mib * _MEBIBYTE, cache_bytes=args.cache_mib * _MEBIBYTE)
