@@ -71,6 +71,7 @@ def test_they_are_notebooks(path):
         assert (path.parent / link).exists(), link
 
 
+@pytest.mark.long
 def test_first_video(workplace, capsys):
     names = run_notebook("first_video", workplace)
     assert [track.id for track in names["video"].tracks] == ["cross"] and names["video"].num_frames == 12

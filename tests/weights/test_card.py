@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 
-import numpy as np
 import pytest
 import yaml
 
@@ -135,8 +134,6 @@ def test_save_pretrained(tmp_path):
     assert not (tmp_path / "shared").exists()
     model.save_pretrained(tmp_path / "shared")
     assert "| 25.00 |" in (tmp_path / "shared/README.md").read_text()
-    again = tarvis_jax.from_pretrained(tmp_path / "shared")
-    np.testing.assert_array_equal(again.variables["queries/semantic"], variables["queries/semantic"])
     model.add_dataset("LAB", ["mouse"])
     model.save_pretrained(tmp_path / "shared")
     text = (tmp_path / "shared/README.md").read_text()
