@@ -19,6 +19,7 @@ ONLY = {
     "tensorflow_datasets": ("input_pipeline/shards/",),
     "array_record": ("input_pipeline/shards/",),
     "cvat_sdk": ("tarvis_jax/serve/cvat_function.py",),
+    "gradio": ("tarvis_jax/demo/page.py", "tarvis_jax/demo/__main__.py"),
 }
 # Heavy libraries that must not be imported when the module is: only inside the functions that use them.
 INSIDE_FUNCTIONS = ("tensorflow", "clu", "wandb", "matplotlib", "cvat_sdk")
@@ -37,6 +38,7 @@ FORBIDDEN = {
     "tarvis_jax/evaluation/metrics/": (*NETWORK, "jax", "input_pipeline"),
     "tarvis_jax/evaluation/benchmarks/": (*NETWORK, "jax"),
     "tarvis_jax/evaluation/__main__.py": (*NETWORK, "jax"),
+    "tarvis_jax/evaluation/archives.py": (*NETWORK, "jax"),
     "tarvis_jax/evaluation/scores.py": (*NETWORK, "jax"),
     "tarvis_jax/visualize/": (*NETWORK, "tarvis_jax.evaluation", "input_pipeline"),
     "input_pipeline/": NETWORK,
