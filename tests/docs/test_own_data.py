@@ -73,6 +73,9 @@ def test_page(tmp_path, capsys, compiled_once):
     assert names["model"].config.backbone == "ResNetTiny"
     assert dict(names["model"].config.semantic_classes) == {"MINE": 2}
     assert load(tmp_path / "models/mine").datasets["MINE"].class_names == ("animal", "vehicle")
+    card = (tmp_path / "models/mine/README.md").read_text()
+    assert "things: " not in card and "2: animal, vehicle" in card and "Not measured" not in card
+    assert "by the weights of step" in card and (tmp_path / "models/mine/report.html").is_file()
     assert {each.class_name for each in names["result"].objects} <= {"animal", "vehicle"}
     assert json.loads((tmp_path / "out/tracks.json").read_text())["num_frames"] == NUM_FRAMES
     assert [video.id for video in names["held_out"]] == ["dog"] and len(names["training"]) == 2
