@@ -53,6 +53,7 @@ def segment_split(
     overlays: bool = False,
     dtype: str | None = None,
     settings: Callable[[InferenceConfig], InferenceConfig] = lambda config: config,
+    clip_batch: int = 0,
 ) -> list[pathlib.Path]:
     """Segments the videos of a split, each as `Session` does it, and writes to the folder `output`:
 
@@ -76,6 +77,7 @@ def segment_split(
       overlays: draw the videos that this process segments.
       dtype: of activations, see `tarvis_jax.load`.
       settings: changes those of the checkpoint.
+      clip_batch: clips that go through the network at once, see `Session`.
 
     Returns:
       The result files; none where videos of other shares are missing.
@@ -125,9 +127,8 @@ def segment_split(
             _MIN_SCORE_DRAWN if spec.task == INSTANCE else 0.0,
         )
 
-    segment_videos(
-        model.predictor, dataset, spec, inference, chosen[place], tracks, label, draw if overlays else lambda *_: None
-    )
+    draw = draw if overlays else lambda *_: None
+    segment_videos(model.predictor, dataset, spec, inference, chosen[place], tracks, label, draw, clip_batch)
     missing = sum(not tracks.has(video) for video in chosen)
     if missing:
         logging.info("%d of %d videos are missing; the last share to be done writes the results", missing, len(chosen))

@@ -62,6 +62,20 @@ class ClassPipeline:
         place = ClipPlace.of(clip, geometry, self._frames)
         return self._predictor.segment_classes(np.stack(clip.frames), self._dataset, place)
 
+    def forward_together(self, clips: Sequence[Clip], geometry: Geometry) -> list[ClassClip]:
+        """`forward` of successive whole clips, all at once."""
+        first = clips[0]
+        frames = list(first.frames[: first.overlap])
+        for clip in clips:
+            frames += clip.frames[first.overlap :]
+        place = ClipPlace.of(first, geometry, self._frames)
+        return self._predictor.segment_clips(np.stack(frames), self._dataset, place)
+
+    def has_room(self, clips: Sequence[Clip], geometry: Geometry) -> bool:
+        """Whether the device has memory for these clips at once."""
+        place = ClipPlace.of(clips[0], geometry, self._frames)
+        return self._predictor.has_room(len(clips), geometry.padded, self._dataset, place)
+
     def add(self, clip: Clip, geometry: Geometry, output: ClassClip) -> None:
         """Joins the next clip of the video, and what the network said of it, to those before."""
         config = self._config
