@@ -188,8 +188,8 @@ def targets_of(video: VideoRecord, spec: DatasetSpec) -> list[Target]:
 def frames_of(video: VideoRecord) -> FrameSource:
     """The video's frames, read when they are needed."""
 
-    def read():
-        for frame, path in enumerate(video.frame_paths):
+    def read(start: int):
+        for frame, path in enumerate(video.frame_paths[start:], start):
             yield str(path), video.load_frame(frame)
 
     return FrameSource(str(video.id), video.num_frames, video.frame_names, read, is_decoded=True)

@@ -1,7 +1,8 @@
 """VIS and VPS: clips to final frames of tracks with classes, and the stuff between them."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -9,11 +10,12 @@ from tarvis_jax import datasets
 from tarvis_jax.inference import stitch
 from tarvis_jax.inference.clips import Clip, Geometry
 from tarvis_jax.inference.config import InferenceConfig
+from tarvis_jax.inference.history import History
 from tarvis_jax.inference.pixels import Pixels
 from tarvis_jax.inference.predictor import ClassClip, ClipPlace, FrameMemory, Predictor
 from tarvis_jax.masks.rle import Rle
 from tarvis_jax.results.class_scores import best_class
-from tarvis_jax.results.tracks import FrameObject, FrameResult, TrackEnd
+from tarvis_jax.results.tracks import FrameObject, FrameResult, TargetId, TrackEnd
 
 
 class ClassPipeline:
@@ -47,6 +49,8 @@ class ClassPipeline:
         self._config = config
         self._class_names = class_names
         self._frames = FrameMemory()
+        self._ids: list[int] = []  # of the tracks of the last clip
+        self._known: deque[dict[str, Any]] = deque()  # bookmarks of the next clips, after `rewind`
         self._pixels = Pixels(predictor.programs, predictor.device)
         self._instances = instances or stitch.InstanceStitcher(config.association_iou)
         self._semantic = stitch.SemanticStitcher() if spec.task == datasets.PANOPTIC else None
@@ -76,15 +80,33 @@ class ClassPipeline:
         place = ClipPlace.of(clips[0], geometry, self._frames)
         return self._predictor.has_room(len(clips), geometry.padded, self._dataset, place)
 
+    def bookmark(self, output: ClassClip) -> dict[str, Any]:
+        """What `rewind` needs to come back to the next clip, in types that JSON has; to be called before `add`."""
+        return self._known.popleft() if self._known else {"ids": self._ids, "tracks": self._instances.bookmark()}
+
     def add(self, clip: Clip, geometry: Geometry, output: ClassClip) -> None:
         """Joins the next clip of the video, and what the network said of it, to those before."""
         config = self._config
         chosen = stitch.select_tracks(output.class_logits, config.max_tracks, config.score_threshold)
         mask_logits, class_logits = self._predictor.take_masks(output, chosen), output.class_logits[chosen]
         kept = stitch.drop_duplicates(mask_logits, class_logits, config.duplicate_iou)
-        self._instances.add(clip.first, mask_logits[kept], class_logits[kept])
+        self._ids = self._instances.add(clip.first, mask_logits[kept], class_logits[kept])
         if self._semantic is not None:
             self._semantic.add(clip.first, len(clip.frames), output.semantic_logits)
+
+    def rewind(self, history: History, clips: range, removed: Mapping[TargetId, int]) -> None:
+        """Makes a new pipeline ready for clips that one had before: the next ones must be `clips` of `history`.
+
+        The clips before the last are there for their masks: the numbers of their tracks are known.
+
+        Args:
+          history: has their bookmarks.
+          clips: numbers in it.
+          removed: nothing, since the caller gives no objects.
+        """
+        bookmarks = [history.read(clip) for clip in clips]
+        self._known.extend(bookmarks[:-1])
+        self._instances.rewind([each["ids"] for each in bookmarks[1:]], bookmarks[-1]["tracks"])
 
     def draw(self, frames: Iterable[int], geometry: Geometry) -> Iterator[FrameResult]:
         """Results of final frames, in order; each can be taken once."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -23,8 +23,6 @@ class Clip:
       length: frames of a clip that is not the last.
       overlap: frames that it shares with the clip before, unless it is the first.
       is_last: whether the video ends here.
-      final: numbers of the frames that this clip completes: no later clip covers them, and no earlier one completed
-        them. The first clip completes the frames before it, too.
     """
 
     first: int
@@ -32,39 +30,65 @@ class Clip:
     length: int
     overlap: int
     is_last: bool
-    final: range
 
     @property
     def end(self) -> int:
         return self.first + len(self.frames)
 
+    def next_first(self, cuts: Collection[int] = ()) -> int:
+        """First frame of the clip after; for the last one, the end of the video. No later clip covers those before.
 
-def iterate_clips(frames: Iterable[np.ndarray], length: int, overlap: int, first_frame: int = 0) -> Iterator[Clip]:
+        Args:
+          cuts: frames at which a clip begins, whatever the schedule says.
+        """
+        regular = self.end if self.is_last else self.first + self.length - self.overlap
+        return min((cut for cut in cuts if self.first < cut < regular), default=regular)
+
+
+def iterate_clips(
+    frames: Iterable[np.ndarray],
+    length: int,
+    overlap: int,
+    first_frame: int = 0,
+    cuts: Callable[[], Collection[int]] = tuple,
+    start: int = 0,
+) -> Iterator[Clip]:
     """Yields clips of `length` frames, each sharing `overlap` frames with the one before.
 
     The first clip starts at `first_frame`; the last one may be shorter, exactly as in the reference: a clip that
     reaches the end of the video is the last. At most `length + 1` frames are held: the end of a stream shows only by
     reading one frame beyond a clip.
 
+    Args:
+      frames: of the video, from frame `start` on.
+      length, overlap: in frames.
+      first_frame: `start` or later.
+      cuts: gives frames at which a clip begins, whatever the schedule says: it shares more frames with the one before,
+        and those after it follow at the usual distance. It is called when the clip after is asked for.
+      start: number of the first of `frames`.
+
     Raises:
       ValueError: length < 1, overlap not in 0..length-1, or the video ends before `first_frame`.
     """
     check_schedule(length, overlap)
     window: list[np.ndarray] = []
-    start = first_frame
-    final_end = 0
-    index = -1
-    for index, frame in enumerate(frames):
+    first = first_frame
+    number = start - 1
+    for number, frame in enumerate(frames, start):
         if len(window) == length:  # one frame beyond the clip: it is not the last
-            final = range(final_end, start + length - overlap)
-            yield Clip(start, list(window), length, overlap, is_last=False, final=final)
-            start = final_end = final.stop
-            del window[: length - overlap]
-        if index >= first_frame:
+            clip = Clip(first, list(window), length, overlap, is_last=False)
+            yield clip
+            first = clip.next_first(cuts())
+            del window[: first - clip.first]
+        if number >= first_frame:
             window.append(frame)
-    if index < first_frame:
-        raise ValueError(f"first clip starts at frame {first_frame}, but the video has only {index + 1} frames")
-    yield Clip(start, window, length, overlap, is_last=True, final=range(final_end, start + len(window)))
+    if number < first_frame:
+        raise ValueError(f"first clip starts at frame {first_frame}, but the video has only {number + 1} frames")
+    while window:
+        clip = Clip(first, list(window), length, overlap, is_last=True)
+        yield clip
+        first = clip.next_first(cuts())
+        del window[: first - clip.first]
 
 
 def group_clips(clips: Iterable[Clip], most: int, has_room: Callable[[list[Clip]], bool]) -> Iterator[list[Clip]]:

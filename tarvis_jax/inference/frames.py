@@ -4,6 +4,7 @@ Nothing here keeps a frame after handing it out: what is in memory is what the c
 """
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 
@@ -22,7 +23,7 @@ class FrameSource:
       name: what to call it in messages and in result files.
       num_frames: number of frames, or None where only reading to the end can tell (video files, generators).
       frame_names: file stem per frame for a folder of images, else None.
-      reader: starts one pass over the frames.
+      reader: starts one pass over the frames, from a given one on: pairs of a name for messages and the frame.
       is_replayable: whether a second pass is possible (false for generators and cameras).
       frames_per_second: of a video file, else None.
       is_decoded: whether reading means work or waiting that a thread can do ahead (files and cameras). Arrays are
@@ -32,20 +33,28 @@ class FrameSource:
     name: str
     num_frames: int | None
     frame_names: tuple[str, ...] | None
-    reader: Callable[[], Iterator[tuple[str, np.ndarray]]]
+    reader: Callable[[int], Iterator[tuple[str, np.ndarray]]]
     is_replayable: bool = True
     frames_per_second: float | None = None
     is_decoded: bool = False
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yields uint8 RGB frames [H, W, 3], all of the same size; raises ValueError at the first that is not."""
+        return self.frames_from(0)
+
+    def frames_from(self, start: int) -> Iterator[np.ndarray]:
+        """As iterating, from frame `start` on.
+
+        The frames before are not read of a folder. Those of a video file are decoded and dropped: its own index of
+        frames is not exact with every codec.
+        """
         first: tuple[str, tuple[int, int]] | None = None
-        for label, frame in self.reader():
+        for label, frame in self.reader(start):
             first = first or (label, frame.shape[:2])
             check_frame(self.name, label, frame, *first)
             yield frame
         if first is None:
-            raise ValueError(f"{self.name}: no frame could be read")
+            raise ValueError(f"{self.name}: no frame could be read" + (f" from frame {start} on" if start else ""))
 
 
 def check_frame(video: str, label: str, frame: np.ndarray, first: str, size: tuple[int, int]) -> None:
@@ -86,16 +95,16 @@ def open_frames(
     if isinstance(source, int | np.integer) and not isinstance(source, bool):
         return _camera(int(source))
     if isinstance(source, cv2.VideoCapture):
-        return FrameSource(name, None, None, lambda: _captured(source, name), is_replayable=False, is_decoded=True)
+        return FrameSource(name, None, None, lambda _: _captured(source, name), is_replayable=False, is_decoded=True)
     if isinstance(source, np.ndarray) or hasattr(source, "__len__"):
         if len(source) == 0:
             raise ValueError(f"{name}: no frames (an empty sequence)")
-        return FrameSource(name, len(source), None, lambda: _labeled(source))
-    return FrameSource(name, None, None, lambda: _labeled(source), is_replayable=False)
+        return FrameSource(name, len(source), None, lambda start: _labeled(source, start))
+    return FrameSource(name, None, None, lambda _: _labeled(source, 0), is_replayable=False)
 
 
-def _labeled(frames: Iterable[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-    for index, frame in enumerate(frames):
+def _labeled(frames: Iterable[np.ndarray], start: int) -> Iterator[tuple[str, np.ndarray]]:
+    for index, frame in enumerate(itertools.islice(frames, start, None), start):
         yield f"frame {index}", np.asarray(frame)
 
 
@@ -104,8 +113,8 @@ def _image_folder(folder: pathlib.Path) -> FrameSource:
     if not paths:
         raise ValueError(f"{folder}: no image ({', '.join(IMAGE_SUFFIXES)}) in this folder")
 
-    def read() -> Iterator[tuple[str, np.ndarray]]:
-        for path in paths:
+    def read(start: int) -> Iterator[tuple[str, np.ndarray]]:
+        for path in paths[start:]:
             image = cv2.imread(str(path), cv2.IMREAD_COLOR)
             if image is None:
                 raise ValueError(f"{path}: not a readable image (missing, truncated or corrupt)")
@@ -117,7 +126,7 @@ def _image_folder(folder: pathlib.Path) -> FrameSource:
 def _camera(number: int) -> FrameSource:
     name = f"camera {number}"
 
-    def read() -> Iterator[tuple[str, np.ndarray]]:
+    def read(_: int) -> Iterator[tuple[str, np.ndarray]]:
         capture = cv2.VideoCapture(number)
         try:
             if not capture.isOpened():
@@ -151,10 +160,12 @@ def _video_file(path: pathlib.Path) -> FrameSource:
     if not readable:
         raise ValueError(f"{path}: not a readable video (truncated, corrupt or an unknown codec)")
 
-    def read() -> Iterator[tuple[str, np.ndarray]]:
+    def read(start: int) -> Iterator[tuple[str, np.ndarray]]:
         capture = cv2.VideoCapture(str(path))
         try:
-            index = 0
+            for _ in range(start):
+                capture.grab()
+            index = start
             while True:
                 is_read, image = capture.read()
                 if not is_read:

@@ -5,8 +5,9 @@ import dataclasses
 import itertools
 import operator
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -18,11 +19,18 @@ from tarvis_jax.inference import clips
 from tarvis_jax.inference.class_pipeline import ClassPipeline
 from tarvis_jax.inference.config import InferenceConfig, default_inference
 from tarvis_jax.inference.frames import FrameSource, check_frame, open_frames
+from tarvis_jax.inference.history import History
 from tarvis_jax.inference.object_pipeline import ObjectPipeline
 from tarvis_jax.inference.predictor import Predictor
+from tarvis_jax.inference.targets import Targets
 from tarvis_jax.masks.rle import Rle
 from tarvis_jax.results.target import Target
 from tarvis_jax.results.tracks import FrameResult, TargetId, Track, TrackEnd, VideoResult, encode_semantic
+
+_NO_CORRECTED_STEPS = (
+    "correct_target: a session that steps knows no corrections; remove_target and then add_target give the object "
+    "anew, from the frame of the next step on"
+)
 
 
 class Session:
@@ -85,12 +93,13 @@ class Session:
         if clip_batch < 0:
             raise ValueError(f"clip_batch: expected 1 or more, or 0 for as many as fit, found {clip_batch}")
         self._clip_batch = clip_batch
-        self._targets: dict[TargetId, Target] = {}
+        self._targets = Targets()
         self._pipeline = self.make_pipeline(predictor, self._targets)
         self._state: _Run | None = None
+        self._running: Callable[[], Iterator[FrameResult] | None] = lambda: None  # a weak reference
         self.step_seconds: deque[float] = deque(maxlen=1000)
 
-    def make_pipeline(self, predictor: Predictor, targets: Mapping[TargetId, Target]) -> ClassPipeline | ObjectPipeline:
+    def make_pipeline(self, predictor: Predictor, targets: Targets) -> ClassPipeline | ObjectPipeline:
         """What segments this session's clips; `targets` are those that are given, at any time of the run."""
         if self.spec.task == datasets.EXEMPLAR:
             return ObjectPipeline(predictor, targets)
@@ -135,102 +144,178 @@ class Session:
             checked when the video is read.
         """
         self._check_takes_targets("add_target")
-        if isinstance(id, bool) or not isinstance(id, (int, str, np.integer)):
-            raise ValueError(f"target {id!r}: expected an id that is a whole number or a string, found {type(id)}")
-        id = id if isinstance(id, str) else int(id)
-        if id in self._targets:
-            raise ValueError(f"target {id!r}: given twice (frames {self._targets[id].frame} and {frame_index})")
-        frame_index = operator.index(frame_index)
-        if frame_index < 0:
-            raise ValueError(f"target {id!r}: frame_index is {frame_index}, expected 0 or more")
-        if (mask is None) == (point_yx is None):
+        target = self._target(frame_index, id, mask, point_yx)
+        if target.id in self._targets:
+            given = self._targets[target.id].frame
             raise ValueError(
-                f"target {id!r}: expected either a mask or a point, found {'neither' if mask is None else 'both'}"
+                f"target {target.id!r}: given twice (frames {given} and {target.frame}); correct_target gives it anew"
             )
-        if mask is not None:
-            mask = np.asarray(mask)
-            if mask.ndim != 2:
-                raise ValueError(f"target {id!r}: expected a mask [H, W], found shape {mask.shape}")
-            mask = mask > 0
-            if not mask.any():
-                raise ValueError(f"target {id!r}: its mask of frame {frame_index} is empty")
-        else:
-            point_yx = tuple(float(coordinate) for coordinate in point_yx)
-            if len(point_yx) != 2:
-                raise ValueError(f"target {id!r}: expected a point (y, x), found {point_yx}")
-        target = Target(frame_index, id, mask, point_yx)
-        if self._state is not None:
-            if frame_index < self._state.earliest_target_frame:
-                raise ValueError(
-                    f"target {id!r}: frame {frame_index} is segmented already; at this point of the run targets can be "
-                    f"given from frame {self._state.earliest_target_frame} on (a new session starts the video again)"
-                )
-            target.check_size(self._state.geometry.original)
-            self._check_frame(target, self._state.video, self._state.total_frames)
-            self._state.forget_next_clip()
-        self._targets[id] = target
+        self._check_fits(target)
+        self._targets.add(target)
+
+    def correct_target(
+        self,
+        frame_index: int,
+        id: TargetId,
+        mask: np.ndarray | None = None,
+        point_yx: tuple[float, float] | None = None,
+    ) -> None:
+        """Gives an object anew under its own id, whether it is lost or not; when and where `add_target` may be called.
+
+        A clip begins at `frame_index`. From there on the object is what is given here, and nothing that was known of
+        it before counts. Frames before stay as they are without the correction, and so do the other objects until
+        that clip: they go on from what the clips before say of them. So a session has the same results, bit for bit,
+        whether corrections are given before it runs or after `seek`.
+
+        An object may be corrected in several frames. A correction of the same frame replaces the one before, and
+        `remove_target` removes all. An object may also be corrected in a frame before that of `add_target`: it begins
+        there, and its first target is another correction.
+
+        Args:
+          frame_index, mask, point_yx: as in `add_target`.
+          id: of an object that was added.
+
+        Raises:
+          ValueError: as in `add_target`; an unknown id; a session that steps.
+        """
+        self._check_takes_targets("correct_target")
+        target = self._target(frame_index, id, mask, point_yx)
+        self._check_known(target.id)
+        if self._state is not None and self._state.steps is not None:
+            raise ValueError(_NO_CORRECTED_STEPS)
+        self._check_fits(target)
+        self._targets.correct(target)
 
     def remove_target(self, id: TargetId) -> None:
         """Stops following an object, before `run` or between two frame results; the next ones are without it.
 
-        Its id may be given again. `result()` keeps what was already handed out of it.
+        Its corrections go, too, and its id may be given again. `result()` keeps what was already handed out of it.
 
         Raises:
           ValueError: not an exemplar dataset, an unknown id, or the run is over.
         """
         self._check_takes_targets("remove_target")
-        if id not in self._targets:
-            known = ", ".join(map(repr, self._targets)) or "none"
-            raise ValueError(f"target {id!r}: there is no such target; given are: {known}")
+        self._check_known(id)
         if self._state is not None:
             self._state.forget_next_clip()
+            self._state.removed[id] = self._state.earliest_target_frame + 1
             self._pipeline.forget(id)
-        del self._targets[id]
+        self._targets.remove(id)
+
+    def seek(self, frame: int) -> None:
+        """Goes back: the next `run`, of the same source, yields from `frame` on.
+
+        Results of `frame` and of later frames are forgotten. What the caller gave stays given, in later frames, too,
+        and targets may be added, corrected and removed from `frame` on. It may be called between two frame results,
+        which ends that run, after the loop was left, and after the end. If nothing is given or removed, the results
+        are the same once more, bit for bit, with the numbers of the tracks; with a `clip_batch` other than 1, up to
+        rounding, since clips go through the network in other groups.
+
+        What is needed to go back is small and kept in a temporary file for each clip: the masks that it took over from
+        the clip before (VOS, PET), or the numbers of the tracks and their class logits (VIS, VPS). The rest is
+        recomputed: the clips that share frames with the one of `frame`, of which there are
+        ceil(overlap / (clip_length - overlap)), one for half a clip. With a clip_length that is no multiple of
+        clip_length - overlap, those that share frames with the first of these are recomputed, too.
+
+        With keep_result=False there is nothing to forget: what was handed out of these frames is the caller's to drop,
+        and tracks that end there are told again.
+
+        Args:
+          frame: 0 up to the first that was not handed out (a finished video has none).
+
+        Raises:
+          ValueError: another frame, nothing ran yet, a session that steps, or frames that cannot be read again (a
+            camera or a generator).
+        """
+        state, frame = self._state, operator.index(frame)
+        if state is None:
+            raise ValueError(f"seek: frame {frame}: nothing was run yet")
+        if state.steps is not None:
+            raise ValueError("seek: this session steps; to go back, give the frames to run, in a new session")
+        if state.history is None:
+            raise ValueError(f"seek: {state.video} cannot be read again; expected a folder, a file or a list of arrays")
+        last = state.next_frame - state.is_done
+        if not 0 <= frame <= last:
+            raise ValueError(f"seek: expected a frame in 0..{last}, those that were run, found {frame}")
+        if (running := self._running()) is not None:
+            running.close()
+        self._forget_from(frame)
+        state.next_frame = state.earliest_target_frame = frame
+        state.is_done = state.is_over = False
+        state.clips = None
+        self._pipeline = self.make_pipeline(self._predictor, self._targets)
+        state.restart = self._rewind(state.history.covering(frame))
+
+    def _rewind(self, clip: int) -> int:
+        """Brings a new pipeline to where it can go on to a clip; returns the number of the clip to begin with."""
+        history, config = self._state.history, self.config
+        if clip <= 0:
+            return 0
+        start = history.first_sharing(history.first[clip])
+        if config.clip_length % (config.clip_length - config.overlap):
+            # The features of frames depend, by rounding, on those that they are computed together with.
+            start = history.first_sharing(history.first[start])
+        self._pipeline.rewind(history, range(start, clip + 1), self._state.removed)
+        return start
 
     def run(self, frames: FrameSource | str | int | Iterable[np.ndarray]) -> Iterator[FrameResult]:
         """Yields one FrameResult per frame, in order, as soon as no later clip can change it.
 
         Args:
-          frames: anything `open_frames` takes.
+          frames: anything `open_frames` takes; after `seek`, the same as before.
 
         Files and cameras are decoded ahead by a thread, and the network works on the next clip while the caller takes
         the results of this one. (VOS and PET: from the second result of a clip on; if targets then change, the clip is
         computed again.) Arrays are taken one clip at a time, when they are needed.
 
-        A session runs once. The caller may stop early (leave the loop, or close the iterator): what was handed out is
-        final, the threads end, and there is no `result()`.
+        A session runs once, and again after `seek`. The caller may stop early (leave the loop, or close the iterator):
+        what was handed out is final, the threads end, and there is no `result()`.
 
         Raises:
           ValueError: bad frames, or a target that does not fit the video. Results handed out before stay final.
         """
-        if self._state is not None:
-            raise ValueError("run: this session already ran; make a new one for another video")
-        if self.spec.task == datasets.EXEMPLAR and not self._targets:
-            raise ValueError(f"{self.dataset}: no target was given; call add_target first")
-        source = open_frames(frames)
-        self._check_target_frames(source.name, source.num_frames)
-        self._state = state = _Run(source.name, source.num_frames)
-        first_frame = min((t.frame for t in self._targets.values()), default=0)
-        schedule = (self.config.clip_length, self.config.overlap, first_frame)
+        if self._running() is not None:
+            raise ValueError("run: this session already ran; seek goes back, a new session takes another video")
+        results = self._run(open_frames(frames))
+        self._running = weakref.ref(results)
+        return results
+
+    def _run(self, source: FrameSource) -> Iterator[FrameResult]:
+        state = self._begin(source)
+        first_frame = self._first_frame()
+        start = 0 if state.restart is None else first_frame
+        if state.history is not None:
+            state.history.truncate(state.restart or 0)
+            state.removed = {each: min(frame, first_frame) for each, frame in state.removed.items()}
+        state.num_frames = start
+        schedule = (self.config.clip_length, self.config.overlap, first_frame, self._targets.cuts, start)
         pipeline = self._pipeline
         try:
             with contextlib.ExitStack() as stack:
                 most = self._most_clips(source)
                 has_room = lambda group: self._clip_batch > 0 or pipeline.has_room(group, state.geometry)  # noqa: E731
-                upcoming = clips.iterate_clips(self._prepare(source, stack, most), *schedule)
+                upcoming = clips.iterate_clips(self._prepare(source, start, most, stack), *schedule)
                 groups = clips.group_clips(upcoming, most, has_room)
                 forward = lambda group: _forward(pipeline, group, state.geometry)  # noqa: E731
                 state.clips = stack.enter_context(ClipsAhead(groups, forward, source.is_decoded))
                 try:
                     for clip, output in state.clips:
+                        if state.history is not None:
+                            state.history.append(clip.first, clip.end, pipeline.bookmark(output))
                         pipeline.add(clip, state.geometry, output)
-                        state.earliest_target_frame = clip.final.stop
+                        end = clip.next_first(self._targets.cuts())
+                        pipeline.drop(range(clip.first, min(state.next_frame, end)))  # handed out before `seek`
+                        final = range(state.next_frame, end)
+                        state.earliest_target_frame = max(end, state.next_frame)
                         if not pipeline.takes_targets:
                             state.clips.begin_next()
-                        for frame in pipeline.draw(clip.final, state.geometry):
-                            if frame.frame == clip.final[-1]:
+                        if not final:
+                            pipeline.take_ended()
+                        for frame in pipeline.draw(final, state.geometry):
+                            if frame.frame == final[-1]:
                                 frame = dataclasses.replace(frame, ended=pipeline.take_ended())
                             self._keep(frame)
+                            state.next_frame = frame.frame + 1
                             yield frame
                             state.clips.begin_next()
                 finally:
@@ -240,6 +325,37 @@ class Session:
         finally:
             state.is_over = True
             self._pipeline = None  # with the logits of frames that nobody asked for
+
+    def _begin(self, source: FrameSource) -> "_Run":
+        """Checks that `source` can be run, and returns what the run accumulates."""
+        state = self._state
+        if state is not None and (state.is_over or state.steps is not None):
+            raise ValueError("run: this session already ran; seek goes back, a new session takes another video")
+        if state is None:
+            if self.spec.task == datasets.EXEMPLAR and not self._targets:
+                raise ValueError(f"{self.dataset}: no target was given; call add_target first")
+            history = History() if source.is_replayable else None
+            state = _Run(source.name, source.num_frames, history=history)
+        elif not source.is_replayable:
+            raise ValueError(
+                f"run: after seek expected the same source as before, which was {state.video}; "
+                f"found {source.name}, which can be read only once"
+            )
+        elif source.num_frames != state.total_frames:
+            raise ValueError(
+                f"run: after seek expected the same source as before: {state.video} had {state.total_frames} frames, "
+                f"{source.name} has {source.num_frames}"
+            )
+        self._check_target_frames(source.name, source.num_frames)
+        self._state = state
+        return state
+
+    def _first_frame(self) -> int:
+        """Where the first clip begins: at the first target, or where the run goes on."""
+        state = self._state
+        if state.restart is not None and state.history and state.next_frame > state.history.first[0]:
+            return state.history.first[state.restart]
+        return min((target.frame for target in self._targets), default=0)
 
     def step(self, frame: np.ndarray) -> FrameResult:
         """Takes one frame and gives its result, at once.
@@ -269,12 +385,14 @@ class Session:
         size = frame.shape[:2] if state is None else state.geometry.original
         check_frame("frames", f"frame {state.num_frames if state else 0}", frame, "frame 0", size)
         if state is None:
+            if self._targets.cuts():
+                raise ValueError(_NO_CORRECTED_STEPS)
             geometry = self._plan(size)
             state = self._state = _Run("frames", None, geometry=geometry, steps=_Steps())
         number = state.num_frames
         state.num_frames = state.earliest_target_frame = number + 1
         steps, length = state.steps, self.config.clip_length
-        if self._pipeline.takes_targets and not steps.frames and all(t.frame > number for t in self._targets.values()):
+        if self._pipeline.takes_targets and not steps.frames and all(t.frame > number for t in self._targets):
             result = FrameResult(number, ())
         else:
             steps.first = number if not steps.frames else steps.first
@@ -285,7 +403,7 @@ class Session:
             elif len(steps.frames) > 1:
                 self._pipeline.start_over()
             final = range(steps.first, steps.first + (len(steps.frames) == length))
-            clip = clips.Clip(steps.first, list(steps.frames), length, length - 1, is_last=False, final=final)
+            clip = clips.Clip(steps.first, list(steps.frames), length, length - 1, is_last=False)
             self._pipeline.add(clip, state.geometry, self._pipeline.forward(clip, state.geometry))
             result = self._pipeline.preview(number, state.geometry)
             ended = self._finish_steps(final)
@@ -301,7 +419,7 @@ class Session:
         else:
             self._pipeline.drop(final)
         ended = self._pipeline.take_ended()
-        self._keep_ended(ended)
+        self._keep_ended(ended, self._state.num_frames)
         return ended
 
     def result(self) -> VideoResult:
@@ -319,26 +437,73 @@ class Session:
             full = len(state.steps.frames) == self.config.clip_length
             self._finish_steps(range(state.steps.first + full, state.num_frames))
             state.is_done = state.is_over = True
-        ids = sorted(set(state.masks) | set(state.ended) | set(self._targets), key=lambda i: (isinstance(i, str), i))
+        ids = {*state.masks, *state.ended, *self._targets.ids}
         tracks = []
-        for track_id in ids:
+        for track_id in sorted(ids, key=lambda i: (isinstance(i, str), i)):
             by_frame = state.masks.get(track_id, {})
             track = Track(track_id, [by_frame.get(frame) for frame in range(state.num_frames)])
             if track_id in state.ended:
-                end = state.ended[track_id]
+                _, end = state.ended[track_id]
                 track.class_logits, track.class_id, track.score = list(end.class_logits), end.class_id, end.score
             tracks.append(track)
         semantic = state.semantic if self.spec.task == datasets.PANOPTIC else None
         return VideoResult(state.video, self.dataset, state.geometry.original, state.num_frames, tracks, semantic)
 
+    def _target(
+        self, frame_index: int, id: TargetId, mask: np.ndarray | None, point_yx: tuple[float, float] | None
+    ) -> Target:
+        """Of the arguments of `add_target`; checks what can be said without the video."""
+        if isinstance(id, bool) or not isinstance(id, (int, str, np.integer)):
+            raise ValueError(f"target {id!r}: expected an id that is a whole number or a string, found {type(id)}")
+        id = id if isinstance(id, str) else int(id)
+        frame_index = operator.index(frame_index)
+        if frame_index < 0:
+            raise ValueError(f"target {id!r}: frame_index is {frame_index}, expected 0 or more")
+        if (mask is None) == (point_yx is None):
+            raise ValueError(
+                f"target {id!r}: expected either a mask or a point, found {'neither' if mask is None else 'both'}"
+            )
+        if mask is not None:
+            mask = np.asarray(mask)
+            if mask.ndim != 2:
+                raise ValueError(f"target {id!r}: expected a mask [H, W], found shape {mask.shape}")
+            mask = mask > 0
+            if not mask.any():
+                raise ValueError(f"target {id!r}: its mask of frame {frame_index} is empty")
+        else:
+            point_yx = tuple(float(coordinate) for coordinate in point_yx)
+            if len(point_yx) != 2:
+                raise ValueError(f"target {id!r}: expected a point (y, x), found {point_yx}")
+        return Target(frame_index, id, mask, point_yx)
+
+    def _check_fits(self, target: Target) -> None:
+        """Checks a target against the video, if that is known; to be called before it is given."""
+        state = self._state
+        if state is None:
+            return
+        if target.frame < state.earliest_target_frame:
+            raise ValueError(
+                f"target {target.id!r}: frame {target.frame} is segmented already; at this point of the run targets "
+                f"can be given from frame {state.earliest_target_frame} on (seek goes back)"
+            )
+        if state.geometry is not None:
+            target.check_size(state.geometry.original)
+        self._check_frame(target, state.video, state.total_frames)
+        state.forget_next_clip()
+
+    def _check_known(self, id: TargetId) -> None:
+        if id not in self._targets:
+            known = ", ".join(map(repr, self._targets.ids)) or "none"
+            raise ValueError(f"target {id!r}: there is no such target; given are: {known}")
+
     def _check_takes_targets(self, method: str) -> None:
         if self.spec.task != datasets.EXEMPLAR:
             raise ValueError(f"{self.dataset} is a dataset of task {self.spec.task!r}: it takes no targets")
         if self._state is not None and self._state.is_over:
-            raise ValueError(f"{method}: the run is over; make a new session")
+            raise ValueError(f"{method}: the run is over; seek goes back, a new session starts the video again")
 
     def _check_target_frames(self, video: str, num_frames: int | None) -> None:
-        for target in self._targets.values():
+        for target in self._targets:
             self._check_frame(target, video, num_frames)
 
     @staticmethod
@@ -348,7 +513,7 @@ class Session:
 
     def _plan(self, size: tuple[int, int]) -> clips.Geometry:
         """The geometry of a video; checks the targets against it."""
-        for target in self._targets.values():
+        for target in self._targets:
             target.check_size(size)
         config, divisor = self.config, self._predictor.config.size_divisor
         return clips.plan_geometry(size, config.min_dim, config.max_dim, divisor, use_table=config.size_table)
@@ -359,10 +524,12 @@ class Session:
             return 1
         return self._clip_batch or self._predictor.most_clips
 
-    def _prepare(self, source: FrameSource, stack: contextlib.ExitStack, most: int) -> Iterator[np.ndarray]:
-        """Frames as the network takes them, prepared ahead by a thread where the source must decode them."""
-        frames = iter(source)
+    def _prepare(self, source: FrameSource, start: int, most: int, stack: contextlib.ExitStack) -> Iterator[np.ndarray]:
+        """Frames from `start` on as the network takes them, prepared ahead by a thread where they must be decoded."""
+        frames = source.frames_from(start)
         first = next(frames)
+        if self._state.restart is not None and self._state.geometry is not None:
+            check_frame(source.name, f"frame {start}", first, "before seek, a frame", self.size)
         self._state.geometry = self._plan(first.shape[:2])
         prepare = self._state.geometry.prepare_image
         if source.is_decoded:
@@ -381,11 +548,21 @@ class Session:
                 self._state.masks.setdefault(track_id, {})[frame.frame] = encoded
             if frame.semantic is not None:
                 self._state.semantic.append(encode_semantic(frame.semantic))
-        self._keep_ended(frame.ended)
+        self._keep_ended(frame.ended, frame.frame)
 
-    def _keep_ended(self, ended: Iterable[TrackEnd]) -> None:
+    def _keep_ended(self, ended: Iterable[TrackEnd], frame: int) -> None:
         if self._keep_result:
-            self._state.ended |= {each.id: each for each in ended}
+            self._state.ended |= {each.id: (frame, each) for each in ended}
+
+    def _forget_from(self, frame: int) -> None:
+        """Takes back what was kept of `frame` and of later ones."""
+        state = self._state
+        for track_id, by_frame in list(state.masks.items()):
+            state.masks[track_id] = {each: encoded for each, encoded in by_frame.items() if each < frame}
+            if not state.masks[track_id]:
+                del state.masks[track_id]
+        del state.semantic[frame:]
+        state.ended = {track_id: end for track_id, end in state.ended.items() if end[0] < frame}
 
 
 def _forward(pipeline: ClassPipeline | ObjectPipeline, group: list[clips.Clip], geometry: clips.Geometry) -> list[Any]:
@@ -461,14 +638,18 @@ class _Run:
     total_frames: int | None
     geometry: clips.Geometry | None = None
     num_frames: int = 0
+    next_frame: int = 0  # the first that was not handed out
     earliest_target_frame: int = 0
     is_done: bool = False
     is_over: bool = False  # done, or stopped by the caller or by an error
     masks: dict[TargetId, dict[int, Rle]] = dataclasses.field(default_factory=dict)  # track id -> frame -> RLE
-    ended: dict[int, TrackEnd] = dataclasses.field(default_factory=dict)
+    ended: dict[int, tuple[int, TrackEnd]] = dataclasses.field(default_factory=dict)  # and the frame that told it
     semantic: list[dict[int, Rle]] = dataclasses.field(default_factory=list)
     clips: ClipsAhead | None = None
     steps: "_Steps | None" = None  # of a session that steps
+    history: History | None = None  # of a run whose frames can be read again
+    restart: int | None = None  # after `seek`: number of the clip to begin with
+    removed: dict[TargetId, int] = dataclasses.field(default_factory=dict)  # see ObjectPipeline.rewind
 
     def forget_next_clip(self) -> None:
         """To be called before the targets change."""

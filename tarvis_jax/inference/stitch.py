@@ -9,7 +9,9 @@ so that one clip's logits decide: the earlier clip's for instances, the later cl
 """
 
 import math
-from collections.abc import Hashable, Mapping
+from collections import deque
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -86,8 +88,8 @@ class Means(dict[Hashable, "Mean"]):
 class Mean:
     """Running mean of arrays of one shape; the first one is not copied."""
 
-    def __init__(self, value: np.ndarray):
-        self.total, self.count = value.astype(np.float32, copy=False), 1
+    def __init__(self, total: np.ndarray, count: int = 1):
+        self.total, self.count = total.astype(np.float32, copy=False), count
 
     def add(self, value: np.ndarray) -> None:
         self.total = self.total + value
@@ -118,6 +120,7 @@ class InstanceStitcher:
         self._next_id = 1
         self._end = 0  # frames below this were covered by some clip
         self._starts_over = False
+        self._known_ids: deque[list[int]] = deque()  # of the next clips, after `rewind`
 
     def add(self, first: int, mask_logits: np.ndarray, class_logits: np.ndarray) -> list[int]:
         """Adds the selected tracks of a clip; returns their ids.
@@ -126,7 +129,19 @@ class InstanceStitcher:
           first: index of the clip's first frame.
           mask_logits: float32 [N, T, h, w] at stride 4.
           class_logits: float32 [N, 1 + K].
+
+        Raises:
+          ValueError: after `rewind`, a clip has another number of tracks than before.
         """
+        if self._known_ids:
+            ids = self._known_ids.popleft()
+            if len(ids) != len(mask_logits):
+                raise ValueError(
+                    f"the clip that begins at frame {first} had {len(ids)} tracks and has {len(mask_logits)}: "
+                    "its frames are not those of the run before"
+                )
+            self._add_masks(first, ids, mask_logits)
+            return ids
         ids = self._associate(first, mask_logits)
         if self._starts_over:
             self._frames, self._first_shown, self._class_logits = {}, {}, Means()
@@ -134,12 +149,39 @@ class InstanceStitcher:
         for track_id, logits in zip(ids, class_logits, strict=True):
             self._class_logits.add(track_id, logits)
             self._first_shown.setdefault(track_id, max(first, self._end))
+        self._add_masks(first, ids, mask_logits)
+        self._end = max(self._end, first + mask_logits.shape[1])
+        return ids
+
+    def _add_masks(self, first: int, ids: list[int], mask_logits: np.ndarray) -> None:
         for offset in range(mask_logits.shape[1]):
             frame = self._frames.setdefault(first + offset, self.new_frame())
             for track_id, logits in zip(ids, mask_logits[:, offset], strict=True):
                 frame.add(track_id, logits)
-        self._end = max(self._end, first + mask_logits.shape[1])
-        return ids
+
+    def bookmark(self) -> dict[str, Any]:
+        """What is known of the tracks besides their masks, in types that JSON has; exact."""
+        return {
+            "next_id": self._next_id,
+            "end": self._end,
+            "tracks": [
+                [track_id, self._first_shown[track_id], mean.count, mean.total.tolist()]
+                for track_id, mean in self._class_logits.items()
+            ],
+        }
+
+    def rewind(self, known_ids: Iterable[list[int]], bookmark: Mapping[str, Any]) -> None:
+        """Makes a new stitcher what one was before.
+
+        Args:
+          known_ids: of the tracks of the next clips, which are added for their masks alone.
+          bookmark: of the stitcher when it had these clips.
+        """
+        self._known_ids.extend(known_ids)
+        self._next_id, self._end = bookmark["next_id"], bookmark["end"]
+        for track_id, first_shown, count, total in bookmark["tracks"]:
+            self._first_shown[track_id] = first_shown
+            self._class_logits[track_id] = Mean(np.asarray(total, np.float32), count)
 
     def _associate(self, first: int, mask_logits: np.ndarray) -> list[int]:
         """Ids for the tracks of a clip: those of earlier tracks where the masks agree, new ones elsewhere.
@@ -188,6 +230,8 @@ class InstanceStitcher:
 
     def take_ended(self) -> dict[int, np.ndarray]:
         """`class_logits` of the tracks that have ended; they are forgotten."""
+        if self._known_ids:
+            return {}  # masks of the clips to come may be all that keeps a track alive
         alive = {track_id for frame in self._frames.values() for track_id in frame}
         ended = [track_id for track_id in self._class_logits if track_id not in alive]
         for track_id in ended:

@@ -1,7 +1,11 @@
 """What a clip's object queries are made from: the targets given in it, and the masks of the clip before."""
 
+import base64
 import dataclasses
-from collections.abc import Callable, Mapping
+import math
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +34,107 @@ class ExemplarInputs:
     point_frames: np.ndarray
     is_point: np.ndarray
     valid_frames: np.ndarray
+
+
+class Targets:
+    """All that the caller gave: for each object a target, and corrections, which are targets under the same id.
+
+    A clip begins at the frame of a correction (`cuts`). It knows nothing of the object but the new target, and all
+    clips before know nothing of that.
+    """
+
+    def __init__(self) -> None:
+        self._first: dict[TargetId, Target] = {}
+        self._corrections: dict[TargetId, dict[int, Target]] = {}  # id -> frame -> the one given there last
+
+    def __contains__(self, target_id: TargetId) -> bool:
+        return target_id in self._first
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    def __iter__(self) -> Iterator[Target]:
+        """All targets and corrections."""
+        for target_id, target in self._first.items():
+            yield target
+            yield from self._corrections[target_id].values()
+
+    @property
+    def ids(self) -> list[TargetId]:
+        """In the order in which the objects were added."""
+        return list(self._first)
+
+    def __getitem__(self, target_id: TargetId) -> Target:
+        """What the object was added with."""
+        return self._first[target_id]
+
+    def add(self, target: Target) -> None:
+        self._first[target.id], self._corrections[target.id] = target, {}
+
+    def correct(self, target: Target) -> None:
+        """Gives a known object anew; replaces a correction of the same frame."""
+        self._corrections[target.id][target.frame] = target
+
+    def remove(self, target_id: TargetId) -> None:
+        del self._first[target_id], self._corrections[target_id]
+
+    def cuts(self) -> set[int]:
+        """Frames at which a clip begins, since an object is given anew there."""
+        return set().union(*(self._anew(target_id) for target_id in self._first))
+
+    def begin_anew(self, first: int) -> list[TargetId]:
+        """Objects of which a clip that begins at `first` knows the target of that frame and nothing else."""
+        return [target_id for target_id in self._first if first in self._anew(target_id)]
+
+    def given(self, first: int, end: int) -> list[Target]:
+        """What a clip of frames [first, end) is given, at most one target for each object."""
+        known = (self._known(target_id, first) for target_id in self._first)
+        return [target for target in known if target is not None and first <= target.frame < end]
+
+    def _anew(self, target_id: TargetId) -> dict[int, Target]:
+        """Targets that replace what was known of an object, by frame: corrections, and what follows one."""
+        target, corrections = self._first[target_id], self._corrections[target_id]
+        is_late = any(frame < target.frame for frame in corrections)
+        return ({target.frame: target} if is_late else {}) | corrections
+
+    def _known(self, target_id: TargetId, first: int) -> Target | None:
+        """What a clip that begins at `first` takes an object from; None where that is given by a later clip."""
+        target, anew = self._first[target_id], self._anew(target_id)
+        begun = [frame for frame in anew if frame <= first]
+        if begun:
+            return anew[max(begun)]
+        return target if target.frame <= min(anew, default=target.frame) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Carried:
+    """What a clip takes over from the one before.
+
+    Attributes:
+      num_frames: frames that the two share.
+      masks: by object id, bool [num_frames, H, W], padded pixels; those of objects without a pixel are left out.
+    """
+
+    num_frames: int
+    masks: dict[TargetId, np.ndarray]
+
+    def without(self, ids: Collection[TargetId]) -> "Carried":
+        """The same without some objects."""
+        return Carried(self.num_frames, {i: mask for i, mask in self.masks.items() if i not in ids})
+
+    def bookmark(self) -> dict[str, Any]:
+        """In types that JSON has; exact."""
+        masks = np.stack(list(self.masks.values())) if self.masks else np.zeros((0, 0, 0, 0), bool)
+        packed = base64.b64encode(zlib.compress(np.packbits(masks), 1)).decode()
+        return {"num_frames": self.num_frames, "ids": list(self.masks), "shape": masks.shape, "masks": packed}
+
+    @classmethod
+    def of(cls, bookmark: Mapping[str, Any]) -> "Carried":
+        """The inverse of `bookmark`."""
+        shape = bookmark["shape"]
+        packed = np.frombuffer(zlib.decompress(base64.b64decode(bookmark["masks"])), np.uint8)
+        masks = np.unpackbits(packed, count=math.prod(shape)).astype(bool).reshape(shape)
+        return cls(bookmark["num_frames"], dict(zip(bookmark["ids"], masks, strict=True)))
 
 
 class ExemplarMemory:
@@ -63,8 +168,17 @@ class ExemplarMemory:
             rows = [row for row, other in enumerate(self._ids) if other != target_id]
             self._ids, self._logits = [self._ids[row] for row in rows], self._logits[rows]
 
+    def carried(self, first: int) -> Carried:
+        """What the clip that begins at frame `first` takes over."""
+        overlap = max(0, self._end - first) if self._logits is not None else 0
+        if not overlap:
+            return Carried(0, {})
+        masks = self._upsample(self._logits[:, -overlap:])
+        return Carried(overlap, {i: mask for i, mask in zip(self._ids, masks, strict=True) if mask.any()})
+
     def inputs(
         self,
+        carried: Carried,
         first: int,
         num_frames: int,
         padded_size: tuple[int, int],
@@ -75,17 +189,16 @@ class ExemplarMemory:
         """Objects of the clip [first, first + num_frames), or None if there is none left.
 
         Args:
+          carried: from the clip before.
           padded_size: (height, width) of the network's input.
           targets: those given in frames of this clip.
           prepare_mask, normalize_point: to the network's input (see clips.Geometry).
         """
-        overlap = max(0, self._end - first) if self._logits is not None else 0
+        overlap = carried.num_frames
         masks: dict[TargetId, np.ndarray] = {}
-        if overlap:
-            for object_id, mask in zip(self._ids, self._upsample(self._logits[:, -overlap:]), strict=True):
-                if mask.any():
-                    masks[object_id] = np.zeros((num_frames, *padded_size), bool)
-                    masks[object_id][:overlap] = mask
+        for object_id, mask in carried.masks.items():
+            masks[object_id] = np.zeros((num_frames, *padded_size), bool)
+            masks[object_id][:overlap] = mask
         valid_frames = np.zeros(num_frames, bool)
         valid_frames[:overlap] = True
         points = []

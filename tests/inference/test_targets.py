@@ -10,7 +10,8 @@ def _upsample(logits):
 
 
 def _inputs(memory, first, given, frames=5):
-    return memory.inputs(first, frames, (8, 8), given, lambda mask: mask, lambda point: np.float32(point) / 8)
+    carried = memory.carried(first)
+    return memory.inputs(carried, first, frames, (8, 8), given, lambda mask: mask, lambda point: np.float32(point) / 8)
 
 
 def _mask(row):

@@ -313,7 +313,9 @@ def second_clip_tensors(
     ids = np.asarray(ids)
     memory = ExemplarMemory(_upsample)
     memory.remember(0, list(ids), masks)
-    objects = memory.inputs(1, T, (4 * h, 4 * w), targets=[], prepare_mask=None, normalize_point=None)
+    objects = memory.inputs(
+        memory.carried(1), 1, T, (4 * h, 4 * w), targets=[], prepare_mask=None, normalize_point=None
+    )
     if objects is None:
         return {
             ALL_LOST: np.array(True),
