@@ -150,12 +150,16 @@ def test_frames_that_two_clips_share_are_seen_once(predictor):
 
 
 def test_programs_of_videos_of_many_sizes_and_lengths(monkeypatch):
-    """Two programs for each padded size, and none after the first video of each; the network is a quick stand-in."""
+    """Two programs for each padded size and number of clips that go at once, and none after the first video of each;
+    the network is a quick stand-in."""
     programs = []
 
     def features(model, images, shared, num_shared, extent):
         programs.append(("features", images.shape))
-        return {4: images[None, :, 2::4, 2::4, :1].astype(np.float32)}, shared
+        length, num_shared = len(extent.times), shared[4].shape[1]
+        firsts = range(0, len(images) - num_shared, length - num_shared)
+        frames = images[:, 2::4, 2::4, :1].astype(np.float32)
+        return {4: jax.numpy.stack([frames[first : first + length] for first in firsts])}, shared
 
     def classes(model, pyramid, queries, extent):
         """Where a frame is bright, there is the object."""
@@ -170,10 +174,10 @@ def test_programs_of_videos_of_many_sizes_and_lengths(monkeypatch):
     config = InferenceConfig(clip_length=4, overlap=2, min_dim=32, max_dim=100, size_table=True)
     spec = datasets.DatasetSpec(datasets.INSTANCE, 4)
 
-    def segment(num_frames, height, width):
+    def segment(num_frames, height, width, clip_batch=1):
         video = np.zeros((num_frames, height, width, 3), np.uint8)
         video[:, : height // 2, : width // 2] = 255
-        results = list(Session(predictor, "YOUTUBE_VIS", spec, config).run(video))
+        results = list(Session(predictor, "YOUTUBE_VIS", spec, config, clip_batch=clip_batch).run(video))
         assert len(results) == num_frames
         for result in results:
             assert abs(result.objects[0].mask.mean() - 0.25) < 0.02
@@ -182,6 +186,10 @@ def test_programs_of_videos_of_many_sizes_and_lengths(monkeypatch):
     assert [segment(9, 72, 128), segment(1, 128, 72), segment(6, 40, 120)] == [2, 4, 6]
     others = [(1, 108, 192), (2, 36, 64), (3, 48, 64), (5, 64, 64), (7, 96, 72), (8, 50, 120)]
     assert {segment(*video) for video in others} == {6}
+    # 4, 2 and one at a time: 14 frames are six whole clips, 15 frames another short one.
+    sizes = [(15, 72, 128), (14, 128, 72), (15, 40, 120)]
+    assert [segment(*video, clip_batch=4) for video in sizes] == [10, 14, 18]
+    assert {segment(*video, clip_batch=4) for video in others} == {18}
 
 
 def test_pixels_against_torch(predictor):
