@@ -23,7 +23,7 @@ _MODES = {
     "eval": (["workdir"], ["datasets", "data_root"]),
     "infer": (
         ["checkpoint", "dataset", "output"],
-        "input targets split data_root videos share exemplar format overlays "
+        "input targets split data_root videos share exemplar frame_step format overlays "
         "clip_length overlap min_dim max_dim dtype clip_batch".split(),
     ),
     "export": (
@@ -152,6 +152,7 @@ def _parser() -> command_line.Parser:
     flags.add_argument("--videos", metavar=names, help="of the split, these alone; or a file with one name a line")
     flags.add_argument("--share", metavar="K/N", help="of the videos, the K-th of N shares: one for each machine")
     flags.add_argument("--exemplar", choices=["mask", "point"], help="by what the split's objects are given")
+    flags.add_argument("--frame_step", metavar="N", type=int, help="CITYSCAPES_VPS: take every N-th frame of the split")
     flags.add_argument("--format", help="of the split's result files (default: the benchmark's); none: tracks alone")
     flags.add_argument("--overlays", action="store_const", const=True, help="draw the split's videos; one video always")
     flags.add_argument("--clip_length", metavar="N", type=int, help="frames of a clip (default: the checkpoint's)")

@@ -4,8 +4,8 @@
 
 Every clip of VIS and VPS has new tracks: the least IoU at which two tracks are one is 1, which none exceeds. VOS and
 PET give objects up and get new ones all the time. Nothing is kept (`keep_result=False`); the results are written to a
-file, a line of JSON for each frame. Each task has a process of its own. The host's memory is what the process has in
-RAM besides files; on a CPU it holds the device's arrays, too.
+file, a line of JSON for each frame, and what `Session.seek` needs to another one. Each task has a process of its own.
+The host's memory is what the process has in RAM besides files; on a CPU it holds the device's arrays, too.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -36,12 +36,20 @@ NEW_OBJECTS = 20  # frames after which an object of VOS and PET is given up for 
 FIRST = 50  # frames after which memory is compared with that at the end
 
 
-def frames(count: int) -> Iterator[np.ndarray]:
-    """Noise, blocks of which move."""
-    rng = np.random.default_rng(0)
-    scene = rng.integers(0, 256, (8, 12, 3), np.uint8).repeat(8, 0).repeat(8, 1)
-    for frame in range(count):
-        yield np.roll(scene, frame, axis=1)
+class Video(Sequence):
+    """Noise, blocks of which move; made frame by frame, and can be read again, so that the session could go back."""
+
+    def __init__(self, num_frames: int):
+        self._num_frames = num_frames
+        self._scene = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+
+    def __len__(self) -> int:
+        return self._num_frames
+
+    def __getitem__(self, frame: int) -> np.ndarray:
+        if frame >= self._num_frames:
+            raise IndexError(frame)
+        return np.roll(self._scene, frame, axis=1)
 
 
 def host_mb() -> float:
@@ -77,7 +85,7 @@ def measure(task: str, num_frames: int) -> dict:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "results.jsonl"
-        for result in stream_video(session, frames(num_frames), path):
+        for result in stream_video(session, Video(num_frames), path):
             tracks += len(result.ended)
             if task in ("vos", "pet") and result.frame % NEW_OBJECTS == NEW_OBJECTS - 1:
                 if session.earliest_target_frame < num_frames:
@@ -96,6 +104,7 @@ def measure(task: str, num_frames: int) -> dict:
         "device_ratio": round(curve[-1]["device_mb"] / curve[0]["device_mb"], 3),
         "tracks": tracks,
         "file_mb": round(file_mb, 1),
+        "bookmark_bytes_per_clip": round(session.history_bytes / (num_frames / 2)),
         "frames_per_s": round(num_frames / seconds, 1),
     }
 

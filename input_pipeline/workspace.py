@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -107,19 +107,50 @@ def load_json(path: pathlib.Path, *, with_runs: bool = False) -> Any:
     """Parsed JSON; a ValueError with path and position if it is no JSON.
 
     Args:
-      with_runs: the file holds masks as lists of runs. Long lists of integers become arrays while the file is parsed:
-        as Python's integers, those of YouTube-VIS would need many gigabytes.
+      with_runs: the file holds masks as lists of runs. Such lists become int32 arrays if they are long: as Python's
+        integers, those of YouTube-VIS would need many gigabytes and five times as long. Every value of a key that is a
+        list of more than 16 integers from 1 to 2^31 - 1, of which the first may also be 0, counts as a list of runs.
     """
     try:
-        with open(path, encoding="utf-8-sig") as file:  # with or without the mark that some tools write first
-            return json.load(file, object_pairs_hook=_object_with_runs if with_runs else _object)
+        content = path.read_bytes()
+        found = _parse_runs_apart(content) if with_runs and _NOT_A_NUMBER not in content else None
+        return _parse(content) if found is None else found
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error})") from error
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of too many digits, nested too deep
         raise ValueError(f"{path}: not valid JSON ({error})") from error
 
 
-_LONG = 16  # integers
+_NOT_A_NUMBER = b"NaN"
+_RUNS = re.compile(rb":W\[W((?:0,W)?+(?:[1-9][0-9]*+,W){16,}+[1-9][0-9]*+)W\]".replace(b"W", rb"[ \t\r\n]*+"))
+
+
+def _parse_runs_apart(content: bytes) -> Any:
+    """A file without NaN; None if it is wrong, or if something within a text looks like a list of runs.
+
+    NumPy parses the lists of runs. JSON's parser gets the rest, in which a NaN stands for each of them.
+    """
+    lists = []
+
+    def take(match: re.Match[bytes]) -> bytes:
+        array = np.fromstring(match[1], np.int64, sep=",")  # larger numbers become the largest of 64 bits
+        if array.max() >= 2**31:
+            return match[0]
+        lists.append(array.astype(np.int32))
+        return b":" + _NOT_A_NUMBER
+
+    rest = _RUNS.sub(take, content)
+    left = iter(lists)
+    try:
+        found = _parse(rest, lambda name: float(name) if name.endswith("Infinity") else next(left))
+    except (ValueError, RecursionError):  # whose message has to name the place in the file
+        return None
+    return found if next(left, None) is None else None
+
+
+def _parse(content: bytes, parse_constant: Callable[[str], Any] | None = None) -> Any:
+    text = content.decode("utf-8-sig")  # with or without the mark that some tools write first
+    return json.loads(text, object_pairs_hook=_object, parse_constant=parse_constant)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -127,16 +158,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(mapping) < len(pairs):
         keys = [key for key, _ in pairs]
         raise ValueError(f"an object has two values of key {next(key for key in keys if keys.count(key) > 1)!r:.80}")
-    return mapping
-
-
-def _object_with_runs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    mapping = _object(pairs)
-    for key, value in mapping.items():
-        if type(value) is list and len(value) > _LONG and type(value[0]) is int:
-            array = np.asarray(value)  # of another kind if something in it is no integer, or none of 64 bits
-            if array.dtype == np.int64 and array.min() >= 0 and array.max() < 2**31:
-                mapping[key] = array.astype(np.int32)
     return mapping
 
 

@@ -5,8 +5,8 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-from tarvis_jax.datasets import DATASETS, EXEMPLAR, DatasetSpec, check_class_names
-from tarvis_jax.fields import Length, Text, check_fields
+from tarvis_jax.datasets import DATASETS, EXEMPLAR, EXEMPLAR_KINDS, DatasetSpec, check_class_names
+from tarvis_jax.fields import Length, OneOf, Range, Text, check_fields
 from tarvis_jax.inference.config import InferenceConfig, default_inference
 
 
@@ -18,15 +18,23 @@ class DatasetInfo:
       spec: task, number of classes, which of them are things.
       class_names: name of class id 1, 2, ... K; empty where they are not known.
       inference: how its videos are segmented.
+      split_exemplar: "mask" or "point", by what the objects of a split are given; None: as `spec.exemplar` says.
+      split_frame_step: every n-th frame of a split's videos is taken; None: as the config of the dataset says.
     """
 
     spec: DatasetSpec
     class_names: Annotated[tuple[Annotated[str, Text(200, 1)], ...], Length(0, 65_535)] = ()
     inference: InferenceConfig = InferenceConfig()
+    split_exemplar: Annotated[str, OneOf(EXEMPLAR_KINDS)] | None = None
+    split_frame_step: Annotated[int, Range(1, 1000)] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
         check_class_names(self.class_names, self.spec.num_classes)
+        if self.split_exemplar is not None and self.spec.task != EXEMPLAR:
+            raise ValueError(
+                f"split_exemplar: expected none for task {self.spec.task!r}, found {self.split_exemplar!r}"
+            )
 
 
 def default_datasets(

@@ -53,7 +53,7 @@ COMPILED_QUICKLY = (
     "tests/test_api.py",
     "tests/train/test_loop.py",
 )
-COMPILED_QUICKLY += ("tests/train/test_pretraining.py", "tests/train/test_rerun.py", "tests/inference/")
+COMPILED_QUICKLY += ("tests/train/test_pretraining.py", "tests/train/test_rerun.py", "tests/inference/", "tests/demo/")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -18,6 +18,7 @@ ONLY = {
     "tensorflow": ("tarvis_jax/train/metrics.py",),
     "tensorflow_datasets": ("input_pipeline/shards/",),
     "array_record": ("input_pipeline/shards/",),
+    "gradio": ("tarvis_jax/demo/page.py", "tarvis_jax/demo/__main__.py"),
 }
 # Heavy libraries that must not be imported when the module is: only inside the functions that use them.
 INSIDE_FUNCTIONS = ("tensorflow", "clu", "wandb", "matplotlib")
@@ -36,6 +37,7 @@ FORBIDDEN = {
     "tarvis_jax/evaluation/metrics/": (*NETWORK, "jax", "input_pipeline"),
     "tarvis_jax/evaluation/benchmarks/": (*NETWORK, "jax"),
     "tarvis_jax/evaluation/__main__.py": (*NETWORK, "jax"),
+    "tarvis_jax/evaluation/archives.py": (*NETWORK, "jax"),
     "tarvis_jax/evaluation/scores.py": (*NETWORK, "jax"),
     "tarvis_jax/visualize/": (*NETWORK, "tarvis_jax.evaluation", "input_pipeline"),
     "input_pipeline/": NETWORK,

@@ -23,7 +23,7 @@ MAX_SIDE = 16384  # pixels of a mask given as RLE, whose size costs its writer n
 
 # What --mode=infer takes for one video, and for the videos of a split.
 _OF_INPUT = ("input", "targets")
-_OF_SPLIT = ("split", "data_root", "videos", "share", "exemplar", "format", "overlays")
+_OF_SPLIT = ("split", "data_root", "videos", "share", "exemplar", "frame_step", "format", "overlays")
 _SETTINGS = ("clip_length", "overlap", "min_dim", "max_dim")
 
 
@@ -120,7 +120,8 @@ def segment_input(
 def read_targets(path: str | pathlib.Path) -> list[Target]:
     """Reads the objects to follow: a JSON list of {"id": "dog", "frame": 0, "point_yx": [y, x]} or, for masks,
     {"id": 1, "frame": 0, "mask": ...}, where the mask is an image file (non-zero = object; in the JSON's folder or
-    below) or an RLE {"size", "counts"}; ids are numbers or strings.
+    below) or an RLE {"size", "counts"}; ids are numbers or strings. An id may come in several frames: those after the
+    first correct it.
 
     Raises:
       ValueError: not such a list, or an image that cannot be read.

@@ -49,6 +49,7 @@ def segment_split(
     videos: str | None = None,
     share: str | None = None,
     exemplar: str | None = None,
+    frame_step: int | None = None,
     format: str | None = None,
     overlays: bool = False,
     dtype: str | None = None,
@@ -72,7 +73,8 @@ def segment_split(
         run, or else that of the environment.
       videos: names of some of the videos, separated by commas, or a file with one name a line; None: all.
       share: "k/n": this process takes the k-th of n shares of the videos, k in 1..n.
-      exemplar: "mask" or "point": by what objects are given; None: as the benchmark has it.
+      exemplar: "mask" or "point": by what objects are given; None: as the checkpoint or else the benchmark has it.
+      frame_step: every n-th frame of CITYSCAPES_VPS is taken; None: as the checkpoint or else the benchmark has it.
       format: of the result files, a name of `results.formats`, or "none"; None: the benchmark's.
       overlays: draw the videos that this process segments.
       dtype: of activations, see `tarvis_jax.load`.
@@ -91,15 +93,20 @@ def segment_split(
     config, root = _find_dataset(dataset, split, run, checkpoint, data_root)
     if exemplar is not None and config.task != EXEMPLAR:
         raise ValueError(f"--exemplar={exemplar}: objects of {dataset} are not given, its task is {config.task}")
-    records = readers.evaluation_videos(config, split, root)
-    chosen = _choose(records, videos)
-    name, annotations = _format_of(format, config, split, root, records, is_whole=len(chosen) == len(records))
+    if frame_step is not None and config.reader != "cityscapes_vps":
+        raise ValueError(f"--frame_step={frame_step}: all frames of {dataset} are taken; it is for CITYSCAPES_VPS")
     model = load(checkpoint, dtype=dtype)
     known = "DAVIS" if dataset in _LIKE_DAVIS else dataset
     if known not in model.datasets:
         raise ValueError(f"--dataset={dataset}: expected one of {sorted({*model.datasets, *_LIKE_DAVIS})}")
     info = model.datasets[known]
-    spec = info.spec if exemplar is None else dataclasses.replace(info.spec, exemplar=exemplar)
+    spec = dataclasses.replace(info.spec, exemplar=exemplar or info.split_exemplar or info.spec.exemplar)
+    frame_step = info.split_frame_step if frame_step is None else frame_step
+    if frame_step is not None:
+        config = dataclasses.replace(config, eval_frame_step=frame_step)
+    records = readers.evaluation_videos(config, split, root)
+    chosen = _choose(records, videos)
+    name, annotations = _format_of(format, config, split, root, records, is_whole=len(chosen) == len(records))
     inference = settings(info.inference)
     tracks = TracksFolder(pathlib.Path(output))
     tracks.begin(
@@ -107,6 +114,7 @@ def segment_split(
             "dataset": dataset,
             "split": split,
             "exemplar": spec.exemplar,
+            "frame_step": config.eval_frame_step,
             "weights": fingerprint(model.variables),
             "dtype": model.config.compute_dtype,
             "inference": dataclasses.asdict(inference),

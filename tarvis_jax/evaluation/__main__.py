@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
         epilog="docs/evaluation.md has the layout of the files. --debug shows the traceback of errors.",
     )
     parser.add_argument("benchmark", metavar="BENCHMARK", help=", ".join(BENCHMARKS))
-    parser.add_argument("--results", type=pathlib.Path, help="file or folder of the results")
+    parser.add_argument("--results", type=pathlib.Path, help="file or folder of the results, or a zip of it")
     parser.add_argument("--gt", type=pathlib.Path, help="file or folder of the ground truth")
     parser.add_argument(
         "--case", type=pathlib.Path, help="a folder that holds both under the names of docs/evaluation.md"
@@ -36,7 +36,13 @@ def main(arguments: list[str]) -> None:
         results, gt = args.case / module.CASE["results"], args.case / module.CASE["gt"]
     else:
         parser.error("give either --results and --gt, or --case")
-    scores = module.evaluate(results, gt)
+    if results.suffix.lower() == ".zip":
+        from tarvis_jax.evaluation.archives import unpacked  # the modules that it needs take long to import
+
+        with unpacked(results) as path:
+            scores = module.evaluate(path, gt)
+    else:
+        scores = module.evaluate(results, gt)
     for name, value in _numbers(scores["expected"]):
         print(f"{name:<16} {value:.6f}")
     if args.json is not None:

@@ -1,10 +1,15 @@
 """What the clips of a run began with, on disk: how a session goes back."""
 
+import base64
 import bisect
 import json
+import math
 import tempfile
+import zlib
 from array import array
 from typing import Any
+
+import numpy as np
 
 
 class History:
@@ -50,3 +55,18 @@ class History:
     def covering(self, frame: int) -> int:
         """Number of the last clip that begins at `frame` or before; -1 where none does."""
         return bisect.bisect_right(self.first, frame) - 1
+
+
+def pack(values: np.ndarray) -> dict[str, Any]:
+    """A bool or float32 array in types that JSON has, compressed; `unpack` gives it back, bit for bit."""
+    content = np.packbits(values) if values.dtype == bool else values.astype("<f4")
+    text = base64.b64encode(zlib.compress(content.tobytes(), 1)).decode()
+    return {"shape": values.shape, "is_mask": values.dtype == bool, "values": text}
+
+
+def unpack(packed: dict[str, Any]) -> np.ndarray:
+    """The inverse of `pack`."""
+    content, shape = zlib.decompress(base64.b64decode(packed["values"])), packed["shape"]
+    if packed["is_mask"]:
+        return np.unpackbits(np.frombuffer(content, np.uint8), count=math.prod(shape)).astype(bool).reshape(shape)
+    return np.frombuffer(content, "<f4").reshape(shape)

@@ -33,6 +33,10 @@ _NO_CORRECTED_STEPS = (
 )
 
 
+def _nothing() -> None:
+    """A reference to no run."""
+
+
 class Session:
     """Segments one video.
 
@@ -43,8 +47,8 @@ class Session:
                 print(frame_result.frame, each.id, each.mask.sum())
         tracks = session.result().tracks
 
-    Objects may be added and removed while the video runs (between two frame results): in frames that are not segmented
-    yet, see `earliest_target_frame`.
+    Objects may be added, corrected and removed while the video runs (between two frame results): in frames that are
+    not segmented yet, see `earliest_target_frame`. `seek` goes back to frames that are.
 
     A camera whose results are wanted at once gives its frames one by one, to `step`, in the place of `run`.
 
@@ -52,6 +56,7 @@ class Session:
     turns a clip into final frames.
 
     In memory are the network's input frames of a few clips, stride-4 logits of the frames that are not final, and RLEs.
+    What `seek` needs is in a temporary file, where the frames can be read again.
 
     Attributes:
       step_seconds: how long the last calls of `step` took, at most 1000 of them, without the compilations.
@@ -96,7 +101,7 @@ class Session:
         self._targets = Targets()
         self._pipeline = self.make_pipeline(predictor, self._targets)
         self._state: _Run | None = None
-        self._running: Callable[[], Iterator[FrameResult] | None] = lambda: None  # a weak reference
+        self._running: Callable[[], Iterator[FrameResult] | None] = _nothing  # a weak reference to what `run` gave
         self.step_seconds: deque[float] = deque(maxlen=1000)
 
     def make_pipeline(self, predictor: Predictor, targets: Targets) -> ClassPipeline | ObjectPipeline:
@@ -112,8 +117,24 @@ class Session:
         """First frame that a target can be given in: 0 before `run`, then the first that no clip has covered for good.
 
         A frame is segmented before it is handed out, so this is greater than the number of the last frame result.
+        After `seek`, it is the frame that was gone back to.
         """
         return 0 if self._state is None else self._state.earliest_target_frame
+
+    @property
+    def next_frame(self) -> int:
+        """Number of the next frame result: 0 before `run`, and after `seek` the frame that was gone back to."""
+        return 0 if self._state is None else self._state.next_frame
+
+    @property
+    def history_bytes(self) -> int:
+        """What `seek` keeps on disk."""
+        return 0 if self._state is None or self._state.history is None else self._state.history.num_bytes
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the whole video was run, so that there is a `result()`."""
+        return self._state is not None and self._state.is_done
 
     @property
     def size(self) -> tuple[int, int]:
@@ -129,7 +150,10 @@ class Session:
         mask: np.ndarray | None = None,
         point_yx: tuple[float, float] | None = None,
     ) -> None:
-        """Gives an object to follow (VOS, PET), before `run` or between two of its frame results.
+        """Gives an object to follow (VOS, PET), before `run`, between two of its frame results or after `seek`.
+
+        All clips that have the frame and are computed after this call know the object. Its presence may change what
+        they say of other objects, in the frames before, too; of these, what was handed out stays as it is.
 
         Args:
           frame_index: frame it is given in; it is segmented from there on.
@@ -140,8 +164,7 @@ class Session:
         Raises:
           ValueError: not an exemplar dataset, an id of another type or given twice, a negative frame, an empty mask,
             not exactly one of mask and point; during a run also a frame before `earliest_target_frame`, which is
-            final: to change it, run the video again in a new session. Before a run, sizes and frame numbers are
-            checked when the video is read.
+            final: `seek` goes back. Before a run, sizes and frame numbers are checked when the video is read.
         """
         self._check_takes_targets("add_target")
         target = self._target(frame_index, id, mask, point_yx)
@@ -239,6 +262,7 @@ class Session:
             raise ValueError(f"seek: expected a frame in 0..{last}, those that were run, found {frame}")
         if (running := self._running()) is not None:
             running.close()
+        self._running = _nothing
         self._forget_from(frame)
         state.next_frame = state.earliest_target_frame = frame
         state.is_done = state.is_over = False

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from tarvis_jax.inference.history import pack, unpack
 from tarvis_jax.results.class_scores import softmax
 from tarvis_jax.results.tracks import TargetId
 
@@ -164,10 +165,8 @@ class InstanceStitcher:
         return {
             "next_id": self._next_id,
             "end": self._end,
-            "tracks": [
-                [track_id, self._first_shown[track_id], mean.count, mean.total.tolist()]
-                for track_id, mean in self._class_logits.items()
-            ],
+            "tracks": [[i, self._first_shown[i], mean.count] for i, mean in self._class_logits.items()],
+            "class_logits": pack(np.array([mean.total for mean in self._class_logits.values()], np.float32)),
         }
 
     def rewind(self, known_ids: Iterable[list[int]], bookmark: Mapping[str, Any]) -> None:
@@ -179,9 +178,11 @@ class InstanceStitcher:
         """
         self._known_ids.extend(known_ids)
         self._next_id, self._end = bookmark["next_id"], bookmark["end"]
-        for track_id, first_shown, count, total in bookmark["tracks"]:
+        for (track_id, first_shown, count), total in zip(
+            bookmark["tracks"], unpack(bookmark["class_logits"]), strict=True
+        ):
             self._first_shown[track_id] = first_shown
-            self._class_logits[track_id] = Mean(np.asarray(total, np.float32), count)
+            self._class_logits[track_id] = Mean(total, count)
 
     def _associate(self, first: int, mask_logits: np.ndarray) -> list[int]:
         """Ids for the tracks of a clip: those of earlier tracks where the masks agree, new ones elsewhere.

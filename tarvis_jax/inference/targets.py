@@ -1,14 +1,12 @@
 """What a clip's object queries are made from: the targets given in it, and the masks of the clip before."""
 
-import base64
 import dataclasses
-import math
-import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from tarvis_jax.inference.history import pack, unpack
 from tarvis_jax.results.target import Target
 from tarvis_jax.results.tracks import TargetId
 
@@ -124,17 +122,13 @@ class Carried:
 
     def bookmark(self) -> dict[str, Any]:
         """In types that JSON has; exact."""
-        masks = np.stack(list(self.masks.values())) if self.masks else np.zeros((0, 0, 0, 0), bool)
-        packed = base64.b64encode(zlib.compress(np.packbits(masks), 1)).decode()
-        return {"num_frames": self.num_frames, "ids": list(self.masks), "shape": masks.shape, "masks": packed}
+        masks = np.array(list(self.masks.values()), bool)
+        return {"num_frames": self.num_frames, "ids": list(self.masks), "masks": pack(masks)}
 
     @classmethod
     def of(cls, bookmark: Mapping[str, Any]) -> "Carried":
         """The inverse of `bookmark`."""
-        shape = bookmark["shape"]
-        packed = np.frombuffer(zlib.decompress(base64.b64decode(bookmark["masks"])), np.uint8)
-        masks = np.unpackbits(packed, count=math.prod(shape)).astype(bool).reshape(shape)
-        return cls(bookmark["num_frames"], dict(zip(bookmark["ids"], masks, strict=True)))
+        return cls(bookmark["num_frames"], dict(zip(bookmark["ids"], unpack(bookmark["masks"]), strict=True)))
 
 
 class ExemplarMemory:

@@ -18,7 +18,15 @@ from tarvis_jax.inference.session import Session
 from tarvis_jax.results.formats import Options, davis, kitti_step, youtube_vis
 from tarvis_jax.results.panoptic import thing_tracks
 from tarvis_jax.results.target import Target
-from tarvis_jax.results.tracks import FrameResult, VideoResult, frame_line, stream_end, stream_start, write_tracks
+from tarvis_jax.results.tracks import (
+    FrameResult,
+    TargetId,
+    VideoResult,
+    frame_line,
+    stream_end,
+    stream_start,
+    write_tracks,
+)
 from tarvis_jax.visualize.overlay import draw_result
 from tarvis_jax.visualize.video import write_video
 
@@ -76,7 +84,8 @@ def segment_video(
     Args:
       predictor, dataset, spec, config: see Session.
       source: anything `open_frames` takes.
-      targets: what to follow (VOS, PET).
+      targets: what to follow (VOS, PET). Of several with one id, the first frame's begins the object, and the others
+        correct it (`Session.correct_target`).
       class_names: class id 1..K -> name, for the overlays' labels.
       min_score: VIS: tracks below are not drawn (the files have them all).
       overlays: False leaves them out.
@@ -87,7 +96,7 @@ def segment_video(
       The result, and a summary whose text is one line.
 
     Raises:
-      ValueError: see Session; overlays of a source that can be read only once.
+      ValueError: see Session; overlays of a source that can be read only once; two targets of one id and frame.
     """
     frames = open_frames(source)
     if overlays and not frames.is_replayable:
@@ -95,8 +104,7 @@ def segment_video(
     out_dir = pathlib.Path(out_dir)
     targets = list(targets)
     session = Session(predictor, dataset, spec, config, clip_batch=clip_batch)
-    for target in targets:
-        session.add_target(target.frame, target.id, target.mask, target.point_yx)
+    _give_targets(session, targets)
     before = _counters(predictor)
     start = time.perf_counter()
     for _ in map(session.step, frames) if online else session.run(frames):
@@ -128,11 +136,14 @@ def stream_video(
     """`session.run(source)` that also writes each result to a file as it comes, a line of JSON each.
 
     With a session of keep_result=False, memory does not grow with the video; `results.tracks.read_stream` reads the
-    file. If the caller stops early, the file holds the frames so far and its last line is missing.
+    file. If the caller stops early or goes back (`Session.seek`), the file holds the frames so far and its last line is
+    missing.
 
     Raises:
-      ValueError: see Session.run.
+      ValueError: see Session.run; a session that goes on after `seek`, since the file would lack the frames before.
     """
+    if session.next_frame:
+        raise ValueError(f"stream_video: the session is at frame {session.next_frame}; expected one at frame 0")
     source = open_frames(source)
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +155,8 @@ def stream_video(
             file.write(frame_line(result) + "\n")
             num_frames += 1
             yield result
-        file.write(stream_end(num_frames) + "\n")
+        if session.is_done:
+            file.write(stream_end(num_frames) + "\n")
 
 
 def write_results(
@@ -192,6 +204,21 @@ def write_overlays(
             yield image
 
     write_video(out_dir / "overlay.mp4", drawn(), fps=frames.frames_per_second or 10.0)
+
+
+def _give_targets(session: Session, targets: Iterable[Target]) -> None:
+    """Of the targets with one id, the earliest is added, and the others correct it."""
+    by_id: dict[TargetId, dict[int, Target]] = {}
+    for target in targets:
+        of_id = by_id.setdefault(target.id, {})
+        if target.frame in of_id:
+            raise ValueError(f"target {target.id!r}: given twice in frame {target.frame}")
+        of_id[target.frame] = target
+    for of_id in by_id.values():
+        first, *corrections = (of_id[frame] for frame in sorted(of_id))
+        session.add_target(first.frame, first.id, first.mask, first.point_yx)
+        for each in corrections:
+            session.correct_target(each.frame, each.id, each.mask, each.point_yx)
 
 
 def _counters(predictor: Predictor) -> tuple[int, float, float]:

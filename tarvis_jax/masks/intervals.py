@@ -73,20 +73,17 @@ class Intervals:
 def intersections(one: Intervals, other: Intervals) -> np.ndarray:
     """Number of pixels that each mask of one and each of the other share, int64 [n, m]."""
     result = np.zeros((len(one), len(other)), np.int64)
+    ends = np.stack((one.starts, one.stops), axis=1).astype(np.float64)
     for j in range(len(other)):
         part = slice(other.first[j], other.first[j + 1])
         starts, stops = other.starts[part], other.stops[part]
-        if len(starts) == 0 or len(one.starts) == 0:
+        if len(starts) == 0:
             continue
-        before = np.append(0, np.cumsum(stops - starts))
-        last_stops = np.append(0, stops)
-
-        def covered(place: np.ndarray, starts=starts, before=before, last_stops=last_stops) -> np.ndarray:
-            """Number of pixels of the mask that lie before `place`."""
-            number = np.searchsorted(starts, place, side="right")  # intervals that begin at it or before it
-            return before[number] - np.maximum(last_stops[number] - place, 0)
-
-        shared = np.append(0, np.cumsum(covered(one.stops) - covered(one.starts)))
+        until = np.cumsum(stops - starts)
+        # How many pixels of the mask lie before a place rises by 1 within its intervals and by 0 between them.
+        places, pixels = (np.stack(each, axis=1).ravel() for each in ((starts, stops), (until - stops + starts, until)))
+        covered = np.diff(np.interp(ends, places, pixels), axis=1)
+        shared = np.append(0, np.cumsum(covered))
         result[:, j] = np.diff(shared[one.first])
     return result
 
@@ -128,17 +125,18 @@ def from_segmentations(segmentations: Sequence[Any], height: int, width: int, wh
         lengths = np.asarray([len(runs[i]) for i in range(len(segmentations))], np.int64)
         flat = np.concatenate([runs[i] for i in range(len(segmentations))]).astype(np.int64)
     begins = np.append(0, np.cumsum(lengths))
-    ends = np.cumsum(flat)
-    totals = np.diff(np.append(0, ends)[begins])
-    if (flat < 0).any() or (totals != height * width).any():
+    ends = np.zeros(len(flat) + 1, np.int64)  # of each run: how many pixels all masks have before it
+    np.cumsum(flat, out=ends[1:])
+    totals = np.diff(ends[begins])
+    if flat.min(initial=0) < 0 or (totals != height * width).any():
         for i, segmentation in enumerate(segmentations):
             rle.to_rle(segmentation, height, width, where(i))  # raises for the first one that is wrong
         raise AssertionError("a mask that rle.to_rle takes is refused here")
-    number = np.repeat(np.arange(len(lengths)), lengths)
-    place = np.arange(len(flat)) - begins[number]
-    inside = np.flatnonzero((place & 1).astype(bool) & (flat > 0))
-    stops = ends[inside] - number[inside] * (height * width)
-    first = np.searchsorted(number[inside], np.arange(len(lengths) + 1))
+    is_inside = np.repeat((begins[:-1] & 1).astype(bool), lengths)  # every second run of a mask
+    is_inside[1::2] ^= True
+    inside = np.flatnonzero(is_inside & (flat > 0))
+    first = np.searchsorted(inside, begins)
+    stops = ends[inside + 1] - np.repeat(ends[begins[:-1]], np.diff(first))
     return Intervals(stops - flat[inside], stops, first)
 
 
@@ -156,30 +154,30 @@ def _decode(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     chars = np.frombuffer("".join(texts).encode("ascii"), np.uint8) - np.uint8(48)  # below 48: above 63
     lasts = np.cumsum([len(text) for text in texts]) - 1
-    ends = (chars & 32) == 0
-    is_wrong = np.flatnonzero(chars > 63)
-    is_wrong = np.concatenate((is_wrong, lasts[~ends[lasts]]))
-    ends[lasts] = True
-    ends = np.flatnonzero(ends)
+    is_end = chars & 32 == 0  # of a value
+    wrong = np.concatenate((np.flatnonzero(chars > 63), lasts[~is_end[lasts]]))
+    is_end[lasts] = True
+    digits = (chars & 31).view(np.int8)
+    digits -= (is_end & (chars & 16 > 0)).view(np.int8) << 5  # the last one has a sign
+    ends = np.flatnonzero(is_end)
     starts = np.append(0, ends[:-1] + 1)
-    widths = ends - starts + 1
-    is_wrong = np.concatenate((is_wrong, starts[widths > 6]))
-    chars = chars & 31
-    values = chars[starts].astype(np.int64)
-    for place in range(1, min(int(widths.max()), 6)):
-        longer = np.flatnonzero(widths > place)
-        values[longer] += chars[starts[longer] + place].astype(np.int64) << (5 * place)
-    negative = np.flatnonzero(chars[ends] & 16)
-    values[negative] -= np.int64(1) << (5 * np.minimum(widths[negative], 7))
-    # Which text each value is of, and its place there.
-    begins = np.searchsorted(ends, np.append(0, lasts[:-1] + 1))
-    counts = np.diff(np.append(begins, len(values)))
-    place = np.arange(len(values)) - np.repeat(begins, counts)
-    text = np.repeat(np.arange(len(texts)), counts)
-    for parity in (1, 2):  # from the fourth run on, a value is the difference to the run two places before
-        chosen = np.flatnonzero(((place & 1) == (parity & 1)) & (place > 0))
-        sums = np.append(0, np.cumsum(values[chosen]))
-        offset = sums[np.searchsorted(text[chosen], np.arange(len(texts)))]
-        values[chosen] = sums[1:] - offset[text[chosen]]
-    values[begins[np.searchsorted(lasts, is_wrong)]] = -1
-    return values, counts
+    values = digits[starts].astype(np.int64)
+    longer = np.flatnonzero(~is_end[starts])
+    chars_of_longer = starts[longer]
+    for place in range(1, 6):
+        chars_of_longer += 1
+        values[longer] += digits[chars_of_longer].astype(np.int64) << (5 * place)
+        goes_on = ~is_end[chars_of_longer]
+        longer, chars_of_longer = longer[goes_on], chars_of_longer[goes_on]
+    wrong = np.concatenate((wrong, chars_of_longer))  # more than 6 characters
+    # From the fourth run of a text on, a value is the difference to the run two places before.
+    begins = np.searchsorted(ends, np.append(0, lasts + 1))
+    first_runs = values[begins[:-1]]
+    values[begins[:-1]] = 0
+    for parity in (0, 1):
+        sums = np.append(0, np.cumsum(values[parity::2]))
+        texts_begin = (begins + 1 - parity) // 2
+        values[parity::2] = sums[1:] - np.repeat(sums[texts_begin[:-1]], np.diff(texts_begin))
+    values[begins[:-1]] = first_runs
+    values[begins[np.searchsorted(lasts, wrong)]] = -1
+    return values, np.diff(begins)

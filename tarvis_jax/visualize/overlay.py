@@ -78,7 +78,7 @@ def draw_overlay(
     image = frame.astype(np.float32)
     if semantic is not None:
         classes = np.unique(semantic)
-        table = np.array([_stuff_color(int(c)) for c in classes], np.float32)
+        table = np.array([stuff_color(int(c)) for c in classes], np.float32)
         tint = np.where((semantic != 255)[..., None], table[np.searchsorted(classes, semantic)], image)
         image += 0.6 * alpha * (tint - image)
     for identity, mask in masks.items():
@@ -145,7 +145,7 @@ def _score_text(score: float) -> str:
     return f"{score:.2f}".removeprefix("0")
 
 
-def _stuff_color(class_id: int) -> tuple[int, int, int]:
+def stuff_color(class_id: int) -> tuple[int, int, int]:
     """As `color`, but grayer: stuff stays behind things."""
     return tuple(round(0.6 * c + 0.4 * 128) for c in color(class_id + 1))
 
@@ -232,8 +232,7 @@ def _write_labels(
 
     for text, mask, rgb in reversed(plates):  # what lies on top is placed first
         text, box = place(text, _around(mask, scale))
-        is_light = np.dot(rgb, (0.299, 0.587, 0.114)) > 128
-        ink, edge = ((0, 0, 0), (255, 255, 255)) if is_light else ((255, 255, 255), (0, 0, 0))
+        ink, edge = ((0, 0, 0), (255, 255, 255)) if _is_light(rgb) else ((255, 255, 255), (0, 0, 0))
         pen.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=rgb, outline=edge if font.size > 14 else None)
         pen.text((box[0] + padding, box[1] + padding / 2), text, fill=ink, font=font)
     for text, (x, y) in regions:
@@ -249,6 +248,14 @@ def _write_labels(
             stroke_fill=(0, 0, 0),
         )
     return np.array(canvas)
+
+
+def _is_light(rgb: tuple[int, int, int]) -> bool:
+    """Whether black has more contrast with a color than white, as WCAG 2 defines contrast: at least 4.5 either way."""
+    value = np.array(rgb) / 255
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    luminance = np.dot(linear, (0.2126, 0.7152, 0.0722))
+    return (luminance + 0.05) ** 2 > 0.05 * 1.05
 
 
 def _around(mask: np.ndarray, scale: int):

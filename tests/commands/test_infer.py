@@ -21,7 +21,11 @@ def test_a_shared_model_with_named_targets(tmp_path):
         cv2.imwrite(str(tmp_path / f"frames/{t}.png"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     mask = np.zeros(tiny.SIZE, bool)
     mask[10:30, 10:30] = True
-    targets = [{"id": "dog", "frame": 0, "mask": rle.encode(mask)}, {"id": 7, "frame": 1, "point_yx": [5, 6]}]
+    targets = [
+        {"id": "dog", "frame": 1, "mask": rle.encode(~mask)},  # corrects the one after
+        {"id": "dog", "frame": 0, "mask": rle.encode(mask)},
+        {"id": 7, "frame": 1, "point_yx": [5, 6]},
+    ]
     (tmp_path / "targets.json").write_text(json.dumps(targets))
     segment_input(
         str(tmp_path / "model"),
@@ -32,10 +36,20 @@ def test_a_shared_model_with_named_targets(tmp_path):
     )
     session = model.session("vos")
     session.add_target(0, "dog", mask=mask)
+    session.correct_target(1, "dog", mask=~mask)
     session.add_target(1, 7, point_yx=(5, 6))
     list(session.run(frames))
     assert read_tracks(tmp_path / "out/tracks.json").tracks == session.result().tracks
     assert not (tmp_path / "out/masks").exists()  # a palette PNG cannot hold "dog"
+    (tmp_path / "targets.json").write_text(json.dumps([targets[1], targets[1]]))
+    with pytest.raises(ValueError, match="target 'dog': given twice in frame 0"):
+        segment_input(
+            str(tmp_path / "model"),
+            str(tmp_path / "frames"),
+            str(tmp_path / "out"),
+            "DAVIS",
+            str(tmp_path / "targets.json"),
+        )
     with pytest.raises(ValueError, match="--dataset=COCO: expected one of .*'DAVIS'"):
         segment_input(str(tmp_path / "model"), str(tmp_path / "frames"), str(tmp_path / "out"), "COCO")
 

@@ -1,4 +1,5 @@
 import json
+import math
 
 import cv2
 import numpy as np
@@ -407,15 +408,66 @@ def test_vipseg_ignores_what_its_lists_do_not_name(own_workspace, make_dataset):
     np.testing.assert_array_equal(video.id_map(3), np.where(values == 6101, 6101, 0))
 
 
-def test_long_lists_of_runs_are_read_as_arrays(tmp_path):
+RUNS = {
+    "runs": [0, *range(1, 20)],
+    "no_zero": list(range(1, 20)),
+    "largest": [2**31 - 1] * 20,
+}
+NO_RUNS = {
+    "short": [1, 2],
+    "mixed": [1] * 20 + [0.5],
+    "negative": [-1] * 20,
+    "zeros": [0] * 20,
+    "names": ["a"] * 20,
+    "long": [2**31] * 20,
+    "longer": [2**70] * 20,
+    "nested": [list(range(20))],
+}
+
+
+@pytest.mark.parametrize("spaces", [(",", ":"), (", ", ": "), (",\n ", " :\t")])
+def test_long_lists_of_runs_are_read_as_arrays(spaces, tmp_path):
     """And everything else of the file stays as it is."""
     path = tmp_path / "file.json"
-    content = {"runs": list(range(20)), "short": [1, 2], "mixed": [1] * 20 + [0.5], "negative": [-1] * 20}
-    content |= {"names": ["a"] * 20, "long": [2**40] * 20, "longer": [2**70] * 20}
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(NO_RUNS | RUNS | {"more": [RUNS, math.inf]}, separators=spaces), encoding="utf-8-sig")
     found = workspace_files.load_json(path, with_runs=True)
-    assert found["runs"].dtype == np.int32 and found["runs"].tolist() == content.pop("runs")
-    assert {key: found[key] for key in content} == content
+    assert {key: found[key] for key in NO_RUNS} == NO_RUNS and found["more"][1] == math.inf
+    for each in (found, found["more"][0]):
+        assert all(each[key].dtype == np.int32 and each[key].tolist() == runs for key, runs in RUNS.items())
+
+
+@pytest.mark.parametrize("text", [f"a: {RUNS['runs']}", "NaN", math.nan])
+def test_texts_like_runs_and_nan_stay_as_they_are(text, tmp_path):
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps({"first": text, **RUNS}))
+    found = workspace_files.load_json(path, with_runs=True)
+    assert found["first"] == text or math.isnan(text)
+    assert {key: list(found[key]) for key in RUNS} == RUNS
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ("[0, 1,", "[00, 1,"),
+        (", 19]", ", 019]"),
+        (", 19]", ", 19,]"),
+        (", 7,", ", ,"),
+        (", 7,", " 7,"),
+        (", 19]", ", 19"),
+        ("]}", "]1}"),
+        ("[0,", "\x01[0,"),
+    ],
+)
+def test_damaged_lists_of_runs_are_told_by_their_place(good, bad, tmp_path):
+    path = tmp_path / "file.json"
+    text = json.dumps({"runs": [*range(20)]})
+    assert text.count(good) == 1
+    path.write_text(text.replace(good, bad))
+    with pytest.raises(json.JSONDecodeError) as expected:
+        json.loads(path.read_text())
+    with pytest.raises(ValueError) as caught:
+        workspace_files.load_json(path, with_runs=True)
+    assert str(caught.value) == f"{path}: not valid JSON ({expected.value})"
 
 
 def test_wrong_year_of_youtube_vis_is_told(own_workspace, make_dataset, caplog):

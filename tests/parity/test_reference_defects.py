@@ -41,7 +41,8 @@ def test_all_objects_lost():
 def test_a_point_in_the_overlap_is_a_second_object():
     memory = ReferenceMemory(lambda logits: np.repeat(np.repeat(logits > 0, 4, axis=2), 4, axis=3))
     memory.remember(0, [4], np.ones((1, 5, 2, 2), np.float32))
-    inputs = memory.inputs(3, 5, (8, 8), [Target(4, 4, point_yx=(1, 1))], None, lambda point: np.float32(point) / 8)
+    given = [Target(4, 4, point_yx=(1, 1))]
+    inputs = memory.inputs(memory.carried(3), 3, 5, (8, 8), given, None, lambda point: np.float32(point) / 8)
     assert inputs.ids == [4, 4] and inputs.is_point.tolist() == [False, True]
 
 

@@ -3,6 +3,8 @@
 The network is a stand-in that finds something in every video; tests/rehearsal/test_inference.py has a real one.
 """
 
+import copy
+import dataclasses
 import functools
 import json
 import types
@@ -210,6 +212,36 @@ def test_burst_by_mask(infer):
 
 
 @pytest.mark.parametrize(
+    ("dataset", "of_checkpoint", "flag", "setting"),
+    [
+        ("BURST", {"split_exemplar": "mask"}, None, {"exemplar": "mask"}),
+        ("BURST", {"split_exemplar": "mask"}, "--exemplar=point", {"exemplar": "point"}),
+        ("CITYSCAPES_VPS", {}, None, {"frame_step": 5}),
+        ("CITYSCAPES_VPS", {"split_frame_step": 1}, None, {"frame_step": 1}),
+        ("CITYSCAPES_VPS", {"split_frame_step": 1}, "--frame_step=5", {"frame_step": 5}),
+        ("CITYSCAPES_VPS", {"split_frame_step": 5}, "--frame_step=1", {"frame_step": 1}),
+    ],
+)
+def test_a_checkpoint_says_which_frames_and_objects(dataset, of_checkpoint, flag, setting, infer, tree, monkeypatch):
+    """And flags come first."""
+
+    def load(path, dtype):
+        model = copy.copy(load_once(path))
+        model.datasets = model.datasets | {dataset: dataclasses.replace(model.datasets[dataset], **of_checkpoint)}
+        return model
+
+    monkeypatch.setattr(infer_split, "load", load)
+    folder = tree[1] / "cityscapes_vps"
+    of_download = [f"--data_root={folder}"] if dataset == "CITYSCAPES_VPS" else []
+    infer(dataset, "val", "--format=none", *of_download, *([flag] if flag else []))
+    settings = json.loads((infer.output / "settings.json").read_text())
+    assert settings | setting == settings
+    if of_download:
+        lengths = {read_tracks(path).num_frames for path in (infer.output / "tracks").iterdir()}
+        assert lengths == {30 // setting["frame_step"]}
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("DAVIS", "val", "--share=3/2"), "--share=3/2: expected k/n with k in 1..n"),
@@ -218,6 +250,8 @@ def test_burst_by_mask(infer):
         (("DAVIS", "tset"), "expected a list of sequences at .*ImageSet_tset.txt, but it does not exist"),
         (("DAVIS", "val", "--exemplar=point"), "expected a point of each object, found masks alone"),
         (("OVIS", "val", "--exemplar=point"), "--exemplar=point: objects of OVIS are not given"),
+        (("OVIS", "val", "--frame_step=2"), "--frame_step=2: all frames of OVIS are taken"),
+        (("CITYSCAPES_VPS", "val", "--frame_step=0"), "eval_frame_step: expected 1..1000, found 0"),
         (("COCO", "val"), "--dataset=COCO: expected a dataset with splits for inference"),
         (("DAVIS", "val", "--data_root=/nowhere"), "--data_root=/nowhere: expected a folder, found none"),
         (("BURST", "val", "--videos=BDD/val_b1c81faa-3df17267", "--format=burst"), "its files hold the whole split"),

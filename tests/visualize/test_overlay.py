@@ -43,6 +43,34 @@ def test_the_first_colors_differ_for_the_color_blind(missing):
     assert distances.min() > 25
 
 
+def luminance(rgb: np.ndarray) -> np.ndarray:
+    """Relative luminance 0..1 of sRGB [..., 3], as WCAG 2 defines it."""
+    value = np.asarray(rgb) / 255
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+@pytest.mark.parametrize("first", [1, 8, 15])
+def test_names_can_be_read_on_every_color(boxes, first):
+    """The contrast of text and plate is at least 4.5 (WCAG 2, level AA)."""
+    masks = {first + i: square(8 * (i // 4), 24 * (i % 4), 6) for i in range(7)}
+    image = draw_overlay(np.full((64, 96, 3), 128, np.uint8), masks, labels=dict.fromkeys(masks, "HIM"), scale=8)
+    for identity, (left, top, right, bottom) in zip(reversed(masks), boxes, strict=True):
+        plate = luminance(image[top + 2 : bottom - 2, left + 2 : right - 2]).ravel()
+        assert (image[top + 2, left + 2] == color(identity)).all()
+        assert (plate.max() + 0.05) / (plate.min() + 0.05) >= 4.5
+
+
+def test_tracks_of_one_color_have_contours_and_names(texts):
+    """Colors repeat, and not everybody sees them: touching tracks are told apart without them."""
+    assert color(2) == color(23)
+    frame = np.full((64, 96, 3), 60, np.uint8)
+    image = draw_overlay(frame, {2: square(20, 20), 23: square(20, 40)}, labels={2: "car 2", 23: "car 23"}, scale=4)
+    inside, border = luminance(image[140, 120]), luminance(image[140, 156:164])
+    assert (border.max() + 0.05) / (inside + 0.05) > 2, "a line where one ends and the other begins"
+    assert texts == [(["car 2", "car 23"], [])]
+
+
 def test_masks_are_blended_where_they_are():
     frame = np.full((64, 96, 3), 100, np.uint8)
     mask = square(10, 10)

@@ -7,16 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
 
-from input_pipeline import images
-from input_pipeline.frame_limits import check_size
+from tarvis_jax.results.png_files import read_png
 
 T = TypeVar("T")
 S = TypeVar("S")
 
 _READERS = 2  # threads; decoding and counting pixels leave Python to the others
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises
 
 
 def first_that_exists(candidates: Iterable[pathlib.Path]) -> pathlib.Path:
@@ -73,15 +70,10 @@ def read_rgb_values(path: pathlib.Path) -> np.ndarray:
     Raises:
       ValueError: it is absent, broken, or another kind of file; names the file.
     """
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            size, mode = (image.height, image.width), image.mode
-    except _UNREADABLE as error:
-        raise ValueError(f"{path}: cannot be read as a PNG ({error})") from None
-    if mode not in ("RGB", "RGBA"):  # the colors of a palette would be read as ids
-        raise ValueError(f"{path}: expected an RGB PNG, found mode {mode}")
-    check_size(*size, str(path))
-    return images.read_color_ids(path, *size)
+    colors = read_png(path, ("RGB", "RGBA"))  # the colors of a palette would be read as ids
+    values = np.zeros((*colors.shape[:2], 4), np.uint8)
+    values[..., :3] = colors[..., :3]
+    return values.view("<i4")[..., 0]
 
 
 def read_class_values(path: pathlib.Path) -> np.ndarray:
@@ -90,7 +82,7 @@ def read_class_values(path: pathlib.Path) -> np.ndarray:
     Raises:
       ValueError: it is absent, broken, or another kind of file; names the file.
     """
-    return images.read_palette(path, *images.image_size(path))
+    return read_png(path, ("P", "L"))
 
 
 def _listed(path: pathlib.Path) -> list[pathlib.Path]:

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from input_pipeline.frame_limits import MAX_PIXELS
-from input_pipeline.images import MAX_SEGMENT_ID
 from input_pipeline.workspace import get
 from tarvis_jax.evaluation.benchmarks.files import read_ahead, read_rgb_values
 from tarvis_jax.evaluation.metrics.panoptic import Overlap, PanopticQuality, Segments, frame_overlap
 from tarvis_jax.fields import shown
 
 MAX_CLASSES = 255
+MAX_SEGMENT_ID = 2**24 - 1  # three colors of 8 bits
 _GROUPS = ("all", "thing", "stuff")
 
 Categories = dict[int, bool]  # id -> is it a thing

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from tarvis_jax.results import png_files
 from tarvis_jax.results.formats import files, panoptic
 from tarvis_jax.results.formats.video import DEFAULTS, Options, ResultVideo, loaded
 
@@ -42,7 +43,7 @@ def write(output: pathlib.Path, videos: Iterable[ResultVideo], options: Options 
                         f"{options.annotations} has {image['height']} x {image['width']}"
                     )
                 file = f"{image['id']}.png"
-                files.save_png(files.inside(folder / "pan_pred", file, str(options.annotations)), colors)
+                png_files.save_png(files.inside(folder / "pan_pred", file, str(options.annotations)), colors)
                 annotations[image["id"]] = {"image_id": image["id"], "file_name": file, "segments_info": segments}
             del result
         missing = [image["id"] for image in images if image["id"] not in annotations]

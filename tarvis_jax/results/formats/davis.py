@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from tarvis_jax.masks.palette import palette
+from tarvis_jax.results import png_files
 from tarvis_jax.results.formats import files
 from tarvis_jax.results.formats.video import DEFAULTS, Options, ResultVideo, from_value_maps, loaded, numbers, value_map
 from tarvis_jax.results.tracks import VideoResult
@@ -43,13 +44,13 @@ def write_frames(folder: pathlib.Path, result: VideoResult, names: Iterable[str]
     values = numbers(result, 1, MAX_ID, result.video, "a palette PNG")
     for frame, name in enumerate(names):
         if name is not None:
-            files.save_png(folder / f"{name}.png", value_map(result, frame, values, np.uint8), _COLORS)
+            png_files.save_png(folder / f"{name}.png", value_map(result, frame, values, np.uint8), _COLORS)
 
 
 def frames_of(name: str, paths: list[pathlib.Path]) -> ResultVideo:
     """The video whose id maps these are."""
 
     def load() -> VideoResult:
-        return from_value_maps(name, "", files.frame_stack(paths, ("P", "L")), ignored=(_VOID,))
+        return from_value_maps(name, "", png_files.frame_stack(paths, ("P", "L")), ignored=(_VOID,))
 
     return ResultVideo(name, tuple(path.stem for path in paths), load)

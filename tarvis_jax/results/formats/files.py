@@ -5,22 +5,22 @@ import io
 import json
 import os
 import pathlib
+import platform
+import re
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 _DATE = (1980, 1, 1, 0, 0, 0)  # of the entries of a zip, so that equal results make equal files
 _MAX_BYTES = 2**32  # of a JSON
-_MAX_PIXELS = 2**28  # of a PNG
 
 
 @contextlib.contextmanager
 def whole_folder(output: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder to write to, which becomes `output` if all goes well and is removed if not.
+
+    What a killed process has left of such a folder is removed by the next one that writes the same.
 
     Raises:
       ValueError: `output` is there and has a file that the new folder has not, which would be lost; or is no folder.
@@ -30,8 +30,7 @@ def whole_folder(output: pathlib.Path) -> Iterator[pathlib.Path]:
         found = "a file" if output.is_file() else "no name of its own"
         raise ValueError(f"{output}: expected a folder for result files, found {found}")
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = _partial(output)
     partial.mkdir()
     try:
         yield partial
@@ -53,12 +52,37 @@ def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A file to write to, which becomes `path` if all goes well and is removed if not."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    partial = _partial(path)
     try:
         yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _partial(path: pathlib.Path) -> pathlib.Path:
+    """The temporary name of `path`, which is free; removes what processes of this machine that are dead had of it."""
+    start, number = f"{path.name}.partial-{platform.node()}-", str(os.getpid())
+    for other in path.parent.iterdir():
+        process = other.name.removeprefix(start)
+        if process == other.name or not re.fullmatch("[1-9][0-9]{0,9}", process):
+            continue
+        if process == number or not _is_running(int(process)):
+            if other.is_dir() and not other.is_symlink():
+                shutil.rmtree(other, ignore_errors=True)
+            else:
+                other.unlink(missing_ok=True)
+    return path.with_name(start + number)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_zip(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
@@ -129,45 +153,6 @@ def inside(folder: pathlib.Path, name: str, where: str) -> pathlib.Path:
     """A path below `folder` by a name that a file says; ValueError for one that leads out of it."""
     check_name(name, where)
     return folder / name
-
-
-def save_png(path: pathlib.Path, pixels: np.ndarray, palette: list[int] | None = None) -> None:
-    """Writes uint8 [H, W] (gray, or indices of a palette), uint16 [H, W] or uint8 [H, W, 3] (RGB)."""
-    image = Image.fromarray(pixels)
-    if palette is not None:
-        image.putpalette(palette)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, "PNG", compress_level=1 if pixels.size > 2**20 else 6)
-
-
-def read_png(path: pathlib.Path, kinds: tuple[str, ...]) -> np.ndarray:
-    """The pixels of a PNG as they are stored: indices of a palette, gray values, or RGB.
-
-    Args:
-      kinds: Pillow's modes that are expected ("P", "L", "I;16", "RGB").
-    Raises:
-      ValueError: no such PNG.
-    """
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            if image.mode not in kinds and not (image.mode == "I" and "I;16" in kinds):
-                raise ValueError(f"{path}: expected a PNG of kind {' or '.join(kinds)}, found {image.mode}")
-            if image.width * image.height > _MAX_PIXELS:
-                raise ValueError(f"{path}: expected at most {_MAX_PIXELS} pixels, found {image.width} x {image.height}")
-            return np.asarray(image)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not a PNG that can be read ({error})") from error
-
-
-def frame_stack(paths: list[pathlib.Path], kinds: tuple[str, ...]) -> Iterator[np.ndarray]:
-    """The frames of a video one by one; ValueError unless all have the size of the first."""
-    size = None
-    for path in paths:
-        pixels = read_png(path, kinds)
-        size = size or pixels.shape
-        if pixels.shape != size:
-            raise ValueError(f"{path}: expected {size[0]} x {size[1]} pixels as before, found {pixels.shape[:2]}")
-        yield pixels
 
 
 def video_folders(root: pathlib.Path, depth: int = 1) -> list[tuple[str, list[pathlib.Path]]]:

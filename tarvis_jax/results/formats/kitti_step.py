@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from tarvis_jax.results import png_files
 from tarvis_jax.results.formats import files, panoptic
 from tarvis_jax.results.formats.video import DEFAULTS, Options, ResultVideo, loaded
 from tarvis_jax.results.tracks import VideoResult
@@ -37,7 +38,7 @@ def read(path: pathlib.Path, options: Options = DEFAULTS) -> Iterator[ResultVide
     for name, paths in files.video_folders(path):
 
         def load(name: str = name, paths: list[pathlib.Path] = paths) -> VideoResult:
-            colors = (frame.astype(np.int32) for frame in files.frame_stack(paths, ("RGB",)))
+            colors = (frame.astype(np.int32) for frame in png_files.frame_stack(paths, ("RGB",)))
             frames = ((frame[..., 0], frame[..., 1] << 8 | frame[..., 2]) for frame in colors)
             return panoptic.from_maps(name, frames, options.thing_classes)
 
@@ -51,4 +52,4 @@ def write_frames(
     where = f"video {result.video!r}"
     for name, (classes, ids) in zip(names, panoptic.maps(result, options, max_id, where), strict=True):
         colors = np.stack([classes, ids >> 8, ids & 255], axis=-1).astype(np.uint8)
-        files.save_png(folder / f"{name}.png", colors)
+        png_files.save_png(folder / f"{name}.png", colors)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from tarvis_jax.results import png_files
 from tarvis_jax.results.formats import files
 from tarvis_jax.results.formats.video import (
     DEFAULTS,
@@ -47,7 +48,7 @@ def write(output: pathlib.Path, videos: Iterable[ResultVideo], options: Options 
             values = mots_values(result, options, where)
             for frame, name in enumerate(video.frame_names):
                 pixels = value_map(result, frame, values, np.uint16)
-                files.save_png(target / f"{name}.png", pixels)
+                png_files.save_png(target / f"{name}.png", pixels)
             (target / _LABELS).write_text("".join(f"{name}\n" for name in names))
             del result
     return [output]
@@ -64,7 +65,7 @@ def read(path: pathlib.Path, options: Options = DEFAULTS) -> Iterator[ResultVide
     for name, paths in found:
 
         def load(name: str = name, paths: list[pathlib.Path] = paths) -> VideoResult:
-            maps = (frame.astype(np.uint16) for frame in files.frame_stack(paths, ("I;16", "L")))
+            maps = (frame.astype(np.uint16) for frame in png_files.frame_stack(paths, ("I;16", "L")))
             return with_classes(from_value_maps(name, "", maps), options)
 
         yield ResultVideo(name, tuple(png.stem for png in paths), load)

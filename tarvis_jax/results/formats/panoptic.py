@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tarvis_jax.masks import rle
+from tarvis_jax.results import png_files
 from tarvis_jax.results.formats import files
 from tarvis_jax.results.formats.video import Options, ResultVideo
 from tarvis_jax.results.panoptic import numbered, panoptic_frame, thing_tracks
@@ -123,7 +124,7 @@ def video_of_segments(
     """
 
     def load() -> VideoResult:
-        images = files.frame_stack([png for png, _ in frames], ("RGB",))
+        images = png_files.frame_stack([png for png, _ in frames], ("RGB",))
         maps = (
             maps_of_segments(image, categories, str(png))
             for image, (png, categories) in zip(images, frames, strict=True)

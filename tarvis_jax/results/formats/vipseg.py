@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from tarvis_jax.results import png_files
 from tarvis_jax.results.formats import files, panoptic
 from tarvis_jax.results.formats.video import DEFAULTS, Options, ResultVideo, loaded
 
@@ -38,7 +39,7 @@ def write(output: pathlib.Path, videos: Iterable[ResultVideo], options: Options 
             ):
                 if name in wanted:
                     file = f"{name}.png"
-                    files.save_png(folder / str(video.id) / file, colors)
+                    png_files.save_png(folder / str(video.id) / file, colors)
                     of_frames[name] = {"image_id": name, "file_name": file, "segments_info": segments}
             seen.add(video.id)
             yield {"video_id": video.id, "annotations": [of_frames[name] for name in wanted]}

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from tarvis_jax.masks import rle
+from tarvis_jax.results import png_files
 from tarvis_jax.results.formats import files
 from tarvis_jax.results.formats.video import DEFAULTS, Options, ResultVideo, loaded
 from tarvis_jax.results.tracks import VideoResult
@@ -28,7 +29,7 @@ def write(output: pathlib.Path, videos: Iterable[ResultVideo], options: Options 
                 classes = result.semantic_map(frame)
                 if not 0 <= classes.min() <= classes.max() <= 255:
                     raise ValueError(f"{where}, frame {frame}: class {classes.max()} does not fit a PNG of 8 bits")
-                files.save_png(folder / str(video.id) / f"{name}.png", classes.astype(np.uint8))
+                png_files.save_png(folder / str(video.id) / f"{name}.png", classes.astype(np.uint8))
             del result
     return [output]
 
@@ -39,7 +40,7 @@ def read(path: pathlib.Path, options: Options = DEFAULTS) -> Iterator[ResultVide
 
         def load(name: str = name, paths: list[pathlib.Path] = paths) -> VideoResult:
             semantic, size = [], (0, 0)
-            for classes in files.frame_stack(paths, ("L", "P")):
+            for classes in png_files.frame_stack(paths, ("L", "P")):
                 size = classes.shape
                 semantic.append(rle.encode_labels(classes))
             return VideoResult(name, "", tuple(size), len(semantic), [], semantic)

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import yaml
 
 from tarvis_jax.config import from_mapping
 from tarvis_jax.dataset_info import DatasetInfo, default_datasets
-from tarvis_jax.datasets import DATASETS, class_counts
+from tarvis_jax.datasets import DATASETS, EXEMPLAR_KINDS, class_counts
 from tarvis_jax.fields import shown
 from tarvis_jax.inference.config import InferenceConfig, default_inference
 from tarvis_jax.model.backbones import BACKBONES, ConvNextConfig, ResNetConfig, SwinConfig
@@ -29,6 +29,7 @@ _VIDEO_DATASETS = ("YOUTUBE_VIS", "OVIS", "KITTI_STEP", "CITYSCAPES_VPS", "VIPSE
 # Keys of DATASETS.X.INFERENCE in the reference's config.yaml, and the fields of InferenceConfig that hold the same.
 _CLIP_KEYS = {"CLIP_LENGTH": "clip_length", "FRAME_OVERLAP": "overlap"}
 _TRACK_KEYS = {"MAX_TRACKS_PER_CLIP": "max_tracks", "TRACK_SCORE_THRESHOLD": "score_threshold"}  # VIS and VPS
+_SPARSE_STEP = 5  # frames of Cityscapes-VPS, where SPARSE_FRAMES is true
 
 
 def read_torch_checkpoint(path: str | pathlib.Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
@@ -148,29 +149,30 @@ def model_config_from_reference(config: Mapping[str, Any], state_dict: Mapping[s
     )
 
 
-def inference_from_reference(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, InferenceConfig]:
-    """How the videos of datasets are cut, resized and stitched according to a config.yaml of the reference.
+def inference_from_reference(config: Mapping[str, Any], datasets: Mapping[str, DatasetInfo]) -> dict[str, DatasetInfo]:
+    """`datasets` with what a config.yaml of the reference says of inference.
 
-    Of DATASETS.X.INFERENCE, these keys decide that: CLIP_LENGTH, FRAME_OVERLAP, IMAGE_RESIZE (MODE, MIN_DIMS,
-    MAX_DIM), MAX_TRACKS_PER_CLIP and TRACK_SCORE_THRESHOLD. The rest says which files are read (SPLIT, SPARSE_FRAMES)
-    or where tensors lie (POSTPROCESS_ON_CPU) and is left out. What a file does not say is as in the table of datasets.
+    Of DATASETS.X.INFERENCE, these keys say how videos are cut, resized and stitched: CLIP_LENGTH, FRAME_OVERLAP,
+    IMAGE_RESIZE (MODE, MIN_DIMS, MAX_DIM), MAX_TRACKS_PER_CLIP and TRACK_SCORE_THRESHOLD. MODE of BURST says by what
+    the objects of a split are given, and SPARSE_FRAMES of CITYSCAPES_VPS whether every fifth frame or every frame of
+    it is taken. What a file does not say is as in the table of datasets. The name of the split (SPLIT) and the place of
+    tensors (POSTPROCESS_ON_CPU) are left out.
 
     Args:
       config: the parsed file.
-      names: of datasets in the table; those that the file says nothing of are not in the result.
+      datasets: those of the model, all of them in the table.
 
     Raises:
       ValueError: a value is out of its range, or a mode of resizing is not one of ours; names the key.
     """
     sections = _section(config, "DATASETS", "config.yaml")
     found = {}
-    for name in names:
+    for name, info in datasets.items():
         where = f"config.yaml: DATASETS.{name}"
         section = _section(_section(sections, name, where), "INFERENCE", f"{where}.INFERENCE")
-        if not section:
-            continue
         try:
-            found[name] = _inference_config(section, default_inference(name))
+            changes = {"inference": _inference_config(section, default_inference(name))} if section else {}
+            found[name] = dataclasses.replace(info, **changes, **_split_settings(name, section))
         except ValueError as error:
             raise ValueError(f"{where}.INFERENCE: {error}") from None
     return found
@@ -198,6 +200,19 @@ def _inference_config(section: Mapping[str, Any], default: InferenceConfig) -> I
             "in the file, to 'min_dim' with MIN_DIMS and MAX_DIM"
         )
     return from_mapping(InferenceConfig, dataclasses.asdict(default) | settings, "settings")
+
+
+def _split_settings(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
+    """Which frames and objects of a split are taken: fields of DatasetInfo. The reference reads no others."""
+    if name == "BURST" and "MODE" in section:
+        if section["MODE"] not in EXEMPLAR_KINDS:
+            raise ValueError(f"MODE: expected one of {', '.join(EXEMPLAR_KINDS)}, found {shown(section['MODE'])}")
+        return {"split_exemplar": section["MODE"]}
+    if name == "CITYSCAPES_VPS" and "SPARSE_FRAMES" in section:
+        if not isinstance(section["SPARSE_FRAMES"], bool):
+            raise ValueError(f"SPARSE_FRAMES: expected true or false, found {shown(section['SPARSE_FRAMES'])}")
+        return {"split_frame_step": _SPARSE_STEP if section["SPARSE_FRAMES"] else 1}
+    return {}
 
 
 def _section(mapping: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
@@ -240,10 +255,7 @@ def open_reference_checkpoint(
         variables, report = plan_weights(
             state_dict, flatten(abstract_model(model_config)), model_rules(model_config), source=str(path)
         )
-        datasets = default_datasets(model_config.semantic_classes)
-        inference = inference_from_reference(config, datasets)
-        for name, settings in inference.items():
-            datasets[name] = dataclasses.replace(datasets[name], inference=settings)
+        datasets = inference_from_reference(config, default_datasets(model_config.semantic_classes))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return model_config, variables, datasets, report
@@ -292,7 +304,9 @@ def reference_config(
             f"numbers of classes, found others for {unknown}"
         )
     inference = {
-        name: {"INFERENCE": _inference_section(info)} for name, info in datasets.items() if name in _VIDEO_DATASETS
+        name: {"INFERENCE": _inference_section(info) | _split_section(name, info)}
+        for name, info in datasets.items()
+        if name in _VIDEO_DATASETS
     }
     return {
         "MODEL": {
@@ -314,3 +328,12 @@ def _inference_section(info: DatasetInfo) -> dict[str, Any]:
     resize = {"MODE": "none"} if smaller is None else {"MODE": "min_dim", "MIN_DIMS": smaller}
     settings = {theirs: getattr(info.inference, ours) for theirs, ours in names.items()}
     return settings | {"IMAGE_RESIZE": {**resize, "MAX_DIM": info.inference.max_dim}}
+
+
+def _split_section(name: str, info: DatasetInfo) -> dict[str, Any]:
+    """The inverse of `_split_settings`."""
+    if name == "BURST" and info.split_exemplar is not None:
+        return {"MODE": info.split_exemplar}
+    if name == "CITYSCAPES_VPS" and info.split_frame_step is not None:
+        return {"SPARSE_FRAMES": info.split_frame_step > 1}
+    return {}

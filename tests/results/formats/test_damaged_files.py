@@ -103,6 +103,28 @@ def test_text(name, tmp_path):
     assert refused > 15
 
 
+PNGS = ("davis2017", "mose", "youtube_vos", "kitti_step", "vspw", "mots", "vipseg", "cityscapes_vps")
+
+
+@pytest.mark.parametrize("name", PNGS)
+def test_bytes_of_pngs(name, tmp_path):
+    """Single bytes are replaced, and the end is cut off."""
+    videos, options, _ = case(name, tmp_path)
+    formats.module(name).write(tmp_path / "out", videos[:1] if name != "cityscapes_vps" else videos, options)
+    file = sorted((tmp_path / "out").rglob("*.png"))[1]
+    content = file.read_bytes()
+    rng, refused = random.Random(0), 0
+    for i in range(36):
+        at = rng.randrange(len(content))
+        file.write_bytes(content[:at] + (b"" if i % 3 == 0 else bytes([rng.randrange(256)]) + content[at + 1 :]))
+        try:
+            read_all(name, tmp_path / "out", options)
+        except ValueError as error:
+            refused += 1
+            assert file.name in str(error) and "\n" not in str(error), error
+    assert refused > 15
+
+
 @pytest.mark.parametrize("name", ["davis2017", "youtube_vos", "kitti_step", "vspw", "mots", "vipseg"])
 def test_pngs(name, tmp_path):
     videos, options, _ = case(name, tmp_path)

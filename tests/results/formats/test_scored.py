@@ -9,7 +9,7 @@ import pytest
 from tarvis_jax.datasets import DATASETS
 from tarvis_jax.evaluation.benchmarks import benchmark
 from tarvis_jax.masks import rle
-from tarvis_jax.results import formats
+from tarvis_jax.results import formats, png_files
 from tarvis_jax.results.formats import Options
 from tests.results.formats import cases
 
@@ -139,7 +139,7 @@ def test_vipseg_and_vspw(tmp_path):
         folder.mkdir(parents=True)
         for frame, name in enumerate(video.frame_names):
             values = video.load().semantic_map(frame) + 1  # VSPW's own masks count from 1
-            formats.files.save_png(folder / f"{name}.png", values.astype(np.uint8))
+            png_files.save_png(folder / f"{name}.png", values.astype(np.uint8))
     (truth / "val.txt").write_text("1_a\n2_b\n")
     assert benchmark("vspw").evaluate(classes, truth)["expected"]["mIoU"] == 1
 

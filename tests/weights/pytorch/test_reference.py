@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from tarvis_jax.dataset_info import default_datasets
-from tarvis_jax.datasets import DATASETS
+from tarvis_jax.datasets import class_counts
 from tarvis_jax.inference.config import InferenceConfig, default_inference
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.variables import fill, flatten
@@ -200,9 +200,16 @@ def test_pretraining_config_has_the_image_datasets():
     assert classes == (("ADE20K", 150), ("CITYSCAPES", 34), ("COCO", 133), ("MAPILLARY", 65))
 
 
-def inference_of(dataset, **settings):
+VIDEO_DATASETS = default_datasets(class_counts(["YOUTUBE_VIS", "OVIS", "KITTI_STEP", "CITYSCAPES_VPS", "VIPSEG"]))
+
+
+def info_of(dataset, **settings):
     config = {"DATASETS": {dataset: {"INFERENCE": settings, "TYPE": "vos"}}}
-    return checkpoint.inference_from_reference(config, DATASETS)[dataset]
+    return checkpoint.inference_from_reference(config, VIDEO_DATASETS)[dataset]
+
+
+def inference_of(dataset, **settings):
+    return info_of(dataset, **settings).inference
 
 
 def test_settings_of_inference():
@@ -221,7 +228,33 @@ def test_settings_of_inference():
     assert inference_of("BURST", IMAGE_RESIZE={"MODE": "none", "MIN_DIMS": 240}).min_dim is None
     assert inference_of("KITTI_STEP", IMAGE_RESIZE={"MIN_DIMS": 240}) == default_inference("KITTI_STEP")  # "none" there
     assert inference_of("DAVIS", CLIP_LENGTH=4, FRAME_OVERLAP=0) == InferenceConfig(4, 0)
-    assert checkpoint.inference_from_reference({"DATASETS": {"OVIS": {"TYPE": "instance_seg"}}}, DATASETS) == {}
+    config = {"DATASETS": {"OVIS": {"TYPE": "instance_seg"}}}
+    assert checkpoint.inference_from_reference(config, VIDEO_DATASETS) == VIDEO_DATASETS
+
+
+def test_frames_and_objects_of_a_split():
+    """Of other datasets the reference does not read these keys."""
+    assert info_of("BURST", MODE="mask").split_exemplar == "mask"
+    assert info_of("BURST", MODE="point", CLIP_LENGTH=8).split_exemplar == "point"
+    assert info_of("BURST", CLIP_LENGTH=8).split_exemplar is None
+    assert info_of("BURST", MODE="mask").spec == VIDEO_DATASETS["BURST"].spec
+    assert info_of("CITYSCAPES_VPS", SPARSE_FRAMES=True).split_frame_step == 5
+    assert info_of("CITYSCAPES_VPS", SPARSE_FRAMES=False).split_frame_step == 1
+    assert info_of("CITYSCAPES_VPS", CLIP_LENGTH=10, FRAME_OVERLAP=5) == VIDEO_DATASETS["CITYSCAPES_VPS"]
+    assert info_of("DAVIS", MODE="point", SPARSE_FRAMES=True) == VIDEO_DATASETS["DAVIS"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "settings", "message"),
+    [
+        ("BURST", {"MODE": "box"}, "MODE: expected one of mask, point, found 'box'"),
+        ("BURST", {"MODE": ["mask"]}, r"MODE: expected one of mask, point, found \['mask'\]"),
+        ("CITYSCAPES_VPS", {"SPARSE_FRAMES": 5}, "SPARSE_FRAMES: expected true or false, found 5"),
+    ],
+)
+def test_bad_frames_and_objects_of_a_split(dataset, settings, message):
+    with pytest.raises(ValueError, match=f"config.yaml: DATASETS.{dataset}.INFERENCE: {message}"):
+        info_of(dataset, **settings)
 
 
 def test_settings_of_inference_come_back():
@@ -233,11 +266,16 @@ def test_settings_of_inference_come_back():
     datasets = default_datasets((("COCO", 133), ("KITTI_STEP", 19)))
     for name, settings in given.items():
         datasets[name] = dataclasses.replace(datasets[name], inference=settings)
+    datasets["BURST"] = dataclasses.replace(datasets["BURST"], split_exemplar="mask")
     written = checkpoint.reference_config(ModelConfig(), datasets)
     assert sorted(written["DATASETS"]) == ["BURST", "DAVIS", "KITTI_STEP"]
     assert sorted(written["DATASETS"]["DAVIS"]["INFERENCE"]) == ["CLIP_LENGTH", "FRAME_OVERLAP", "IMAGE_RESIZE"]
-    found = checkpoint.inference_from_reference(yaml.safe_load(yaml.safe_dump(written)), datasets)
-    assert found == {name: info.inference for name, info in datasets.items() if name != "COCO"}
+    of_table = default_datasets((("COCO", 133), ("KITTI_STEP", 19)))
+    assert checkpoint.inference_from_reference(yaml.safe_load(yaml.safe_dump(written)), of_table) == datasets
+    for step, is_sparse in ((1, False), (5, True)):
+        info = dataclasses.replace(VIDEO_DATASETS["CITYSCAPES_VPS"], split_frame_step=step)
+        written = checkpoint.reference_config(ModelConfig(), {"CITYSCAPES_VPS": info})
+        assert written["DATASETS"]["CITYSCAPES_VPS"]["INFERENCE"]["SPARSE_FRAMES"] is is_sparse
 
 
 @pytest.mark.parametrize(
