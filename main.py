@@ -24,7 +24,7 @@ _MODES = {
     "infer": (
         ["checkpoint", "dataset", "output"],
         "input targets split clips data_root videos share exemplar frame_step format overlays min_score polygons "
-        "clip_length overlap min_dim max_dim dtype".split(),
+        "clip_length overlap min_dim max_dim dtype clip_batch".split(),
     ),
     "export": (
         ["output"],
@@ -170,6 +170,9 @@ def _parser() -> command_line.Parser:
     flags.add_argument("--min_dim", metavar="PIXELS", type=int, help="smaller side after resizing; 0: as it is")
     flags.add_argument("--max_dim", metavar="PIXELS", type=int, help="largest side after resizing")
     flags.add_argument("--dtype", choices=["float32", "bfloat16"], help="of activations (default: the checkpoint's)")
+
+    many = "VIS, VPS: clips that go through the network at once, at most (default: as many as fit; on a CPU 1)"
+    flags.add_argument("--clip_batch", metavar="N", type=int, help=many)
 
     flags = parser.add_argument_group("export")
     flags.add_argument("--export_clip", metavar=sizes, type=_numbers, help="of a clip (default: 12,448,832)")

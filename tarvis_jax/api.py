@@ -80,21 +80,23 @@ class Model:
             whose way of cutting videos to use (vos, pet; by default the one whose targets are masks, "DAVIS", or
             points, "BURST").
           **settings: replace fields of the dataset's InferenceConfig (clip_length, overlap, min_dim, ...);
-            `keep_result=False` is for endless streams, see Session.
+            `keep_result=False` is for endless streams, and `clip_batch` for videos whose results nobody waits for,
+            see Session.
 
         Raises:
           ValueError: an unknown task, dataset or setting, or a dataset of another task.
         """
         name = self._dataset_of(task, dataset)
         info = self.datasets[name]
-        keep_result = settings.pop("keep_result", True)
+        how = {name: settings.pop(name) for name in ("keep_result", "clip_batch") if name in settings}
         known = {field.name for field in dataclasses.fields(InferenceConfig)}
         if not known >= set(settings):
             raise ValueError(
-                f"session: unknown settings {sorted(set(settings) - known)}; known are {sorted(known)}, keep_result"
+                f"session: unknown settings {sorted(set(settings) - known)}; known are {sorted(known)}, keep_result, "
+                "clip_batch"
             )
         inference = dataclasses.replace(info.inference, **settings)
-        return Session(self.predictor, name, info.spec, inference, info.class_names, keep_result)
+        return Session(self.predictor, name, info.spec, inference, info.class_names, **how)
 
     def _dataset_of(self, task: str | None, dataset: str | None) -> str:
         if task is None and dataset is None:

@@ -28,7 +28,9 @@ _ALLOWED["split"] = (*_ALLOWED["clips"], "data_root", "exemplar", "frame_step")
 _SETTINGS = ("clip_length", "overlap", "min_dim", "max_dim")
 
 
-def run_inference(*, checkpoint: str, dataset: str, output: str, dtype: str | None = None, **given: Any) -> None:
+def run_inference(
+    *, checkpoint: str, dataset: str, output: str, dtype: str | None = None, clip_batch: int = 0, **given: Any
+) -> None:
     """Segments one video (`segment_input`), or those of a split or a folder (`segment_split`), by the flags of main.py.
 
     Raises:
@@ -48,11 +50,12 @@ def run_inference(*, checkpoint: str, dataset: str, output: str, dtype: str | No
     def settings(config: InferenceConfig) -> InferenceConfig:
         return with_changes(config, changes, dataset)
 
+    how = {"dtype": dtype, "settings": settings, "clip_batch": clip_batch}
     if "input" in given:
         targets = given.get("targets")
-        segment_input(checkpoint, given["input"], output, dataset, targets, dtype=dtype, settings=settings)
+        segment_input(checkpoint, given["input"], output, dataset, targets, **how)
     else:
-        segment_split(checkpoint, dataset, given.pop("split", None), output, dtype=dtype, settings=settings, **given)
+        segment_split(checkpoint, dataset, given.pop("split", None), output, **how, **given)
 
 
 def with_changes(config: InferenceConfig, changes: Mapping[str, int], dataset: str) -> InferenceConfig:
@@ -78,6 +81,7 @@ def segment_input(
     *,
     dtype: str | None = None,
     settings: Callable[[InferenceConfig], InferenceConfig] = lambda config: config,
+    clip_batch: int = 0,
 ) -> None:
     """Segments one video and writes results and overlays.
 
@@ -90,6 +94,7 @@ def segment_input(
       targets: JSON file with the objects to follow, see `read_targets`.
       dtype: of activations, see `tarvis_jax.load`.
       settings: changes those of the checkpoint.
+      clip_batch: clips that go through the network at once, see `Session`.
 
     Raises:
       ValueError: unknown dataset, unreadable input or targets.
@@ -111,6 +116,7 @@ def segment_input(
         spec=info.spec,
         config=config,
         class_names=dict(enumerate(info.class_names, start=1)),
+        clip_batch=clip_batch,
     )
     logging.info("%s", summary)
 

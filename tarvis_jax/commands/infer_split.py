@@ -60,6 +60,7 @@ def segment_split(
     polygons: bool = False,
     dtype: str | None = None,
     settings: Callable[[InferenceConfig], InferenceConfig] = lambda config: config,
+    clip_batch: int = 0,
 ) -> list[pathlib.Path]:
     """Segments the videos of a split or of a folder, each as `Session` does it, and writes to the folder `output`:
 
@@ -89,6 +90,7 @@ def segment_split(
       polygons: see `formats.Options`.
       dtype: of activations, see `tarvis_jax.load`.
       settings: changes those of the checkpoint.
+      clip_batch: clips that go through the network at once, see `Session`.
 
     Returns:
       The result files; none where videos of other shares are missing.
@@ -157,9 +159,8 @@ def segment_split(
             _MIN_SCORE_DRAWN if spec.task == INSTANCE else 0.0,
         )
 
-    segment_videos(
-        model.predictor, dataset, spec, inference, chosen[place], tracks, label, draw if overlays else lambda *_: None
-    )
+    draw = draw if overlays else lambda *_: None
+    segment_videos(model.predictor, dataset, spec, inference, chosen[place], tracks, label, draw, clip_batch)
     missing = sum(not tracks.has(video) for video in chosen)
     if missing:
         logging.info("%d of %d videos are missing; the last share to be done writes the results", missing, len(chosen))
