@@ -45,20 +45,20 @@ def main() -> None:
 
 
 def use_vps(tab: Tab, clips: list[str]) -> None:
-    find(tab, next(clip for clip in clips if clip.startswith("kitti")), "VPS")
+    find(tab, [clip for clip in clips if clip.startswith("burst")][-1], "VPS", 7)
 
 
 def use_vis(tab: Tab, clips: list[str]) -> None:
-    find(tab, [clip for clip in clips if clip.startswith("youtube")][-1], "VIS")
+    find(tab, [clip for clip in clips if clip.startswith("youtube")][-1], "VIS", 5)
 
 
-def find(tab: Tab, clip: str, task: str) -> None:
+def find(tab: Tab, clip: str, task: str, frame: int) -> None:
     tab.choose("samples", clip)
     tab.wait_for_clip(clip)
     tab.choose("task", task)
     tab.wait_for_progress("0 of")
     tab.run()
-    tab.show(5)
+    tab.show(frame)
 
 
 def use_pet(tab: Tab, clips: list[str]) -> None:
