@@ -23,8 +23,8 @@ _MODES = {
     "eval": (["workdir"], ["datasets", "data_root"]),
     "infer": (
         ["checkpoint", "dataset", "output"],
-        "input targets split data_root videos share exemplar frame_step format overlays "
-        "clip_length overlap min_dim max_dim dtype".split(),
+        "input targets split clips data_root videos share exemplar frame_step format overlays min_score polygons "
+        "clip_length overlap min_dim max_dim dtype clip_batch".split(),
     ),
     "export": (
         ["output"],
@@ -149,17 +149,30 @@ def _parser() -> command_line.Parser:
     flags.add_argument("--input", help="one video: a folder of frames or a video file")
     flags.add_argument("--targets", metavar="FILE", help="one video: JSON with masks or points of what to follow")
     flags.add_argument("--split", help="the videos of a benchmark: val, test, ... of the dataset (docs/inference.md)")
-    flags.add_argument("--videos", metavar=names, help="of the split, these alone; or a file with one name a line")
+    flags.add_argument(
+        "--clips", metavar="FOLDER", help="your videos: folders of frames and video files (label_loop.md)"
+    )
+    flags.add_argument(
+        "--videos", metavar=names, help="of the split or the clips, these alone; or a file with one name a line"
+    )
     flags.add_argument("--share", metavar="K/N", help="of the videos, the K-th of N shares: one for each machine")
     flags.add_argument("--exemplar", choices=["mask", "point"], help="by what the split's objects are given")
     flags.add_argument("--frame_step", metavar="N", type=int, help="CITYSCAPES_VPS: take every N-th frame of the split")
     flags.add_argument("--format", help="of the split's result files (default: the benchmark's); none: tracks alone")
     flags.add_argument("--overlays", action="store_const", const=True, help="draw the split's videos; one video always")
+    score = "tracks below are left out of the result files, which makes sense for labeling tools (default: 0)"
+    flags.add_argument("--min_score", metavar="SCORE", type=float, help=score)
+    flags.add_argument(
+        "--polygons", action="store_const", const=True, help="result files for CVAT: outlines, not masks"
+    )
     flags.add_argument("--clip_length", metavar="N", type=int, help="frames of a clip (default: the checkpoint's)")
     flags.add_argument("--overlap", metavar="N", type=int, help="frames that clips share (default: the checkpoint's)")
     flags.add_argument("--min_dim", metavar="PIXELS", type=int, help="smaller side after resizing; 0: as it is")
     flags.add_argument("--max_dim", metavar="PIXELS", type=int, help="largest side after resizing")
     flags.add_argument("--dtype", choices=["float32", "bfloat16"], help="of activations (default: the checkpoint's)")
+
+    many = "VIS, VPS: clips that go through the network at once, at most (default: as many as fit; on a CPU 1)"
+    flags.add_argument("--clip_batch", metavar="N", type=int, help=many)
 
     flags = parser.add_argument_group("export")
     flags.add_argument("--export_clip", metavar=sizes, type=_numbers, help="of a clip (default: 12,448,832)")

@@ -24,8 +24,8 @@ from tarvis_jax.inference.config import InferenceConfig
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """`arg`: "root=<folder>" and, if needed, options of `own_dataset` or the length of the training:
 
-    format=<reader>, task=instance|exemplar, classes=<a+b+...>, name=<MINE>, held_out=<share>, frames=<folder for the
-    frames of video files>, steps=<number>, batch=<clips per step>.
+    format=<reader>, task=instance|exemplar, classes=<a+b+...>, name=<MINE>, held_out=<share, or names of videos as
+    a+b+...>, frames=<folder for the frames of video files>, steps=<number>, batch=<clips per step>.
     """
     options = base.parse_arg(
         arg,
@@ -47,7 +47,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
         format=options.format,
         task=options.task,
         classes=tuple(filter(None, options.classes.split("+"))),
-        held_out=float(options.held_out),
+        held_out=_held_out(options.held_out),
         frames_folder=options.frames or None,
     )
     steps = int(options.steps)
@@ -74,3 +74,11 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     inference = InferenceConfig(min_dim=side, max_dim=dataset.max_dim, max_tracks=most, max_predictions=most)
     config.inference = ml_collections.ConfigDict({dataset.name: to_config_dict(inference)})
     return config
+
+
+def _held_out(text: str) -> float | tuple[str, ...]:
+    """A share is a number; all else are names."""
+    try:
+        return float(text)
+    except ValueError:
+        return tuple(filter(None, text.split("+")))

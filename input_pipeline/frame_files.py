@@ -8,7 +8,9 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+
+from absl import logging
 
 from input_pipeline import bad_records, workspace
 from input_pipeline.config import DatasetConfig
@@ -40,8 +42,7 @@ def read_training(
     units = _units(config, config.train_images, config.train_annotations, root)
     if len(units) == 1:  # a whole dataset in one unit: an error of its file is no error of one video
         return [video.annotated_only() for video in read(units[0], config)]
-    read_units = bad_records.keep_good(units, lambda unit: [video.annotated_only() for video in read(unit, config)])
-    return [video for videos in read_units for video in videos]
+    return _latest(bad_records.keep_good(units, lambda unit: [video.annotated_only() for video in read(unit, config)]))
 
 
 def read_evaluation(
@@ -49,7 +50,24 @@ def read_evaluation(
 ) -> list[VideoRecord]:
     """The records of `eval_images` and `eval_annotations`, with all frames."""
     images, annotations = (path.replace("{split}", split) for path in (config.eval_images, config.eval_annotations))
-    return [video for unit in _units(config, images, annotations, root) for video in read(unit, config)]
+    return _latest(read(unit, config) for unit in _units(config, images, annotations, root))
+
+
+def _latest(of_units: Iterable[list[VideoRecord]]) -> list[VideoRecord]:
+    """The videos of all units. Where two units have one video, the later one counts: a corrected export.
+
+    These are videos of one name that have frames in common; others of one name are left to be an error.
+    """
+    found: dict[int | str, list[VideoRecord]] = {}
+    for videos in of_units:
+        before = {video.id: found.get(video.id, []) for video in videos}
+        for video in videos:
+            paths = set(video.frame_paths)
+            replaced = [other for other in before[video.id] if not paths.isdisjoint(other.frame_paths)]
+            for other in replaced:
+                logging.info("%s takes the place of %s", video.where, other.source)
+            found[video.id] = [other for other in found.get(video.id, []) if other not in replaced] + [video]
+    return [video for videos in found.values() for video in videos]
 
 
 def frames_in(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -6,6 +6,7 @@ docs/own_data.md lists the formats and layouts that are recognized.
 import dataclasses
 import os
 import pathlib
+import re
 import zlib
 from collections.abc import Iterable, Sequence
 
@@ -49,7 +50,7 @@ def own_dataset(
     format: str = "auto",
     task: str = "auto",
     classes: Sequence[str] = (),
-    held_out: float = 0.2,
+    held_out: float | Sequence[str] = 0.2,
     frames_folder: str | pathlib.Path | None = None,
 ) -> DatasetConfig:
     """The dataset in a folder. Prints what was found.
@@ -62,7 +63,8 @@ def own_dataset(
         or "auto": instance where the classes are known.
       classes: their names, where the files do not name them (id_masks, mots).
       held_out: share of the videos that is kept for validation where there is no split for it, at least one video; 0:
-        none, the videos of the training are evaluated.
+        none, the videos of the training are evaluated. Or the names of the videos to keep, which stay the same when
+        videos are added.
       frames_folder: where the frames of video files are written; None: beside `root`, in <root>_frames.
 
     Raises:
@@ -75,7 +77,8 @@ def own_dataset(
         raise ValueError(f"format: expected auto or one of {', '.join(FORMATS)}, found {format!r}")
     if task not in ("auto", INSTANCE, EXEMPLAR):
         raise ValueError(f"task: expected auto, {INSTANCE} or {EXEMPLAR}, found {task!r}")
-    if not 0 <= held_out < 1:
+    by_name = not isinstance(held_out, (int, float))
+    if not by_name and not 0 <= held_out < 1:
         raise ValueError(f"held_out: expected a share in 0..1 (1 excluded), found {held_out}")
     frames = root.with_name(f"{root.name}_frames") if frames_folder is None else pathlib.Path(frames_folder).absolute()
     layouts = _split_layouts(root, format, frames)
@@ -104,8 +107,16 @@ def own_dataset(
     videos = readers.training_videos(config)
     if val is None:
         scored = [str(v.id) for v in videos if sum(map(bool, v.segmentations)) > (task == EXEMPLAR)]
-        config = dataclasses.replace(config, held_out=choose_held_out(scored, held_out))
+        chosen = tuple(held_out) if by_name else choose_held_out(scored, held_out)
+        config = dataclasses.replace(config, held_out=chosen)
+        ids = {str(video.id) for video in videos}
+        if by_name and not set(chosen) < ids:
+            raise ValueError(
+                f"held_out: expected some of the videos {sorted(ids)!s:.200}, found {'+'.join(chosen):.200}"
+            )
         evaluated = [video for video in videos if str(video.id) in config.held_out]
+    elif by_name:
+        raise ValueError(f"held_out={'+'.join(held_out):.200}: {root} says itself what is held out ({val.annotations})")
     else:
         evaluated = readers.evaluation_videos(config, "val")
     empty = [video.where for video in evaluated or videos if task == EXEMPLAR and not any(video.segmentations)]
@@ -364,7 +375,58 @@ def _declared_classes(layout: Layout, object_classes: pathlib.Path | None) -> tu
             names |= dict.fromkeys(cvat_video.parse(path).labels)
         elif layout.reader == "mots" and (path / mots.LABELS_FILE).is_file():
             names |= dict.fromkeys(mots.class_names(path / mots.LABELS_FILE))
+    alike: dict[str, str] = {}
+    for name in names:
+        other = alike.setdefault(re.sub(r"[\s_-]+", "", name.casefold()), name)
+        if other != name:
+            raise ValueError(
+                f"{layout.annotations}: expected different names of classes, found {other!r:.80} and {name!r:.80}, "
+                "which differ in case or spaces alone; rename one of them in the labeling tool"
+            )
     return tuple(names)
+
+
+def clips_in(
+    folder: str | pathlib.Path, dataset: str, frames_folder: str | pathlib.Path | None = None
+) -> list[VideoRecord]:
+    """The videos in a folder that are to be segmented: folders of frames and video files, in the order of their names.
+
+    Args:
+      folder: each folder in it is a video, with its frames in it or in its folder `images` (or frames, ...).
+      dataset: name that the records get.
+      frames_folder: where the frames of video files are written; None: beside `folder`, in <folder>_frames.
+
+    Raises:
+      ValueError: no such folder, no video in it, or two of one name.
+    """
+    folder = pathlib.Path(os.path.abspath(os.path.expanduser(folder)))
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: expected a folder of videos, found no such folder")
+    found = {}
+    for below in _folders(folder):
+        frames = next((each for each in (_child(below, _FRAMES), below) if each and _has_images(each)), None)
+        if frames is not None:
+            found[below.name] = frames
+    files = {path.stem: path for path in _video_files(folder)}
+    twice = sorted(set(found) & set(files))
+    if twice or len(files) < len(_video_files(folder)):
+        raise ValueError(f"{folder}: expected one video of each name, found two: {', '.join(twice) or 'video files'}")
+    if files:
+        target = folder.with_name(f"{folder.name}_frames") if frames_folder is None else pathlib.Path(frames_folder)
+        extract_videos(files, target)
+        found |= {name: target / name for name in files}
+    if not found:
+        raise ValueError(
+            f"{folder}: expected folders of frames or video files ({', '.join(VIDEO_SUFFIXES)}), found none"
+        )
+    return [_clip(name, found[name], dataset) for name in sorted(found, key=frame_files.natural)]
+
+
+def _clip(name: str, frames: pathlib.Path, dataset: str) -> VideoRecord:
+    paths = frame_files.frames_in(frames)
+    height, width = images.image_size(paths[0])
+    nothing = ({},) * len(paths)
+    return VideoRecord(dataset, name, str(frames), tuple(paths), height, width, {}, nothing, annotated_frames=())
 
 
 def _folders(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -12,13 +12,14 @@ import numpy as np
 from tarvis_jax.compiled import quick_compiler_options
 from tarvis_jax.dataset_info import DatasetInfo, default_datasets
 from tarvis_jax.datasets import EXEMPLAR, INSTANCE, MASK, PANOPTIC, POINT, DatasetSpec
+from tarvis_jax.evaluation.segment import fingerprint
 from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.inference.session import Session
 from tarvis_jax.model.config import ModelConfig, settle_backends
 from tarvis_jax.model.queries import SEMANTIC_TABLE, semantic_rows
 from tarvis_jax.model.structure import ModelStructure
-from tarvis_jax.weights import folder, hub
+from tarvis_jax.weights import card, folder, hub
 from tarvis_jax.weights.open import open_model
 
 # The tasks by the names of their benchmarks: task and kind of exemplar of the datasets that they stand for.
@@ -40,12 +41,14 @@ class Model:
         variables: Mapping[str, Any],
         datasets: Mapping[str, DatasetInfo] | None = None,
         device: jax.Device | None = None,
+        run: card.Run | None = None,
     ):
         """Args:
           config: the architecture.
           variables: flat dict of its variables (`tarvis_jax.model.variables.flatten`).
           datasets: None takes the table of datasets (`default_datasets`).
           device: see `load`.
+          run: the training run that the variables come from.
 
         Raises:
           ValueError: names every missing, unexpected and misshapen variable; or the datasets of
@@ -53,6 +56,7 @@ class Model:
         """
         self.datasets = dict(default_datasets(config.semantic_classes) if datasets is None else datasets)
         self.predictor = Predictor(config, variables, device=device)
+        self._run = run
 
     @property
     def config(self) -> ModelConfig:
@@ -76,21 +80,23 @@ class Model:
             whose way of cutting videos to use (vos, pet; by default the one whose targets are masks, "DAVIS", or
             points, "BURST").
           **settings: replace fields of the dataset's InferenceConfig (clip_length, overlap, min_dim, ...);
-            `keep_result=False` is for endless streams, see Session.
+            `keep_result=False` is for endless streams, and `clip_batch` for videos whose results nobody waits for,
+            see Session.
 
         Raises:
           ValueError: an unknown task, dataset or setting, or a dataset of another task.
         """
         name = self._dataset_of(task, dataset)
         info = self.datasets[name]
-        keep_result = settings.pop("keep_result", True)
+        how = {name: settings.pop(name) for name in ("keep_result", "clip_batch") if name in settings}
         known = {field.name for field in dataclasses.fields(InferenceConfig)}
         if not known >= set(settings):
             raise ValueError(
-                f"session: unknown settings {sorted(set(settings) - known)}; known are {sorted(known)}, keep_result"
+                f"session: unknown settings {sorted(set(settings) - known)}; known are {sorted(known)}, keep_result, "
+                "clip_batch"
             )
         inference = dataclasses.replace(info.inference, **settings)
-        return Session(self.predictor, name, info.spec, inference, info.class_names, keep_result)
+        return Session(self.predictor, name, info.spec, inference, info.class_names, **how)
 
     def _dataset_of(self, task: str | None, dataset: str | None) -> str:
         if task is None and dataset is None:
@@ -188,9 +194,23 @@ class Model:
             raise ValueError(f"copy_from: class ids of {dataset} are 1..{stop - start}, found {class_name}")
         return start + class_name - 1
 
-    def save_pretrained(self, destination: str | pathlib.Path) -> None:
-        """Writes `model.safetensors` and `config.json`, which `load` and `from_pretrained` read."""
+    def save_pretrained(self, destination: str | pathlib.Path, *, license: str = card.UNKNOWN_LICENSE) -> None:
+        """Writes `model.safetensors` and `config.json`, which `load` and `from_pretrained` read, and a card.
+
+        The card, `README.md`, says what the model is, for people and for the Hugging Face hub. If the model was loaded
+        from a run, it has the scores that the run measured with these weights, and `report.html` lies beside it.
+
+        Args:
+          destination: the folder; files of a model that is there are replaced.
+          license: of the weights, an identifier of the hub such as "apache-2.0" or "cc-by-nc-4.0".
+
+        Raises:
+          ValueError: a license that is no identifier.
+        """
+        weights = "" if self._run is None else fingerprint(self.variables)
+        card.check_license(license)
         folder.save_safetensors(self.variables, self.config, destination, self.datasets)
+        card.write_card(destination, self.config, self.datasets, run=self._run, weights=weights, license=license)
 
 
 def load(
@@ -228,7 +248,8 @@ def load(
             raise ValueError(f"dtype: expected 'float32' or 'bfloat16', found {dtype!r}")
         changes["compute_dtype"] = dtype
     config = settle_backends(dataclasses.replace(opened.config, **changes))
-    return Model(config, opened.variables, opened.datasets, resolved)
+    run = None if opened.run is None else card.Run(opened.path, opened.run, opened.step)
+    return Model(config, opened.variables, opened.datasets, resolved, run)
 
 
 def from_pretrained(folder_or_hub_id: str | pathlib.Path, **options: Any) -> Model:

@@ -54,6 +54,7 @@ COMPILED_QUICKLY = (
     "tests/train/test_loop.py",
 )
 COMPILED_QUICKLY += ("tests/train/test_pretraining.py", "tests/train/test_rerun.py", "tests/inference/", "tests/demo/")
+COMPILED_QUICKLY += ("tests/serve/",)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -18,10 +18,11 @@ ONLY = {
     "tensorflow": ("tarvis_jax/train/metrics.py",),
     "tensorflow_datasets": ("input_pipeline/shards/",),
     "array_record": ("input_pipeline/shards/",),
+    "cvat_sdk": ("tarvis_jax/serve/cvat_function.py",),
     "gradio": ("tarvis_jax/demo/page.py", "tarvis_jax/demo/__main__.py"),
 }
 # Heavy libraries that must not be imported when the module is: only inside the functions that use them.
-INSIDE_FUNCTIONS = ("tensorflow", "clu", "wandb", "matplotlib")
+INSIDE_FUNCTIONS = ("tensorflow", "clu", "wandb", "matplotlib", "cvat_sdk")
 
 # Our own packages: prefix of the importing file -> prefixes of modules that it must not import.
 NETWORK = ("tarvis_jax.model", "tarvis_jax.tasks", "tarvis_jax.losses", "tarvis_jax.train", "tarvis_jax.inference")

@@ -47,7 +47,11 @@ def fail(capsys, monkeypatch):
         (("--mode=eval",), "--mode=eval needs --workdir"),
         (("--mode=eval", "--workdir=nowhere"), "nowhere: expected the workdir of a training run, found no such folder"),
         (("--mode=infer", "--checkpoint=a"), "--mode=infer needs --dataset, --output"),
-        (("--mode=infer", "--checkpoint=a", "--dataset=b", "--output=c"), "needs --input for one video or --split for"),
+        (("--mode=infer", "--checkpoint=a", "--dataset=b", "--output=c"), "needs --input for one video, --split for"),
+        (
+            ("--mode=infer", "--checkpoint=a", "--dataset=b", "--output=c", "--clips=d", "--targets=e"),
+            "--mode=infer with --clips does not take --targets",
+        ),
         (("--mode=eval", NEW, "--split=test"), "--mode=eval does not take --split"),
         ((CONFIG, NEW, "--targets=a"), "--mode=train does not take --targets"),
         (("--config=nowhere.py", NEW), "--config=nowhere.py: no such file"),
@@ -102,6 +106,16 @@ def test_errors_of_inference(fail, model, tmp_path):
         ("targets", tmp_path / "targets.json", f"{tmp_path}/targets.json[0]: expected keys id, frame and either"),
     ):
         given = [f"--{flag}={text}" for flag, text in (flags | {name: value}).items()]
+        assert fail("--mode=infer", *given).startswith(message)
+    del flags["input"]
+    for name, value, message in (
+        ("clips", tmp_path / "no", f"{tmp_path}/no: expected a folder of videos, found no such folder"),
+        ("min_score", 2, "--min_score=2.0: expected a score in 0..1"),
+        ("format", "avi", "--format=avi: expected none or one of"),
+        ("videos", "x", "--videos=x: expected names of the 1 videos, such as frames"),
+        ("dataset", "DAVIS", f"--clips={model}: objects of DAVIS are to be given"),
+    ):
+        given = [f"--{flag}={text}" for flag, text in (flags | {"clips": model, name: value}).items()]
         assert fail("--mode=infer", *given).startswith(message)
 
 

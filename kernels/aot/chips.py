@@ -80,3 +80,11 @@ def devices_of(topology: str) -> tuple[Chip, list[jax.Device]]:
 def chip_of(device: jax.Device) -> Chip | None:
     """The row of a device that is here; None for one that the table does not have, such as a CPU."""
     return next((chip for chip in CHIPS.values() if chip.kind == device.device_kind), None)
+
+
+def memory_of(device: jax.Device) -> int | None:
+    """Bytes that programs may use on a device that is here; None where nobody says, as on CPUs."""
+    if device.platform == "cpu":
+        return None
+    chip = chip_of(device)
+    return (device.memory_stats() or {}).get("bytes_limit") or (chip and chip.memory_bytes)

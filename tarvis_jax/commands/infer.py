@@ -21,34 +21,41 @@ from tarvis_jax.results.target import Target
 MAX_SIDE = 16384  # pixels of a mask given as RLE, whose size costs its writer nothing
 
 
-# What --mode=infer takes for one video, and for the videos of a split.
-_OF_INPUT = ("input", "targets")
-_OF_SPLIT = ("split", "data_root", "videos", "share", "exemplar", "frame_step", "format", "overlays")
+# What --mode=infer takes for one video, for the videos of a split, and for a folder of videos.
+_ALLOWED = {"input": ("targets",)}
+_ALLOWED["clips"] = ("videos", "share", "format", "overlays", "min_score", "polygons")
+_ALLOWED["split"] = (*_ALLOWED["clips"], "data_root", "exemplar", "frame_step")
 _SETTINGS = ("clip_length", "overlap", "min_dim", "max_dim")
 
 
-def run_inference(*, checkpoint: str, dataset: str, output: str, dtype: str | None = None, **given: Any) -> None:
-    """Segments one video (`segment_input`) or the videos of a split (`segment_split`), by the flags of main.py.
+def run_inference(
+    *, checkpoint: str, dataset: str, output: str, dtype: str | None = None, clip_batch: int = 0, **given: Any
+) -> None:
+    """Segments one video (`segment_input`), or those of a split or a folder (`segment_split`), by the flags of main.py.
 
     Raises:
       ValueError: flags that do not go together, or see these two functions.
     """
     changes = {name: given.pop(name) for name in _SETTINGS if name in given}
-    if ("input" in given) == ("split" in given):
-        raise ValueError("--mode=infer needs --input for one video or --split for those of a benchmark, one of the two")
-    for kind, wrong in (("input", _OF_SPLIT), ("split", _OF_INPUT)):
-        found = [f"--{name}" for name in wrong if name in given]
-        if kind in given and found:
-            raise ValueError(f"--mode=infer with --{kind} does not take {', '.join(found)}")
+    kinds = [name for name in _ALLOWED if name in given]
+    if len(kinds) != 1:
+        raise ValueError(
+            "--mode=infer needs --input for one video, --split for those of a benchmark or --clips for a folder, "
+            "one of the three"
+        )
+    wrong = [f"--{name}" for name in given if name not in (kinds[0], *_ALLOWED[kinds[0]])]
+    if wrong:
+        raise ValueError(f"--mode=infer with --{kinds[0]} does not take {', '.join(wrong)}")
 
     def settings(config: InferenceConfig) -> InferenceConfig:
         return with_changes(config, changes, dataset)
 
+    how = {"dtype": dtype, "settings": settings, "clip_batch": clip_batch}
     if "input" in given:
         targets = given.get("targets")
-        segment_input(checkpoint, given["input"], output, dataset, targets, dtype=dtype, settings=settings)
+        segment_input(checkpoint, given["input"], output, dataset, targets, **how)
     else:
-        segment_split(checkpoint, dataset, given.pop("split"), output, dtype=dtype, settings=settings, **given)
+        segment_split(checkpoint, dataset, given.pop("split", None), output, **how, **given)
 
 
 def with_changes(config: InferenceConfig, changes: Mapping[str, int], dataset: str) -> InferenceConfig:
@@ -74,6 +81,7 @@ def segment_input(
     *,
     dtype: str | None = None,
     settings: Callable[[InferenceConfig], InferenceConfig] = lambda config: config,
+    clip_batch: int = 0,
 ) -> None:
     """Segments one video and writes results and overlays.
 
@@ -86,6 +94,7 @@ def segment_input(
       targets: JSON file with the objects to follow, see `read_targets`.
       dtype: of activations, see `tarvis_jax.load`.
       settings: changes those of the checkpoint.
+      clip_batch: clips that go through the network at once, see `Session`.
 
     Raises:
       ValueError: unknown dataset, unreadable input or targets.
@@ -107,6 +116,7 @@ def segment_input(
         spec=info.spec,
         config=config,
         class_names=dict(enumerate(info.class_names, start=1)),
+        clip_batch=clip_batch,
     )
     logging.info("%s", summary)
 

@@ -1,4 +1,4 @@
-"""Segments all videos of a benchmark's split, or some of them, and writes the benchmark's result files."""
+"""Segments all videos of a benchmark's split or of a folder, or some of them, and writes result files."""
 
 import dataclasses
 import difflib
@@ -10,6 +10,7 @@ from absl import logging
 
 from input_pipeline import layouts, readers, workspace
 from input_pipeline.config import DatasetConfig, dataset_config
+from input_pipeline.own_videos import clips_in
 from input_pipeline.records import VideoRecord
 from input_pipeline.synthetic import prepare_data
 from tarvis_jax.api import load
@@ -20,12 +21,14 @@ from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.video import write_overlays
 from tarvis_jax.results import formats
 from tarvis_jax.results.panoptic import thing_tracks
+from tarvis_jax.results.sureness import write_least_sure_first
 from tarvis_jax.results.tracks import VideoResult
 from tarvis_jax.run_config import CHECKPOINTS_FOLDER, Config, settle
 from tarvis_jax.weights.open import saved_config
 
 RESULTS_FOLDER = "results"
 OVERLAYS_FOLDER = "overlays"
+ORDER_FILE = "least_sure_first.csv"
 NO_FORMAT = "none"
 
 _MIN_SCORE_DRAWN = 0.3  # VIS: tracks below are not drawn
@@ -42,9 +45,10 @@ _WHOLE_SPLIT = ("burst", "cityscapes_vps")  # formats that cannot do without it
 def segment_split(
     checkpoint: str,
     dataset: str,
-    split: str,
+    split: str | None,
     output: str,
     *,
+    clips: str | None = None,
     data_root: str | None = None,
     videos: str | None = None,
     share: str | None = None,
@@ -52,21 +56,27 @@ def segment_split(
     frame_step: int | None = None,
     format: str | None = None,
     overlays: bool = False,
+    min_score: float = 0.0,
+    polygons: bool = False,
     dtype: str | None = None,
     settings: Callable[[InferenceConfig], InferenceConfig] = lambda config: config,
+    clip_batch: int = 0,
 ) -> list[pathlib.Path]:
-    """Segments the videos of a split, each as `Session` does it, and writes to the folder `output`:
+    """Segments the videos of a split or of a folder, each as `Session` does it, and writes to the folder `output`:
 
     - `settings.json`: what the results depend on;
     - `tracks/<video>.json` (`results.tracks`), as soon as a video is done. The same command goes on with the videos
       that have none;
     - with `overlays`, `overlays/<video>/`: the frames with what was found, as PNG and mp4;
     - `results/`, and `results.zip` where the benchmark's server takes one, when all videos are there, whichever process
-      made them.
+      made them;
+    - of a folder, `least_sure_first.csv` (`results.sureness`), when all videos are there.
 
     Args:
       checkpoint: anything `tarvis_jax.load` takes.
       dataset, split: of which benchmark.
+      clips: in place of `split`, a folder of folders of frames and of video files, in which the objects of the
+        dataset's classes are looked for.
       output: a folder that is new, or has results of the same weights and settings.
       data_root: the workspace, or the folder of the dataset's own download; None: the workspace of the checkpoint's
         run, or else that of the environment.
@@ -76,8 +86,11 @@ def segment_split(
       frame_step: every n-th frame of CITYSCAPES_VPS is taken; None: as the checkpoint or else the benchmark has it.
       format: of the result files, a name of `results.formats`, or "none"; None: the benchmark's.
       overlays: draw the videos that this process segments.
+      min_score: tracks with a lower score are left out of the result files, 0..1.
+      polygons: see `formats.Options`.
       dtype: of activations, see `tarvis_jax.load`.
       settings: changes those of the checkpoint.
+      clip_batch: clips that go through the network at once, see `Session`.
 
     Returns:
       The result files; none where videos of other shares are missing.
@@ -87,38 +100,51 @@ def segment_split(
     """
     keep_between_runs()
     place = _share_of(share)
-    run = saved_config(checkpoint) if (pathlib.Path(checkpoint) / CHECKPOINTS_FOLDER).is_dir() else None
-    config, root = _find_dataset(dataset, split, run, checkpoint, data_root)
-    if exemplar is not None and config.task != EXEMPLAR:
-        raise ValueError(f"--exemplar={exemplar}: objects of {dataset} are not given, its task is {config.task}")
-    if frame_step is not None and config.reader != "cityscapes_vps":
-        raise ValueError(f"--frame_step={frame_step}: all frames of {dataset} are taken; it is for CITYSCAPES_VPS")
+    if not 0 <= min_score <= 1:
+        raise ValueError(f"--min_score={min_score}: expected a score in 0..1")
+    if clips is None:
+        run = saved_config(checkpoint) if (pathlib.Path(checkpoint) / CHECKPOINTS_FOLDER).is_dir() else None
+        config, root = _find_dataset(dataset, split, run, checkpoint, data_root)
+        if exemplar is not None and config.task != EXEMPLAR:
+            raise ValueError(f"--exemplar={exemplar}: objects of {dataset} are not given, its task is {config.task}")
+        if frame_step is not None and config.reader != "cityscapes_vps":
+            raise ValueError(f"--frame_step={frame_step}: all frames of {dataset} are taken; it is for CITYSCAPES_VPS")
+    else:
+        records = clips_in(clips, dataset)
     model = load(checkpoint, dtype=dtype)
     known = "DAVIS" if dataset in _LIKE_DAVIS else dataset
     if known not in model.datasets:
         raise ValueError(f"--dataset={dataset}: expected one of {sorted({*model.datasets, *_LIKE_DAVIS})}")
     info = model.datasets[known]
+    if clips is not None and info.spec.task == EXEMPLAR:
+        raise ValueError(f"--clips={clips}: objects of {dataset} are to be given; --input and --targets take one video")
     spec = dataclasses.replace(info.spec, exemplar=exemplar or info.split_exemplar or info.spec.exemplar)
-    frame_step = info.split_frame_step if frame_step is None else frame_step
-    if frame_step is not None:
-        config = dataclasses.replace(config, eval_frame_step=frame_step)
-    records = readers.evaluation_videos(config, split, root)
-    chosen = _choose(records, videos)
-    name, annotations = _format_of(format, config, split, root, records, is_whole=len(chosen) == len(records))
+    if clips is None:
+        frame_step = info.split_frame_step if frame_step is None else frame_step
+        if frame_step is not None:
+            config = dataclasses.replace(config, eval_frame_step=frame_step)
+        frame_step = config.eval_frame_step
+        records = readers.evaluation_videos(config, split, root)
+        chosen = _choose(records, videos)
+        name, annotations = _format_of(format, config, split, root, records, is_whole=len(chosen) == len(records))
+    else:
+        frame_step = 1
+        chosen = _choose(records, videos)
+        name, annotations = _checked_format(format or NO_FORMAT), None
     inference = settings(info.inference)
     tracks = TracksFolder(pathlib.Path(output))
     tracks.begin(
         {
             "dataset": dataset,
-            "split": split,
+            "split": split or "clips",
             "exemplar": spec.exemplar,
-            "frame_step": config.eval_frame_step,
+            "frame_step": frame_step,
             "weights": fingerprint(model.variables),
             "dtype": model.config.compute_dtype,
             "inference": dataclasses.asdict(inference),
         }
     )
-    label = f"{dataset} {split}" + (f" {share}" if share else "")
+    label = f"{dataset} {split or clips}" + (f" {share}" if share else "")
 
     def draw(video: VideoRecord, result: VideoResult) -> None:
         if spec.task == PANOPTIC:  # what a panoptic map shows
@@ -133,13 +159,17 @@ def segment_split(
             _MIN_SCORE_DRAWN if spec.task == INSTANCE else 0.0,
         )
 
-    segment_videos(
-        model.predictor, dataset, spec, inference, chosen[place], tracks, label, draw if overlays else lambda *_: None
-    )
+    draw = draw if overlays else lambda *_: None
+    segment_videos(model.predictor, dataset, spec, inference, chosen[place], tracks, label, draw, clip_batch)
     missing = sum(not tracks.has(video) for video in chosen)
     if missing:
         logging.info("%d of %d videos are missing; the last share to be done writes the results", missing, len(chosen))
         return []
+    if clips is not None:
+        path = tracks.folder / ORDER_FILE
+        order = write_least_sure_first(path, (tracks.read(video) for video in chosen), min_score)
+        shown = ", ".join(f"{video} ({mistakes:.1f})" for video, mistakes in order[:5])
+        logging.info("least sure, by the number of mistakes that are expected: %s; all of them: %s", shown, path)
     if name == NO_FORMAT:
         return []
     options = formats.Options(
@@ -148,9 +178,16 @@ def segment_split(
         score_threshold=inference.score_threshold,
         max_predictions=inference.max_predictions,
         annotations=annotations,
+        image_suffix=chosen[0].frame_paths[0].suffix,
+        polygons=polygons,
     )
+
+    def load_sure(video: VideoRecord) -> VideoResult:
+        result = tracks.read(video)
+        return dataclasses.replace(result, tracks=[track for track in result.tracks if track.score >= min_score])
+
     results = (
-        formats.ResultVideo(video.id, video.frame_names, lambda video=video: tracks.read(video)) for video in chosen
+        formats.ResultVideo(video.id, video.frame_names, lambda video=video: load_sure(video)) for video in chosen
     )
     written = formats.module(name).write(tracks.folder / RESULTS_FOLDER, results, options)
     logging.info("results of %d videos as %s: %s", len(chosen), name, ", ".join(map(str, written)))
@@ -208,7 +245,7 @@ def _share_of(text: str | None) -> slice:
 
 
 def _choose(records: Sequence[VideoRecord], text: str | None) -> list[VideoRecord]:
-    """The videos that `--videos` names, in the order of the split."""
+    """The videos that `--videos` names, in their order."""
     if text is None:
         return list(records)
     known = [str(record.id) for record in records]
@@ -219,7 +256,7 @@ def _choose(records: Sequence[VideoRecord], text: str | None) -> list[VideoRecor
     if unknown or not names:
         near = difflib.get_close_matches(unknown[0], known, n=3) if unknown else []
         raise ValueError(
-            f"--videos={text:.200}: expected names of the split's {len(known)} videos, such as "
+            f"--videos={text:.200}: expected names of the {len(known)} videos, such as "
             f"{', '.join(near or known[:3])}, or a file of them; found {', '.join(unknown[:5]) or 'none'}"
         )
     return [record for record in records if str(record.id) in names]
@@ -231,8 +268,7 @@ def _format_of(
     """Name of the format of the result files, and the benchmark's JSON that it needs."""
     of_table = DATASETS[config.name].benchmark if config.name in DATASETS else NO_FORMAT
     name = given or (_LIKE_DAVIS[config.name][1] if config.name in _LIKE_DAVIS else of_table) or NO_FORMAT
-    if name not in (NO_FORMAT, *formats.FORMATS):
-        raise ValueError(f"--format={name}: expected {NO_FORMAT} or one of {', '.join(formats.FORMATS)}")
+    _checked_format(name)
     if not is_whole:  # the benchmark's JSON lists videos that there are no results of
         if given in _WHOLE_SPLIT:
             raise ValueError(f"--format={name}: its files hold the whole split; leave out --videos or --format")
@@ -252,3 +288,9 @@ def _format_of(
                 f"{error}; the result files take their names from it (--format={NO_FORMAT} writes tracks alone)"
             ) from error
     return name, None
+
+
+def _checked_format(name: str) -> str:
+    if name not in (NO_FORMAT, *formats.FORMATS):
+        raise ValueError(f"--format={name}: expected {NO_FORMAT} or one of {', '.join(formats.FORMATS)}")
+    return name

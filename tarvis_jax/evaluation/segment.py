@@ -112,6 +112,7 @@ def segment_videos(
     folder: TracksFolder,
     label: str,
     draw: Callable[[VideoRecord, VideoResult], None] = lambda video, result: None,
+    clip_batch: int = 0,
 ) -> int:
     """Writes the tracks of the videos that have none yet, and says how far it is and how long it will take.
 
@@ -121,6 +122,7 @@ def segment_videos(
       folder: where the tracks are written.
       label: what the log calls the videos.
       draw: is called with each video before its tracks are written.
+      clip_batch: see `Session`.
 
     Returns:
       The number of frames that were segmented.
@@ -133,7 +135,7 @@ def segment_videos(
         logging.info("%s: %d of %d videos were segmented before", label, len(videos) - len(missing), len(videos))
     progress = Progress(label, missing, predictor.programs)
     for video in missing:
-        result = segment_video(predictor, dataset, spec, config, video, progress.count_frame)
+        result = segment_video(predictor, dataset, spec, config, video, progress.count_frame, clip_batch)
         draw(video, result)
         folder.write(video, result)
         progress.end_video()
@@ -147,12 +149,13 @@ def segment_video(
     config: InferenceConfig,
     video: VideoRecord,
     after_frame: Callable[[], None],
+    clip_batch: int = 0,
 ) -> VideoResult:
     """The tracks of a video; none where the targets are to be given and no target is."""
     targets = targets_of(video, spec)
     if spec.task == EXEMPLAR and not targets:
         return VideoResult(str(video.id), dataset, (video.height, video.width), video.num_frames, [])
-    session = Session(predictor, dataset, spec, config)
+    session = Session(predictor, dataset, spec, config, clip_batch=clip_batch)
     for target in targets:
         session.add_target(target.frame, target.id, target.mask, target.point_yx)
     for _ in session.run(frames_of(video)):

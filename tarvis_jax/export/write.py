@@ -89,7 +89,7 @@ def export_model(model: Model, folder: str | pathlib.Path, config: ExportConfig)
     for num_classes in sorted({end - first for first, end in rows.values()}):
         functions[f"classes_{num_classes}"] = _write_function(
             folder / f"classes_{num_classes}",
-            _with_model(architecture, forward.decode_classes),
+            _with_model(architecture, lambda *args: tuple(each[0] for each in forward.decode_classes(*args))),
             variables,
             _image_input(config)
             | {"semantic_queries": jax.ShapeDtypeStruct((num_classes, architecture.hidden_size), np.float32)},

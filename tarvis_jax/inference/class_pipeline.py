@@ -66,6 +66,20 @@ class ClassPipeline:
         place = ClipPlace.of(clip, geometry, self._frames)
         return self._predictor.segment_classes(np.stack(clip.frames), self._dataset, place)
 
+    def forward_together(self, clips: Sequence[Clip], geometry: Geometry) -> list[ClassClip]:
+        """`forward` of successive whole clips, all at once."""
+        first = clips[0]
+        frames = list(first.frames[: first.overlap])
+        for clip in clips:
+            frames += clip.frames[first.overlap :]
+        place = ClipPlace.of(first, geometry, self._frames)
+        return self._predictor.segment_clips(np.stack(frames), self._dataset, place)
+
+    def has_room(self, clips: Sequence[Clip], geometry: Geometry) -> bool:
+        """Whether the device has memory for these clips at once."""
+        place = ClipPlace.of(clips[0], geometry, self._frames)
+        return self._predictor.has_room(len(clips), geometry.padded, self._dataset, place)
+
     def bookmark(self, output: ClassClip) -> dict[str, Any]:
         """What `rewind` needs to come back to the next clip, in types that JSON has; to be called before `add`."""
         return self._known.popleft() if self._known else {"ids": self._ids, "tracks": self._instances.bookmark()}

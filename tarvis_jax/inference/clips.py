@@ -1,6 +1,7 @@
 """Cutting a video in overlapping clips, and the geometry of a clip: original, resized and padded size."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import cv2
@@ -88,6 +89,31 @@ def iterate_clips(
         yield clip
         first = clip.next_first(cuts())
         del window[: first - clip.first]
+
+
+def group_clips(clips: Iterable[Clip], most: int, has_room: Callable[[list[Clip]], bool]) -> Iterator[list[Clip]]:
+    """Successive clips that go through the network together: 1, 2, 4, ... of them, as many as there are up to `most`.
+
+    So nothing is computed for clips that are not there, and few sizes of batches are compiled for. A last clip that is
+    shorter than the others goes alone.
+
+    Args:
+      clips: of `iterate_clips`; at most `most` are read ahead.
+      most: at least 1.
+      has_room: whether there is memory for these at once, 2 or more; where there is none, half as many are tried.
+    """
+    waiting: list[Clip] = []
+    upcoming = iter(clips)
+    while True:
+        waiting += itertools.islice(upcoming, max(0, most - len(waiting)))
+        if not waiting:
+            return
+        num_whole = sum(len(clip.frames) == clip.length for clip in waiting[:most])
+        size = 1 << max(0, num_whole.bit_length() - 1)
+        while size > 1 and not has_room(waiting[:size]):
+            size = most = size // 2
+        yield waiting[:size]
+        del waiting[:size]
 
 
 @dataclasses.dataclass(frozen=True)

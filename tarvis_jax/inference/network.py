@@ -1,8 +1,8 @@
-"""One clip through the network, as pure functions: `predictor` compiles them, `export` writes them to files.
+"""Clips through the network, as pure functions: `predictor` compiles them, `export` writes them to files.
 
 The features of a clip depend on no task: every dataset and every task decodes the same ones. The backbone and the first
-layer of the neck see one frame at a time, so what they make of the frames that two clips share is handed from clip to
-clip (`next_clip_features`).
+layer of the neck see one frame at a time, so what they make of the frames that two clips share serves both: within a
+batch of successive clips, and from one batch to the next (`next_clips_features`).
 """
 
 import jax
@@ -19,34 +19,39 @@ def clip_features(model: TarViS, images: jax.Array) -> Pyramid:
     return model.features(images[None])
 
 
-def next_clip_features(
+def next_clips_features(
     model: TarViS, images: jax.Array, shared: Pyramid, num_shared: jax.Array, extent: Extent
 ) -> tuple[Pyramid, Pyramid]:
-    """As `clip_features`, with the frames that the clip before has, too, going through the backbone once.
+    """As `clip_features`, of B successive clips, with every frame going through the backbone once.
 
-    Only frames that are new go through the backbone: L - O at a time, which is once for all clips but the first.
+    Clips have L frames, of which two successive ones share O. Only frames that are new go through the backbone, L - O
+    at a time; so it needs memory for as many, whatever B is.
 
     Args:
       model: the network.
-      images: uint8 RGB [L, H, W, 3], L frames of a clip or fewer and then anything.
-      shared: frame features [1, O, H/stride, W/stride, C] of the first O of them, O < L.
+      images: uint8 RGB [O + B (L - O), H, W, 3], the frames of all clips. One clip (B = 1) may have fewer than L
+        frames, and then anything.
+      shared: frame features [1, O, H/stride, W/stride, C] of the first O frames, O < L.
       num_shared: int32 [], O, or 0 where `shared` is of other frames.
-      extent: what of `images` is the clip.
+      extent: what of an array of L frames is a clip; all of them if B > 1.
 
     Returns:
-      The clip's pyramid, and the frame features of the last O of the L frames.
+      The pyramids {stride: [B, L, H/stride, W/stride, C]} of the clips, and the frame features of the last O frames.
     """
-    length, num_kept = images.shape[0], shared[4].shape[1]
+    length, num_frames, num_kept = len(extent.times), images.shape[0], shared[4].shape[1]
     step = length - num_kept
-    maps = {stride: jnp.pad(x, ((0, 0), (0, step)) + ((0, 0),) * 3) for stride, x in shared.items()}
+    maps = {s: jnp.pad(x, ((0, 0), (0, num_frames - num_kept)) + ((0, 0),) * 3) for s, x in shared.items()}
 
     def compute(i: jax.Array, maps: Pyramid) -> Pyramid:
-        first = jnp.minimum(num_shared + i * step, length - step)
+        first = jnp.minimum(num_shared + i * step, num_frames - step)
         new = model.frame_features(jax.lax.dynamic_slice_in_dim(images, first, step)[None], extent)
         return {s: jax.lax.dynamic_update_slice_in_dim(x, new[s], first, axis=1) for s, x in maps.items()}
 
-    maps = jax.lax.fori_loop(0, (extent.num_frames - num_shared + step - 1) // step, compute, maps)
-    return model.mix_frames(maps, extent), {stride: x[:, step:] for stride, x in maps.items()}
+    num_used = num_frames - length + extent.num_frames
+    maps = jax.lax.fori_loop(0, (num_used - num_shared + step - 1) // step, compute, maps)
+    firsts = range(0, num_frames - num_kept, step)
+    clips = {s: jnp.concatenate([x[:, first : first + length] for first in firsts]) for s, x in maps.items()}
+    return model.mix_frames(clips, extent), {stride: x[:, num_frames - num_kept :] for stride, x in maps.items()}
 
 
 def decode_classes(
@@ -56,21 +61,21 @@ def decode_classes(
 
     Args:
       model: the network.
-      pyramid: of `clip_features`.
+      pyramid: of B clips.
       semantic_queries: float32 [K, C], one per class of the dataset.
-      extent: what of the pyramid is the clip.
+      extent: what of the pyramid is the clips.
 
     Returns:
-      class_logits [Q, 1 + K] (column 0 = background), mask_logits [Q, T, H/4, W/4] and semantic_logits
-      [K, T, H/4, W/4], all float32.
+      class_logits [B, Q, 1 + K] (column 0 = background), mask_logits [B, Q, T, H/4, W/4] and semantic_logits
+      [B, K, T, H/4, W/4], all float32.
     """
-    query_set = model.queries.query_set_of_classes(semantic_queries, 1)
+    query_set = model.queries.query_set_of_classes(semantic_queries, len(pyramid[4]))
     predictions = model.decode(pyramid, query_set, all_layers=False, extent=extent)
-    mask_logits = predictions.mask_logits[-1, 0].astype(jnp.float32)
+    mask_logits = predictions.mask_logits[-1].astype(jnp.float32)
     return (
-        predictions.class_logits[-1, 0].astype(jnp.float32),
-        mask_logits[query_set.slice("instance")],
-        mask_logits[query_set.slice("semantic")],
+        predictions.class_logits[-1].astype(jnp.float32),
+        mask_logits[:, query_set.slice("instance")],
+        mask_logits[:, query_set.slice("semantic")],
     )
 
 
@@ -85,7 +90,7 @@ def decode_objects(
     valid_frames: jax.Array,
     extent: Extent | None = None,
 ) -> jax.Array:
-    """VOS and PET: mask logits float32 [N, T, H/4, W/4] of the given objects.
+    """VOS and PET: mask logits float32 [N, T, H/4, W/4] of the given objects of one clip.
 
     The arguments are those of `ObjectEncoder.__call__` without the batch axis. An object has twice as many queries as
     in training, as in the reference; its logit is the greatest of theirs.

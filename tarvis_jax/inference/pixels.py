@@ -168,7 +168,7 @@ class Pixels:
                 return np.asarray(where)[:count], np.asarray(values)[:count]
         rows, columns = _num_tiles(geometry)
         flat = np.asarray(words)[: rows * columns].reshape(-1)
-        where = np.flatnonzero(flat)
+        where = np.flatnonzero(flat != 0)  # of bools it is six times as fast as of numbers
         return where, flat[where]
 
     def _tables(self, geometry: Geometry) -> tuple[Tables, Tables]:
@@ -238,7 +238,7 @@ def _boundaries(where: np.ndarray, values: np.ndarray, geometry: Geometry) -> tu
     y = (tile % rows * _TILE_WORDS + word) * _WORD
     keys = mask * (pixels + 1) + x * height + y  # of the first pixel of each word
     bits = np.unpackbits(values.astype("<u4").view(np.uint8), bitorder="little")
-    bit = np.flatnonzero(bits)
+    bit = np.flatnonzero(bits.view(bool))
     keys = np.sort(keys[bit // _WORD] + bit % _WORD)
     # A run that goes on in the next column ends and begins at one pixel: neither is a boundary.
     is_same = keys[1:] == keys[:-1]

@@ -1,6 +1,7 @@
-"""The compiled functions of inference: one clip through the network, and logits to pixels of the original frame."""
+"""The compiled functions of inference: clips through the network, and logits to pixels of the original frame."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import nnx
 
+from kernels.aot.chips import memory_of
 from tarvis_jax.compiled import Programs, shapes_of
 from tarvis_jax.inference import network
 from tarvis_jax.inference.clips import Clip, Geometry
@@ -22,7 +25,10 @@ from tarvis_jax.model.tarvis import TarViS
 from tarvis_jax.model.variables import abstract_model, fill, flatten
 
 MASKS_PER_CALL = 8  # masks are gathered and brought to pixels in groups of this many: one shape, one compilation
+MAX_CLIPS = 8  # that go through the network at once, unless the user says more
 EMPTY_LOGIT = -1e4  # mask logit of padded rows
+
+_SHARE_OF_FREE_MEMORY = 0.9  # that a batch may take: allocators leave gaps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +88,11 @@ class ClipPlace:
 
 
 class Predictor:
-    """Owns the variables and the compiled functions. Everything it takes and gives is of one clip or one frame.
+    """Owns the variables and the compiled functions.
 
-    A function is compiled once per combination of shapes: that of a whole clip (features; shared by all tasks), the
-    number of classes or of objects (rounded up, see `object_bucket`), the original frame size. `programs` counts them.
+    A function is compiled once per combination of shapes: that of a whole clip (features; shared by all tasks) and how
+    many go at once, the number of classes or of objects (rounded up, see `object_bucket`), the original frame size.
+    `programs` counts them.
 
     Attributes:
       config: the model's.
@@ -115,8 +122,9 @@ class Predictor:
         self.programs = Programs()
         self.model_seconds = 0.0
         self._no_maps = self._jit(lambda images: _no_maps(images, config.hidden_size, config.compute_dtype))
-        self._features = self._jit(self._on_model(network.next_clip_features))
-        self._classes = self._jit(self._on_model(network.decode_classes))
+        self._features = self._jit(self._on_model(network.next_clips_features))
+        self._classes = self._jit(self._on_model(_decode_clips))
+        self._has_room: dict[tuple, bool] = {}
         self._objects = self._jit(self._on_model(network.decode_objects))
         self._take = self._jit(lambda logits, indices: logits[indices])
         self._upsample_masks = self._jit(_upsample_masks)
@@ -137,6 +145,10 @@ class Predictor:
         self._semantic_queries = {dataset: table[slice(*rows)] for dataset, rows in rows_of.items()}
 
     @property
+    def _device(self) -> jax.Device:
+        return self.device or jax.local_devices()[0]
+
+    @property
     def variables(self) -> dict[str, jax.Array]:
         """All variables by their flat names, on the device."""
         return flatten(nnx.merge(self._graphdef, self._variables))
@@ -152,16 +164,81 @@ class Predictor:
         Raises:
           ValueError: the model has no classes of that dataset.
         """
-        if dataset not in self._semantic_queries:
-            raise ValueError(f"dataset {dataset!r} has no classes in this model; {sorted(self._semantic_queries)} have")
-        queries = self._semantic_queries[dataset]
+        (clip,) = self.segment_clips(images, dataset, ClipPlace.alone(len(images)) if place is None else place)
+        return clip
 
-        def run() -> tuple[jax.Array, jax.Array, jax.Array]:
+    def segment_clips(self, images: np.ndarray, dataset: str, place: ClipPlace) -> list[ClassClip]:
+        """Segments successive whole clips of VIS or VPS, all at once.
+
+        Args:
+          images: uint8 RGB [O + B (L - O), H, W, 3], the frames of B clips of length L and overlap O; or fewer than L,
+            of one clip.
+          dataset, place: as in `segment_classes`; `place` of the first one.
+
+        Raises:
+          ValueError: the model has no classes of that dataset.
+        """
+        queries = self._queries_of(dataset)
+
+        def run() -> list[tuple[jax.Array, jax.Array, jax.Array]]:
             pyramid, extent = self._clip_features(images, place)
             return self._classes(self._variables, pyramid, queries, extent)
 
-        outputs = self._timed(run)
-        return ClassClip(np.asarray(outputs[0]), outputs[1], outputs[2], len(images))
+        num_frames = min(len(images), place.length)
+        return [ClassClip(np.asarray(clip[0]), clip[1], clip[2], num_frames) for clip in self._timed(run)]
+
+    @property
+    def most_clips(self) -> int:
+        """Clips that may go through the network at once, if there is memory; 1 where no limit is known, as on CPUs."""
+        return 1 if memory_of(self._device) is None else MAX_CLIPS
+
+    def has_room(self, num_clips: int, size: tuple[int, int], dataset: str, place: ClipPlace) -> bool:
+        """Whether the device has memory for so many clips at once, by the compiler's figures for their programs.
+
+        Of clips of the same shape, it is found out once.
+
+        Args:
+          num_clips: B, of `segment_clips`.
+          size: (height, width) of the network's input.
+          dataset, place: as in `segment_clips`.
+        """
+        queries = self._queries_of(dataset)
+        key = (num_clips, size, len(queries), place.length, place.overlap, place.extent is None)
+        if key not in self._has_room:
+            free = memory_of(self._device) - (self._device.memory_stats() or {}).get("bytes_in_use", 0)
+            needs = self._bytes_of(num_clips, size, queries, place)
+            self._has_room[key] = needs is not None and needs <= _SHARE_OF_FREE_MEMORY * free
+            logging.info(
+                "%d clips of %d frames at once: need %s of %.2f GiB",
+                *(num_clips, place.length, "more" if needs is None else f"{needs / 2**30:.2f}", free / 2**30),
+            )
+        return self._has_room[key]
+
+    def _bytes_of(self, num_clips: int, size: tuple[int, int], queries: np.ndarray, place: ClipPlace) -> int | None:
+        """Memory that so many clips take besides the variables; None if the compiler says that there is too little."""
+        step = place.length - place.overlap
+        shape = (place.length, *size)
+        images = jax.ShapeDtypeStruct((place.overlap + num_clips * step, *size, 3), np.uint8)
+        extent = self._extent(place.length, place.extent, shape)
+        maps = self._no_maps.shapes(jax.ShapeDtypeStruct((place.overlap, *size, 3), np.uint8))
+        features = (self._variables, images, maps, np.int32(0), extent)
+        try:
+            found = [self._features.compiled(*features).memory_analysis()]
+            pyramid, _ = self._features.shapes(*features)
+            found.append(self._classes.compiled(self._variables, pyramid, queries, extent).memory_analysis())
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return None
+        temporaries = max(each.temp_size_in_bytes for each in found)
+        # The outputs of the batch before are there until its frames are handed out.
+        outputs = found[0].output_size_in_bytes + 2 * found[1].output_size_in_bytes
+        return math.prod(images.shape) + temporaries + outputs
+
+    def _queries_of(self, dataset: str) -> np.ndarray:
+        if dataset not in self._semantic_queries:
+            raise ValueError(f"dataset {dataset!r} has no classes in this model; {sorted(self._semantic_queries)} have")
+        return self._semantic_queries[dataset]
 
     def segment_objects(self, images: np.ndarray, inputs: ExemplarInputs, place: ClipPlace | None = None) -> np.ndarray:
         """Segments the given objects in a clip.
@@ -215,36 +292,35 @@ class Predictor:
         return lambda variables, *args: function(nnx.merge(self._graphdef, variables), *args)
 
     def _clip_features(self, images: np.ndarray, place: ClipPlace | None) -> tuple[network.Pyramid, Extent]:
-        """The pyramid of a clip at `place`, in arrays of L frames, and what of them is the clip."""
+        """The pyramid of successive clips, the first at `place`, in arrays of L frames, and what of them is a clip."""
         place = ClipPlace.alone(len(images)) if place is None else place
         memory, (height, width) = place.memory, images.shape[1:3]
         is_shared = memory.maps is not None and memory.first == place.first
         if memory.maps is None:
             memory.maps = self._no_maps(_fill(images[: place.overlap], place.overlap, 0))
-        extent = self._extent(len(images), place.extent, (place.length, height, width))
+        extent = self._extent(min(len(images), place.length), place.extent, (place.length, height, width))
         num_shared = np.int32(place.overlap if is_shared else 0)
-        pyramid, memory.maps = self._features(
-            self._variables, _fill(images, place.length, 0), memory.maps, num_shared, extent
-        )
-        is_whole = len(images) == place.length
-        memory.first = place.first + place.length - place.overlap if is_whole else -1
+        is_whole = len(images) >= place.length
+        images = images if is_whole else _fill(images, place.length, 0)
+        pyramid, memory.maps = self._features(self._variables, images, memory.maps, num_shared, extent)
+        memory.first = place.first + len(images) - place.overlap if is_whole else -1
         return pyramid, extent
 
     def _extent(self, num_frames: int, size: tuple[int, int] | None, shape: tuple[int, int, int]) -> Extent:
         return Extent.of(num_frames, size, shape, self.config.hidden_size)
 
-    def _jit(self, function: Callable) -> Callable:
+    def _jit(self, function: Callable) -> "_Function":
         """jax.jit with the compilations counted and timed apart from the runs."""
         jitted = jax.jit(function)
 
-        def call(*args):
+        def compiled(*args) -> Callable:
             def lower() -> jax.stages.Lowered:
                 with jax.default_matmul_precision(self._matmul_precision), jax.default_device(self.device):
                     return jitted.lower(*args)
 
-            return self.programs.get((function, shapes_of(args)), lower)(*args)
+            return self.programs.get((function, shapes_of(args)), lower)
 
-        return call
+        return _Function(compiled, jitted.eval_shape)
 
     def _timed(self, call: Callable[[], Any]) -> Any:
         """Runs the network; the compilation, if there is one, is not counted."""
@@ -252,6 +328,22 @@ class Predictor:
         outputs = jax.block_until_ready(call())
         self.model_seconds += time.perf_counter() - start - (self.programs.compile_seconds - compile_seconds)
         return outputs
+
+
+@dataclasses.dataclass(frozen=True)
+class _Function:
+    """A function that is compiled once for each combination of shapes.
+
+    Attributes:
+      compiled: arguments, or their shapes -> its program.
+      shapes: the same -> the shapes of its results.
+    """
+
+    compiled: Callable
+    shapes: Callable
+
+    def __call__(self, *args):
+        return self.compiled(*args)(*args)
 
 
 def object_bucket(num_objects: int) -> int:
@@ -264,6 +356,11 @@ def object_bucket(num_objects: int) -> int:
 def _fill(array: np.ndarray, size: int, value) -> np.ndarray:
     """Pads the first axis to `size`."""
     return np.pad(array, [(0, size - len(array))] + [(0, 0)] * (array.ndim - 1), constant_values=value)
+
+
+def _decode_clips(model: TarViS, *args: Any) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
+    """What `network.decode_classes` says of each clip, in arrays of its own: they live as long as its frames need."""
+    return list(zip(*map(list, network.decode_classes(model, *args)), strict=True))
 
 
 def _no_maps(images: jax.Array, hidden_size: int, dtype: str) -> network.Pyramid:

@@ -70,6 +70,7 @@ class Session:
         config: InferenceConfig | None = None,
         class_names: Sequence[str] = (),
         keep_result: bool = True,
+        clip_batch: int = 1,
     ):
         """Args:
           predictor: the network.
@@ -79,10 +80,14 @@ class Session:
           class_names: of classes 1..K, for the results; () leaves their names None.
           keep_result: False for endless streams: RLEs are handed out and forgotten, and there is no `result()`;
             `FrameResult.ended` says of each track when it is over.
+          clip_batch: VIS and VPS: at most so many successive clips go through the network at once in `run`, and their
+            frames are handed out one after the other; 0: as many of 1, 2, 4 and 8 as the device has memory for (1 on a
+            CPU). Clips of sources that are read only once, such as cameras, go one by one, and so do those of VOS and
+            PET, since each needs the one before.
 
         Raises:
-          ValueError: unknown dataset, one of a task that sessions do not know, or a panoptic one without thing classes
-            or without stuff classes.
+          ValueError: a negative `clip_batch`, unknown dataset, one of a task that sessions do not know, or a panoptic
+            one without thing classes or without stuff classes.
         """
         self.dataset = dataset
         self.spec = spec or datasets.lookup(dataset).spec
@@ -90,6 +95,9 @@ class Session:
         self.class_names = tuple(class_names)
         self._predictor = predictor
         self._keep_result = keep_result
+        if clip_batch < 0:
+            raise ValueError(f"clip_batch: expected 1 or more, or 0 for as many as fit, found {clip_batch}")
+        self._clip_batch = clip_batch
         self._targets = Targets()
         self._pipeline = self.make_pipeline(predictor, self._targets)
         self._state: _Run | None = None
@@ -223,7 +231,8 @@ class Session:
         Results of `frame` and of later frames are forgotten. What the caller gave stays given, in later frames, too,
         and targets may be added, corrected and removed from `frame` on. It may be called between two frame results,
         which ends that run, after the loop was left, and after the end. If nothing is given or removed, the results
-        are the same once more, bit for bit, with the numbers of the tracks.
+        are the same once more, bit for bit, with the numbers of the tracks; with a `clip_batch` other than 1, up to
+        rounding, since clips go through the network in other groups.
 
         What is needed to go back is small and kept in a temporary file for each clip: the masks that it took over from
         the clip before (VOS, PET), or the numbers of the tracks and their class logits (VIS, VPS). The rest is
@@ -307,10 +316,12 @@ class Session:
         pipeline = self._pipeline
         try:
             with contextlib.ExitStack() as stack:
-                upcoming = clips.iterate_clips(self._prepare(source, start, stack), *schedule)
-                state.clips = stack.enter_context(
-                    ClipsAhead(upcoming, lambda clip: pipeline.forward(clip, state.geometry), source.is_decoded)
-                )
+                most = self._most_clips(source)
+                has_room = lambda group: self._clip_batch > 0 or pipeline.has_room(group, state.geometry)  # noqa: E731
+                upcoming = clips.iterate_clips(self._prepare(source, start, most, stack), *schedule)
+                groups = clips.group_clips(upcoming, most, has_room)
+                forward = lambda group: _forward(pipeline, group, state.geometry)  # noqa: E731
+                state.clips = stack.enter_context(ClipsAhead(groups, forward, source.is_decoded))
                 try:
                     for clip, output in state.clips:
                         if state.history is not None:
@@ -531,7 +542,13 @@ class Session:
         config, divisor = self.config, self._predictor.config.size_divisor
         return clips.plan_geometry(size, config.min_dim, config.max_dim, divisor, use_table=config.size_table)
 
-    def _prepare(self, source: FrameSource, start: int, stack: contextlib.ExitStack) -> Iterator[np.ndarray]:
+    def _most_clips(self, source: FrameSource) -> int:
+        """Clips that may go through the network at once."""
+        if self._pipeline.takes_targets or not source.is_replayable:
+            return 1
+        return self._clip_batch or self._predictor.most_clips
+
+    def _prepare(self, source: FrameSource, start: int, most: int, stack: contextlib.ExitStack) -> Iterator[np.ndarray]:
         """Frames from `start` on as the network takes them, prepared ahead by a thread where they must be decoded."""
         frames = source.frames_from(start)
         first = next(frames)
@@ -541,7 +558,7 @@ class Session:
         prepare = self._state.geometry.prepare_image
         if source.is_decoded:
             clip = self.config.clip_length - self.config.overlap
-            rest = stack.enter_context(RunAhead(frames, prepare, max(2, clip), "frames"))
+            rest = stack.enter_context(RunAhead(frames, prepare, max(2, most * clip), "frames"))
         else:
             rest = map(prepare, frames)
         for frame in itertools.chain([prepare(first)], rest):
@@ -572,21 +589,28 @@ class Session:
         state.ended = {track_id: end for track_id, end in state.ended.items() if end[0] < frame}
 
 
+def _forward(pipeline: ClassPipeline | ObjectPipeline, group: list[clips.Clip], geometry: clips.Geometry) -> list[Any]:
+    """What the network says of clips that go through it together."""
+    return [pipeline.forward(group[0], geometry)] if len(group) == 1 else pipeline.forward_together(group, geometry)
+
+
 class ClipsAhead:
-    """Clips of a video, each with what the network says of it; a thread may work on the next one before it is taken.
+    """Clips of a video, each with what the network says of it; a thread may be ahead of the one that is taken.
 
     Used as a context manager: on leaving, the thread ends.
     """
 
-    def __init__(self, upcoming: Iterator[clips.Clip], forward: Callable[[clips.Clip], Any], is_ahead: bool):
+    def __init__(
+        self, upcoming: Iterator[list[clips.Clip]], forward: Callable[[list[clips.Clip]], list[Any]], is_ahead: bool
+    ):
         """Args:
-        upcoming: the clips.
-        forward: the network; what it says of a clip must not depend on anything that happens until it is taken.
+        upcoming: the clips, in groups that go through the network at once.
+        forward: the network; what it says of clips must not depend on anything that happens until they are taken.
         is_ahead: whether clips may be read before they are asked for; False makes `begin_next` do nothing.
         """
         self._upcoming, self._forward = upcoming, forward
         self._pool = ThreadPoolExecutor(1, "network") if is_ahead else None
-        self._clip: clips.Clip | None = None  # read, and not taken yet
+        self._group: list[clips.Clip] | None = None  # read, and not taken yet
         self._next: Future | None = None
         self._is_closed = False
 
@@ -604,30 +628,30 @@ class ClipsAhead:
 
     def __iter__(self) -> Iterator[tuple[clips.Clip, Any]]:
         while (taken := self._take()) is not None:
-            yield taken
+            yield from zip(*taken, strict=True)
 
     def begin_next(self) -> None:
-        """Has the thread read the next clip and run the network on it, if it is not at it already."""
+        """Has the thread read the next group and run the network on it, if it is not at it already."""
         if self._pool is not None and self._next is None:
             self._next = self._pool.submit(self._compute)
 
     def forget_next(self) -> None:
-        """What the network may have said of the next clip does not hold any more; waits until it is done."""
+        """What the network may have said of the next clips does not hold any more; waits until it is done."""
         if self._next is not None and self._next.exception() is None:
             self._next = None
 
-    def _take(self) -> tuple[clips.Clip, Any] | None:
+    def _take(self) -> tuple[list[clips.Clip], list[Any]] | None:
         begun, self._next = self._next, None
         taken = begun.result() if begun is not None else self._compute()
-        self._clip = None
+        self._group = None
         return taken
 
-    def _compute(self) -> tuple[clips.Clip, Any] | None:
-        if self._clip is None:
-            self._clip = next(self._upcoming, None)
-        if self._clip is None or self._is_closed:
+    def _compute(self) -> tuple[list[clips.Clip], list[Any]] | None:
+        if self._group is None:
+            self._group = next(self._upcoming, None)
+        if self._group is None or self._is_closed:
             return None
-        return self._clip, self._forward(self._clip)
+        return self._group, self._forward(self._group)
 
 
 @dataclasses.dataclass

@@ -71,6 +71,7 @@ def segment_video(
     min_score: float = 0.3,
     overlays: bool = True,
     online: bool = False,
+    clip_batch: int = 1,
 ) -> tuple[VideoResult, Summary]:
     """Segments a video and writes to `out_dir`:
 
@@ -89,6 +90,7 @@ def segment_video(
       min_score: VIS: tracks below are not drawn (the files have them all).
       overlays: False leaves them out.
       online: gives the frames to `Session.step` one by one, and reports how long a result takes.
+      clip_batch: see Session.
 
     Returns:
       The result, and a summary whose text is one line.
@@ -101,7 +103,7 @@ def segment_video(
         raise ValueError(f"{frames.name}: overlays need a source that can be read twice, found a generator")
     out_dir = pathlib.Path(out_dir)
     targets = list(targets)
-    session = Session(predictor, dataset, spec, config)
+    session = Session(predictor, dataset, spec, config, clip_batch=clip_batch)
     _give_targets(session, targets)
     before = _counters(predictor)
     start = time.perf_counter()

@@ -223,7 +223,8 @@ def write_tracks(path: str | pathlib.Path, result: VideoResult) -> None:
     """Writes a video's result as JSON (`read_tracks` gives it back)."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dataclasses.asdict(result)))
+    content = vars(result) | {"tracks": [vars(track) for track in result.tracks]}  # `asdict` would copy every RLE
+    path.write_text(json.dumps(content))
 
 
 def read_tracks(path: str | pathlib.Path) -> VideoResult:

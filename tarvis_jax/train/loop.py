@@ -141,6 +141,7 @@ def _begin(
         config.model,
         state.params,
         state.frozen,
+        class_names={dataset.name: dataset.class_names for dataset in config.data.datasets},
         new=config.train.init_new,
         leave_out=config.train.init_leave_out,
     )

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from kernels.aot.chips import chip_of
+from kernels.aot.chips import memory_of
 from tarvis_jax.parallel.mesh import num_microbatches
 from tarvis_jax.run_config import Config
 from tarvis_jax.train.programs import GradientProgram, gradient_programs
@@ -74,15 +74,6 @@ def bytes_on_device(tree: Any) -> int:
             size *= length
         total += size
     return total
-
-
-def memory_of(device: jax.Device) -> int | None:
-    """Bytes that a program may use on a device that is here; None where nobody says, as on CPUs."""
-    stats = device.memory_stats() or {}
-    if device.platform == "cpu":
-        return None
-    chip = chip_of(device)
-    return stats.get("bytes_limit") or (chip and chip.memory_bytes)
 
 
 def compile_gradients(stepper: TrainStepper, program: GradientProgram) -> jax.stages.Compiled | None:

@@ -43,6 +43,7 @@ class OpenedModel:
       datasets: by name, what is known of the datasets whose classes it has.
       report: what became of each tensor of the source.
       run: the whole config of the run, if it is one.
+      step: of the run's checkpoint.
     """
 
     path: pathlib.Path
@@ -51,6 +52,7 @@ class OpenedModel:
     datasets: Mapping[str, DatasetInfo]
     report: Report
     run: Config | None = None
+    step: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +164,8 @@ def _open_run(workdir: pathlib.Path) -> OpenedModel:
         )
         for name, shape in shapes.items()
     }
-    return OpenedModel(workdir, config.model, variables, config.dataset_infos(), _all_loaded(workdir, shapes), config)
+    infos, report = config.dataset_infos(), _all_loaded(workdir, shapes)
+    return OpenedModel(workdir, config.model, variables, infos, report, config, step)
 
 
 def _open_folder(path: pathlib.Path) -> OpenedModel:

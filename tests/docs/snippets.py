@@ -8,7 +8,8 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+import types
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -39,6 +40,7 @@ def run_page(
     *,
     in_process: bool = False,
     examples: Collection[str] = (),
+    before: Mapping[str, Callable[[], None]] = types.MappingProxyType({}),
 ) -> dict[str, Any]:
     """Runs every block of a page in `folder`, as a reader would who is in the project's root.
 
@@ -53,6 +55,7 @@ def run_page(
       in_process: run the commands of bash blocks in this process, which saves their imports. They may be commands of
         the project alone.
       examples: languages of blocks that are not run, because they show the content of a file.
+      before: text of the page -> what a person does before the first block that has it; all must occur.
 
     Returns:
       The namespace of the Python blocks.
@@ -61,7 +64,7 @@ def run_page(
       AssertionError: a block of another language, a bash block that failed, a substitution without an effect. Errors of
         Python blocks are their own, with the page's line in the trace.
     """
-    unused = dict(substitutions or {})
+    unused, waiting = dict(substitutions or {}), dict(before)
     namespace: dict[str, Any] = {"__name__": page}
     before = pathlib.Path.cwd(), list(sys.path)
     os.chdir(folder)
@@ -71,6 +74,8 @@ def run_page(
             if snippet.language in examples:
                 continue
             text = snippet.text
+            for act in [waiting.pop(key) for key in list(waiting) if key in text]:
+                act()
             for old, new in (substitutions or {}).items():
                 if old in text:
                     text = text.replace(old, new)
@@ -99,6 +104,7 @@ def run_page(
         os.chdir(before[0])
         sys.path[:] = before[1]
     assert not unused, f"{page}: these texts are not there to be substituted: {sorted(unused)}"
+    assert not waiting, f"{page}: these texts are not there: {sorted(waiting)}"
     return namespace
 
 

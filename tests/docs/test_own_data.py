@@ -7,7 +7,6 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from input_pipeline import readers
 from input_pipeline.own_videos import own_dataset
@@ -49,23 +48,6 @@ def _drawn(v: int, t: int) -> tuple[np.ndarray, np.ndarray]:
     return np.where(ids[..., None], (40, 200, 90 * v), 60).astype(np.uint8), ids
 
 
-@pytest.fixture
-def compiled_once(tmp_path):
-    """The commands of the page compile the same programs of inference; a cache on disk saves all but the first."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path / "compiled"),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
 @pytest.mark.slow
 def test_page(tmp_path, capsys, compiled_once):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
@@ -91,6 +73,9 @@ def test_page(tmp_path, capsys, compiled_once):
     assert names["model"].config.backbone == "ResNetTiny"
     assert dict(names["model"].config.semantic_classes) == {"MINE": 2}
     assert load(tmp_path / "models/mine").datasets["MINE"].class_names == ("animal", "vehicle")
+    card = (tmp_path / "models/mine/README.md").read_text()
+    assert "things: " not in card and "2: animal, vehicle" in card and "Not measured" not in card
+    assert "by the weights of step" in card and (tmp_path / "models/mine/report.html").is_file()
     assert {each.class_name for each in names["result"].objects} <= {"animal", "vehicle"}
     assert json.loads((tmp_path / "out/tracks.json").read_text())["num_frames"] == NUM_FRAMES
     assert [video.id for video in names["held_out"]] == ["dog"] and len(names["training"]) == 2

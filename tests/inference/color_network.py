@@ -27,7 +27,7 @@ class ColorNetwork(Predictor):
         self._take = self._jit(_take)
         self._upsample_masks = self._jit(predictor._upsample_masks)
         self._rng = np.random.default_rng(0)
-        self.clips = []
+        self.clips, self.batches = [], []
 
     def _logits(self, images, red):
         return np.where(images[:, 2::4, 2::4, 0] == red, 1.0, -1.0).astype(np.float32)
@@ -39,6 +39,12 @@ class ColorNetwork(Predictor):
         classes = np.asarray([[0, 9, 0, 0], [0, 0, 0, 9], [9, 0, 0, 0]], np.float32)[order]
         semantic = np.stack([self._logits(images, 0), self._logits(images, 100), -self._logits(images, 0)])
         return ClassClip(classes, masks, semantic, len(images))
+
+    def segment_clips(self, images, dataset, place):
+        step = place.length - place.overlap
+        firsts = range(0, len(images) - place.overlap, step)
+        self.batches.append(len(firsts))
+        return [self.segment_classes(images[first : first + place.length], dataset) for first in firsts]
 
     def segment_objects(self, images, inputs, place=None):
         """Follows the color under the first pixel of an object's mask, or under its point."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tarvis_jax.inference.clips import iterate_clips, padded_sizes, plan_geometry
+from tarvis_jax.inference.clips import group_clips, iterate_clips, padded_sizes, plan_geometry
 
 
 def _frames(count):
@@ -38,6 +38,26 @@ def test_schedule_is_that_of_a_known_length(count, length, overlap, first):
 def test_bad_schedule(length, overlap):
     with pytest.raises(ValueError, match="expected"):
         _indices(3, length, overlap)
+
+
+def test_groups():
+    """As many clips at once as there are, by powers of two; a shorter last clip goes alone."""
+    asked = []
+
+    def sizes(num_frames, most, room=100):
+        def has_room(clips):
+            asked.append(len(clips))
+            return len(clips) <= room
+
+        groups = list(group_clips(iterate_clips(_frames(num_frames), 4, 2), most, has_room))
+        assert [clip.first for group in groups for clip in group] == list(range(0, max(1, num_frames - 2), 2))
+        return [len(group) for group in groups]
+
+    assert sizes(18, 4) == [4, 4] and sizes(17, 4) == [4, 2, 1, 1] and sizes(10, 8) == [4] and sizes(3, 8) == [1]
+    assert sizes(18, 3) == [2] * 4
+    asked.clear()
+    assert sizes(17, 1) == [1] * 8 and not asked
+    assert sizes(18, 8, room=2) == [2] * 4 and asked[:3] == [8, 4, 2] and set(asked[3:]) == {2}
 
 
 def test_geometry_sizes():

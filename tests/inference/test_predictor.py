@@ -106,7 +106,8 @@ def test_padding_changes_nothing(predictor):
     def exactly(variables, images, queries, *objects):
         model = fill(abstract_model(TINY), variables)
         pyramid = forward.clip_features(model, images)
-        return forward.decode_classes(model, pyramid, queries), forward.decode_objects(model, pyramid, *objects)
+        classes = [each[0] for each in forward.decode_classes(model, pyramid, queries)]
+        return classes, forward.decode_objects(model, pyramid, *objects)
 
     given = _objects(3, size)
     objects = (given.masks, given.points_yx, given.point_frames, given.is_point, np.ones(3, bool), given.valid_frames)
@@ -149,30 +150,34 @@ def test_frames_that_two_clips_share_are_seen_once(predictor):
 
 
 def test_programs_of_videos_of_many_sizes_and_lengths(monkeypatch):
-    """Two programs for each padded size, and none after the first video of each; the network is a quick stand-in."""
+    """Two programs for each padded size and number of clips that go at once, and none after the first video of each;
+    the network is a quick stand-in."""
     programs = []
 
     def features(model, images, shared, num_shared, extent):
         programs.append(("features", images.shape))
-        return {4: images[None, :, 2::4, 2::4, :1].astype(np.float32)}, shared
+        length, num_shared = len(extent.times), shared[4].shape[1]
+        firsts = range(0, len(images) - num_shared, length - num_shared)
+        frames = images[:, 2::4, 2::4, :1].astype(np.float32)
+        return {4: jax.numpy.stack([frames[first : first + length] for first in firsts])}, shared
 
     def classes(model, pyramid, queries, extent):
         """Where a frame is bright, there is the object."""
-        logits = pyramid[4][0, None, ..., 0] - 128
+        logits = pyramid[4][:, None, ..., 0] - 128  # [B, 1, T, h, w]
         programs.append(("classes", logits.shape))
-        logits = jax.numpy.where(extent.clip_inside(*logits.shape[1:]), logits, -1e4)
-        return jax.numpy.zeros((1, 1 + len(queries))), logits, logits
+        logits = jax.numpy.where(extent.clip_inside(*logits.shape[2:]), logits, -1e4)
+        return jax.numpy.zeros((len(logits), 1, 1 + len(queries))), logits, logits
 
-    monkeypatch.setattr(forward, "next_clip_features", features)
+    monkeypatch.setattr(forward, "next_clips_features", features)
     monkeypatch.setattr(forward, "decode_classes", classes)
     predictor = Predictor(TINY, tiny.variables(TINY))
     config = InferenceConfig(clip_length=4, overlap=2, min_dim=32, max_dim=100, size_table=True)
     spec = datasets.DatasetSpec(datasets.INSTANCE, 4)
 
-    def segment(num_frames, height, width):
+    def segment(num_frames, height, width, clip_batch=1):
         video = np.zeros((num_frames, height, width, 3), np.uint8)
         video[:, : height // 2, : width // 2] = 255
-        results = list(Session(predictor, "YOUTUBE_VIS", spec, config).run(video))
+        results = list(Session(predictor, "YOUTUBE_VIS", spec, config, clip_batch=clip_batch).run(video))
         assert len(results) == num_frames
         for result in results:
             assert abs(result.objects[0].mask.mean() - 0.25) < 0.02
@@ -181,6 +186,10 @@ def test_programs_of_videos_of_many_sizes_and_lengths(monkeypatch):
     assert [segment(9, 72, 128), segment(1, 128, 72), segment(6, 40, 120)] == [2, 4, 6]
     others = [(1, 108, 192), (2, 36, 64), (3, 48, 64), (5, 64, 64), (7, 96, 72), (8, 50, 120)]
     assert {segment(*video) for video in others} == {6}
+    # 4, 2 and one at a time: 14 frames are six whole clips, 15 frames another short one.
+    sizes = [(15, 72, 128), (14, 128, 72), (15, 40, 120)]
+    assert [segment(*video, clip_batch=4) for video in sizes] == [10, 14, 18]
+    assert {segment(*video, clip_batch=4) for video in others} == {18}
 
 
 def test_pixels_against_torch(predictor):
@@ -221,4 +230,35 @@ def test_bfloat16_activations_give_float32_logits():
         classes, flatten(abstract), np.zeros((2, 64, 64, 3), np.uint8), np.zeros((4, TINY.hidden_size), np.float32)
     )
     assert {output.dtype for output in outputs} == {np.dtype("float32")}
-    assert [output.shape for output in outputs] == [(12, 5), (12, 2, 16, 16), (4, 2, 16, 16)]
+    assert [output.shape for output in outputs] == [(1, 12, 5), (1, 12, 2, 16, 16), (1, 4, 2, 16, 16)]
+
+
+def test_clips_of_a_batch_are_those_of_one_at_a_time(predictor, monkeypatch):
+    """With frames of the clip before, and without; the next clip alone takes the batch's last frames."""
+    frames = np.random.default_rng(0).integers(0, 256, (11, 64, 64, 3), dtype=np.uint8)
+
+    def clips(sizes):
+        place, first = ClipPlace(0, 3, 1, None, FrameMemory()), 0
+        for size in sizes:
+            images = frames[first : first + 1 + 2 * size]
+            yield from predictor.segment_clips(images, "KITTI_STEP", dataclasses.replace(place, first=first))
+            first += 2 * size
+
+    alone = list(clips((1,) * 5))
+    limit = 10**12
+    monkeypatch.setattr("tarvis_jax.inference.predictor.memory_of", lambda device: limit)
+    assert predictor.most_clips == 8
+    place = ClipPlace(4, 3, 1, None, FrameMemory())
+    assert predictor.has_room(2, (64, 64), "KITTI_STEP", place)
+    compiled = predictor.programs.num_compilations
+    for found, expected in zip(clips((2, 2, 1)), alone, strict=True):
+        assert found.num_frames == expected.num_frames == 3
+        np.testing.assert_allclose(found.class_logits, expected.class_logits, rtol=1e-5, atol=1e-5)
+        for name in ("mask_logits", "semantic_logits"):
+            a, b = (np.asarray(getattr(clip, name)) for clip in (found, expected))
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+            assert (np.abs(b[(a > 0) != (b > 0)]) < 1e-5).all()
+    assert predictor.programs.num_compilations == compiled  # what was asked about is what runs
+    limit = 10**5
+    predictor._has_room.clear()  # or it would not ask again
+    assert not predictor.has_room(2, (64, 64), "KITTI_STEP", place)

@@ -33,6 +33,28 @@ def test_instance_tracks_and_scores():
         assert all(np.array_equal(rle.decode(each), mask) for each in by_class[class_id].segmentations)
 
 
+def test_clips_that_go_at_once():
+    """The same results as one at a time; sources that are read only once go one at a time."""
+
+    def run(clip_batch, source):
+        config = InferenceConfig(clip_length=4, overlap=2, max_tracks=3)
+        spec = datasets.DatasetSpec(datasets.PANOPTIC, 3, thing_classes=(1,))
+        session = Session(ColorNetwork(), "KS", spec, config, clip_batch=clip_batch)
+        frames = list(session.run(source))
+        assert [frame.frame for frame in frames] == list(range(13))
+        return session.result(), session._predictor.batches
+
+    frames = list(video(13, first=3, last=8))
+    expected, batches = run(1, frames)
+    assert batches == []
+    for clip_batch, source, sizes in ((4, frames, [4]), (2, frames, [2, 2]), (4, iter(frames), []), (0, frames, [])):
+        found, batches = run(clip_batch, source)
+        assert batches == sizes
+        assert found.tracks == expected.tracks and found.semantic == expected.semantic
+    with pytest.raises(ValueError, match="clip_batch: expected 1 or more, or 0 for as many as fit, found -1"):
+        run(-1, frames)
+
+
 def test_panoptic_semantic_is_stuff_only():
     spec = datasets.DatasetSpec(datasets.PANOPTIC, 3, thing_classes=(1,))
     session = Session(ColorNetwork(), "KS", spec, InferenceConfig(clip_length=4, overlap=1, max_tracks=3))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import readers
-from input_pipeline.own_videos import choose_held_out, own_dataset
+from input_pipeline.own_videos import choose_held_out, clips_in, own_dataset
 from input_pipeline.records import VideoRecord
 from tests.input_pipeline import own_files
 from tests.input_pipeline.own_files import CLASSES, NUM_FRAMES, OBJECTS, READERS, VIDEOS, WRITERS, ids_of
@@ -151,6 +151,52 @@ def test_held_out_videos_follow_from_their_names():
     assert len(choose_held_out(names[:3], 0.99)) == 2
 
 
+def test_held_out_videos_by_name(root, capsys):
+    own_files.cvat_video(root)
+    config = own_dataset(root, held_out=("yard", "lawn"))
+    assert "validation: 2 of the 4 videos, which training leaves out: lawn, yard" in capsys.readouterr().out
+    assert [video.id for video in readers.evaluation_videos(config, "val")] == ["lawn", "yard"]
+    assert [video.id for video in readers.training_videos(config)] == ["beach", "street"]
+    for names in (("gone",), VIDEOS):
+        with pytest.raises(ValueError, match=r"held_out: expected some of the videos \['beach', .*found " + names[0]):
+            own_dataset(root, held_out=names)
+    own_files.cvat_video(root / "split" / "train", VIDEOS[:2])
+    own_files.cvat_video(root / "split" / "val", VIDEOS[2:])
+    with pytest.raises(ValueError, match="held_out=yard: .*split says itself what is held out"):
+        own_dataset(root / "split", held_out=("yard",))
+
+
+@pytest.mark.parametrize("format", ["coco_video", "datumaro"])
+def test_a_later_file_takes_the_place_of_an_earlier_one(format, root):
+    """A corrected export beside the first: its videos count, and so does its class that is new."""
+    WRITERS[format](root)
+    first = next(root.rglob("*.json"))
+    first = first.rename(first.with_name("01.json"))
+    content = json.loads(first.read_text().replace("box", "crate"))
+    if format == "coco_video":
+        (video,) = [each for each in content["videos"] if each["name"] == "lawn"]
+        content["videos"] = [video]
+        content["images"] = [each for each in content["images"] if each["video_id"] == video["id"]]
+        shown = {each["id"] for each in content["images"]}
+        content["annotations"] = [each for each in content["annotations"] if each["image_id"] in shown]
+    else:
+        content["items"] = [each for each in content["items"] if each["id"].startswith("lawn/")]
+    first.with_name("02.json").write_text(json.dumps(content))
+    config = own_dataset(root, held_out=0)
+    assert config.class_names == ("ball", "box", "crate")
+    videos = {video.id: video for video in readers.training_videos(config)}
+    assert sorted(videos) == sorted(VIDEOS)
+    assert set(videos["lawn"].instances.values()) == {1, 3} and set(videos["yard"].instances.values()) == {1, 2}
+
+
+def test_names_of_classes_that_are_meant_to_be_one(root):
+    own_files.cvat_video(root)
+    file = root / "yard" / "annotations.xml"
+    file.write_text(file.read_text().replace(">box<", "> Box<").replace('"box"', '"Box"'))
+    with pytest.raises(ValueError, match="expected different names of classes, found 'box' and 'Box', which differ in"):
+        own_dataset(root)
+
+
 def test_held_out_videos_must_be_there(root):
     own_files.id_masks(root)
     config = dataclasses.replace(own_dataset(root), held_out=("gone",))
@@ -205,6 +251,26 @@ def test_binary_masks_and_void(root):
     assert binary.instances == void.instances == {1: 0}
     assert [int(binary.instance_mask(t, 1).sum()) for t in (0, 4)] == [1, 5]
     assert void.instance_mask(2, 1)[1, :3].all() and void.instance_mask(2, 1).sum() == 3
+
+
+def test_clips_to_segment(root):
+    own_files.write_frames(root / "clip10")
+    own_files.write_frames(root / "clip9" / "images")
+    own_files.video_files(root / "other", ("beach",))
+    shutil.copy(root / "other" / "videos" / "beach.avi", root / "clip11.avi")
+    shutil.rmtree(root / "other")
+    clips = clips_in(root, "LAB")
+    assert [clip.id for clip in clips] == ["clip9", "clip10", "clip11"] and {clip.dataset for clip in clips} == {"LAB"}
+    assert all(clip.num_frames == NUM_FRAMES and not clip.instances for clip in clips)
+    shutil.copy(root / "clip11.avi", root / "clip9.avi")
+    with pytest.raises(ValueError, match="expected one video of each name, found two: clip9"):
+        clips_in(root, "LAB")
+    shutil.rmtree(root)
+    with pytest.raises(ValueError, match="found no such folder"):
+        clips_in(root, "LAB")
+    root.mkdir()
+    with pytest.raises(ValueError, match="expected folders of frames or video files"):
+        clips_in(root, "LAB")
 
 
 def test_what_cannot_be_recognized(root):

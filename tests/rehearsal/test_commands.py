@@ -255,7 +255,10 @@ def test_a_checkpoint_says_which_frames_and_objects(dataset, of_checkpoint, flag
         (("COCO", "val"), "--dataset=COCO: expected a dataset with splits for inference"),
         (("DAVIS", "val", "--data_root=/nowhere"), "--data_root=/nowhere: expected a folder, found none"),
         (("BURST", "val", "--videos=BDD/val_b1c81faa-3df17267", "--format=burst"), "its files hold the whole split"),
-        (("DAVIS", "val", "--input=x"), "--input for one video or --split for those of a benchmark, one of the two"),
+        (
+            ("DAVIS", "val", "--input=x"),
+            "--input for one video, --split for those of a benchmark or --clips for a folder",
+        ),
         (("DAVIS", "val", "--targets=x"), "--mode=infer with --split does not take --targets"),
     ],
 )

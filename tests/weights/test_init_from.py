@@ -27,7 +27,9 @@ with pytest.MonkeyPatch.context() as _known:  # a ModelConfig names a backbone t
         num_instance_queries=4,
         semantic_classes=(("CITYSCAPES", 34), ("MINE", 3)),
     )
-_DATASETS = default_datasets(_CONFIG.semantic_classes, {"MINE": DatasetInfo(DatasetSpec("instance", 3))})
+_DATASETS = default_datasets(
+    _CONFIG.semantic_classes, {"MINE": DatasetInfo(DatasetSpec("instance", 3), ("a", "b", "c"))}
+)
 
 
 def _state(config) -> tuple[dict, dict]:
@@ -73,6 +75,16 @@ def test_other_datasets(model):
     np.testing.assert_array_equal(params[SEMANTIC_TABLE][1:4], variables[SEMANTIC_TABLE][35:38])
     assert (params[SEMANTIC_TABLE][4:] == 0.125).all()
     assert report.notes == (f"{SEMANTIC_TABLE}: MINE from MINE, NEW from the seed",)
+
+
+def test_a_list_of_classes_that_changed(model):
+    folder, variables = model
+    params, _, report = load_initial_weights(folder, _CONFIG, *_state(_CONFIG), class_names={"MINE": ("d", "c", "b")})
+    theirs = variables[SEMANTIC_TABLE]
+    expected = np.concatenate([theirs[:35], np.full((1, theirs.shape[1]), 0.125), theirs[[37, 36]]])
+    np.testing.assert_array_equal(params[SEMANTIC_TABLE], expected)
+    note = "MINE from MINE (from the seed: d) (left out: a)"
+    assert report.notes == (f"{SEMANTIC_TABLE}: CITYSCAPES from CITYSCAPES, {note}",)
 
 
 def test_another_architecture_needs_patterns(model):

@@ -12,6 +12,7 @@ from input_pipeline.own_videos import own_dataset
 from tarvis_jax.masks import rle
 from tarvis_jax.results import formats
 from tarvis_jax.results.formats import Options, cvat_video
+from tarvis_jax.results.tracks import Track
 from tests.results.formats import cases
 
 OPTIONS = Options(class_names=("ball", "big box"), image_suffix=".png")
@@ -64,6 +65,32 @@ def test_training_reads_the_files(format, tmp_path, capsys):
             for frame, encoded in enumerate(track.segmentations):
                 found = record.segmentations[frame].get(number[track.id])
                 assert (found and found["counts"]) == (encoded and encoded["counts"])
+
+
+@pytest.mark.parametrize("format", FRAMES)
+def test_around(format, tmp_path, capsys):
+    """Labels that training has read go back into the tool's format as they were: tracks, ids, names and masks."""
+    first, again = tmp_path / "first", tmp_path / "again"
+    overlaps = () if format == "mots" else (overlapping("crossing"),)
+    videos = {video.id: video for video in (cases.instances("street", ids=(2, 9, 40), seed=3), *overlaps)}
+    formats.module(format).write(first, videos.values(), OPTIONS)
+    for video in videos.values():
+        put_frames(first, format, video)
+    config = own_dataset(first, held_out=0)
+    read = [cases.video_of(each.id, result_of(each)) for each in readers.evaluation_videos(config, "val")]
+    formats.module(format).write(again, read, Options(class_names=config.class_names, image_suffix=".png"))
+    found = {video.id: video for video in formats.module(format).read(again, OPTIONS)}
+    assert found.keys() == videos.keys()
+    for name, video in videos.items():
+        cases.same(video, found[name], without=("scores",))
+
+
+def result_of(record):
+    """The labels of a record as a result."""
+    tracks = [
+        Track(i, [frame.get(i) for frame in record.segmentations], None, label) for i, label in record.instances.items()
+    ]
+    return cases.VideoResult(record.id, "", (record.height, record.width), record.num_frames, tracks)
 
 
 @pytest.mark.parametrize("format", ["coco_video", "datumaro", "cvat_video"])
