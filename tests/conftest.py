@@ -45,23 +45,15 @@ LONGEST_FIRST = (
 )
 
 
-# Files of programs that compile long and compute little; see tests/xla_flags.py.
-COMPILED_QUICKLY = (
-    "tests/docs/",
-    "tests/rehearsal/",
-    "tests/commands/",
-    "tests/test_api.py",
-    "tests/train/test_loop.py",
-)
-COMPILED_QUICKLY += ("tests/train/test_pretraining.py", "tests/train/test_rerun.py", "tests/inference/", "tests/demo/")
-COMPILED_QUICKLY += ("tests/serve/",)
+# Files of programs that compute much; the others compile quickly instead (see tests/xla_flags.py).
+COMPILED_FOR_SPEED = ("tests/parity/", "tests/parallel/", "tests/model/backbones/test_peers.py")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_programs(request):
-    """What the code under test compiles ahead of time compiles faster, in some files, on CPUs."""
+    """What the tests compile for CPUs compiles faster, in most files."""
     with pytest.MonkeyPatch.context() as patch:
-        if os.environ["JAX_PLATFORMS"] == "cpu" and request.node.nodeid.startswith(COMPILED_QUICKLY):
+        if os.environ["JAX_PLATFORMS"] == "cpu" and not request.node.nodeid.startswith(COMPILED_FOR_SPEED):
             from tests import xla_flags  # imports JAX, which other files do without
 
             xla_flags.compile_quickly(patch)

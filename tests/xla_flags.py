@@ -4,9 +4,10 @@ Tests compile much and compute little, so they leave out LLVM's optimizations. T
 """
 
 import importlib.metadata
+from typing import Any
 
-import jax
 import pytest
+from jax._src import compiler
 
 QUICK = "--xla_backend_optimization_level=0"
 # Kernels compile in two thirds of the time, and large ones run several times slower. XLA refuses flags that it does not
@@ -18,12 +19,16 @@ QUICK += "".join(f" --{name}={str(value).lower()}" for name, value in OLD_EMITTE
 
 
 def compile_quickly(patch: pytest.MonkeyPatch) -> None:
-    """From here on, programs that are lowered and then compiled for CPUs take `OLD_EMITTERS`."""
-    compile_as_asked = jax.stages.Lowered.compile
+    """From here on, programs for CPUs are compiled with `OLD_EMITTERS`.
 
-    def compile_lowered(
-        lowered: jax.stages.Lowered, compiler_options: dict | None = None, **more
-    ) -> jax.stages.Compiled:
-        return compile_as_asked(lowered, OLD_EMITTERS | (compiler_options or {}), **more)
+    JAX has no public way to give compiler options to all programs of a process.
+    """
+    options_as_asked = compiler.get_compile_options
 
-    patch.setattr(jax.stages.Lowered, "compile", compile_lowered)
+    def options(*args: Any, env_options_overrides: dict | None = None, backend: Any = None, **more: Any) -> Any:
+        if backend is None or backend.platform == "cpu":
+            env_options_overrides = OLD_EMITTERS | (env_options_overrides or {})
+        return options_as_asked(*args, env_options_overrides=env_options_overrides, backend=backend, **more)
+
+    if OLD_EMITTERS:
+        patch.setattr(compiler, "get_compile_options", options)
