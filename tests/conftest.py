@@ -54,7 +54,7 @@ def quick_programs(request):
     """What the tests compile for CPUs compiles faster, in most files."""
     with pytest.MonkeyPatch.context() as patch:
         if os.environ["JAX_PLATFORMS"] == "cpu" and not request.node.nodeid.startswith(COMPILED_FOR_SPEED):
-            from tests import xla_flags  # imports JAX, which other files do without
+            from tests import xla_flags  # imports JAX, which reads the variables above
 
             xla_flags.compile_quickly(patch)
         yield
