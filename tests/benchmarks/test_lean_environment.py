@@ -10,10 +10,11 @@ from tests import lean
 HIDE = "import sys; sys.path.insert(0, '.'); from tests import lean; lean.hide_packages(); "
 IMPORT_ALL = """
 import importlib, pathlib
+ONLY_WITH_THEIR_LIBRARY = "input_pipeline/shards/builder.py", "tarvis_jax/demo/page.py"
 for folder in ("benchmarks", "configs", "input_pipeline", "kernels", "tarvis_jax"):
     for path in sorted(pathlib.Path(folder).rglob("*.py")):
-        # The builder is a class of tensorflow-datasets, and loaded only to prepare shards.
-        if path.stem != "__main__" and path.as_posix() != "input_pipeline/shards/builder.py":
+        # The builder is a class of tensorflow-datasets, loaded only to prepare shards; the page needs Gradio.
+        if path.stem != "__main__" and path.as_posix() not in ONLY_WITH_THEIR_LIBRARY:
             importlib.import_module(".".join(path.with_suffix("").parts).removesuffix(".__init__"))
 importlib.import_module("main")
 """

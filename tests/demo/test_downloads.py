@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import av
 import cv2
 import numpy as np
 import pytest
@@ -14,6 +13,8 @@ from tarvis_jax.results.tracks import read_tracks
 from tarvis_jax.visualize.overlay import color
 from tests.demo.read_back import back
 from tests.results.formats import cases
+
+av = pytest.importorskip("av", reason="needs av")
 
 CLASSES = ("ball", "big box")
 NAMES = tuple(f"{frame:06d}" for frame in range(cases.NUM_FRAMES))

@@ -17,7 +17,6 @@ import warnings
 import zipfile
 import zlib
 
-import av
 import cv2
 import numpy as np
 import PIL.Image
@@ -26,6 +25,8 @@ import pytest
 from tarvis_jax.demo import decode, sandbox, uploads
 from tarvis_jax.demo.uploads import Limits, display_name, natural_key, take_upload
 from tarvis_jax.demo.visits import VisitLimits
+
+av = pytest.importorskip("av", reason="needs av")
 
 LIMITS = Limits(max_bytes=4 * 2**20, max_image_bytes=2**20, max_frames=40, max_pixels=320 * 240, max_seconds=20)
 ROOT = pathlib.Path(__file__).resolve().parents[2]

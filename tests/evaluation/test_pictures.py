@@ -41,9 +41,7 @@ def test_truth_above_result_below(tmp_path, monkeypatch, videos, name):
     monkeypatch.setattr(
         overlay,
         "_write_labels",
-        lambda image, plates, regions, scale: (
-            texts.append({text for text, *_ in plates}) or write(image, plates, regions, scale)
-        ),
+        lambda image, plates, *more: texts.append({text for text, *_ in plates}) or write(image, plates, *more),
     )
     names = dict(enumerate(CLASS_NAMES.get(name, ()), start=1))
     targets = [Target(0, i, mask=record.instance_mask(0, i)) for i in record.visible_ids(0)] if name == "DAVIS" else []

@@ -43,7 +43,7 @@ SPLITS = {
 }
 
 
-def find_something(predictor, dataset, spec, config, video, after_frame):
+def find_something(predictor, dataset, spec, config, video, after_frame, clip_batch):
     """The given objects, or two tracks, each in a rectangle; in place of `segment.segment_video`."""
     masks = []
     for number in range(2):
