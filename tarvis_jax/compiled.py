@@ -5,6 +5,7 @@ Within a process it is `Programs`; from one process to the next it is a folder, 
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import os
 import pathlib
 import threading
@@ -18,6 +19,7 @@ import numpy as np
 from absl import logging
 from jax.experimental.compilation_cache import compilation_cache
 
+_JAXLIB = importlib.metadata.version("jaxlib")
 REPEAT_SECONDS = 30.0  # how often a long compilation is announced again
 AUTO = "auto"  # as the folder of compiled programs: the user's own
 
@@ -162,6 +164,20 @@ def quick_compiler_options(platform: str) -> dict[str, int]:
       platform: JAX's name of what is compiled for, such as "cpu" (`jax.Device.platform`).
     """
     return {"xla_backend_optimization_level": 0} if platform == "cpu" else {}
+
+
+def training_compiler_options(platform: str) -> dict[str, str]:
+    """Options for `jax.jit(compiler_options=...)` of the programs of a training step.
+
+    On CPUs, XLA gives sums and convolutions to a library that starts threads for each of them. The many small ones of a
+    training step take longer that way than in XLA's own loops (docs/benchmarks.md); matrix products stay with it.
+
+    Args:
+      platform: as in `quick_compiler_options`.
+    """
+    if platform != "cpu" or not _JAXLIB.startswith("0.10."):  # XLA refuses options that it does not know
+        return {}
+    return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 
 
 def deterministic_compiler_options(platform: str) -> dict[str, bool]:

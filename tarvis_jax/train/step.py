@@ -16,7 +16,13 @@ import optax
 from jax.sharding import Mesh
 
 from tarvis_jax import tasks
-from tarvis_jax.compiled import Programs, Request, deterministic_compiler_options, shapes_of
+from tarvis_jax.compiled import (
+    Programs,
+    Request,
+    deterministic_compiler_options,
+    shapes_of,
+    training_compiler_options,
+)
 from tarvis_jax.model.structure import Arrays, ModelStructure
 from tarvis_jax.parallel.mesh import microbatch_sharding, replicated
 from tarvis_jax.parallel.sharding import GATHERED, gather, shardings_of
@@ -191,7 +197,10 @@ class TrainStepper:
         }
         self._update = make_update(optimizer, learning_rate, ema_decay)
         self._whole, self._split, self._shard = replicated(mesh), microbatch_sharding(mesh), shard
-        self._options = deterministic_compiler_options(mesh.devices.flat[0].platform) if deterministic else {}
+        platform = mesh.devices.flat[0].platform
+        self._options = training_compiler_options(platform)
+        if deterministic:
+            self._options |= deterministic_compiler_options(platform)
         self.programs = Programs()
 
     @functools.cached_property

@@ -10,9 +10,10 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
 
-from tarvis_jax.compiled import deterministic_compiler_options
+from tarvis_jax.compiled import deterministic_compiler_options, training_compiler_options
 from tarvis_jax.config import from_mapping
 from tarvis_jax.parallel.mesh import make_mesh
 from tarvis_jax.run_config import Config
@@ -93,3 +94,12 @@ def test_deterministic_steps_take_no_kernel_that_is_not():
     assert model.ms_deform_attn_deterministic and model.attention_backend == "xla"
     assert deterministic_compiler_options("gpu") == {"xla_gpu_deterministic_ops": True}
     assert deterministic_compiler_options("tpu") == {}  # whose compiler does not know the option
+
+
+def test_sums_and_convolutions_of_steps_stay_in_xlas_own_loops_on_cpus():
+    def smooth(image: jax.Array) -> jax.Array:
+        return jax.lax.conv(image, jnp.ones((8, 8, 3, 3)), (1, 1), "SAME").sum((0, 1))
+
+    compiled = jax.jit(smooth, compiler_options=training_compiler_options("cpu")).lower(jnp.ones((1, 8, 64, 64)))
+    assert "ynn_fusion" not in compiled.compile().as_text()
+    assert training_compiler_options("gpu") == training_compiler_options("tpu") == {}
