@@ -97,7 +97,7 @@ def compile_steps(config: Config, topology: str | None = None, programs: int = 0
     num_microbatches(data.batch_size, 1, make_mesh(devices))  # raises what the user must know first
     name = topology or f"{len(devices)} local device(s)"
     room = "memory not known" if limit is None else f"{limit / _GIB:.2f} GiB each"
-    print(f"{name}: {len(devices)} x {devices[0].device_kind}, {room}; jax {jax.__version__}")
+    print(f"{name}: {len(devices)} x {devices[0].device_kind}, {room}; {_compiler()}")
     print(f"sizes of clips: {origin}")
     config, stepper, tried = _settle(config, devices, limit, programs)
     settings = _settings(config, len(devices))
@@ -120,6 +120,12 @@ def _target(topology: str | None) -> tuple[Chip | None, list[jax.Device], int | 
         return chip, devices, chip.memory_bytes
     devices = jax.devices()
     return chip_of(devices[0]), devices, memory_of(devices[0])
+
+
+def _compiler() -> str:
+    """JAX's version and, where it is chosen (JAX_OPTIMIZATION_LEVEL), how hard XLA optimizes."""
+    level = jax.config.jax_optimization_level
+    return f"jax {jax.__version__}" + ("" if level == "UNKNOWN" else f", optimization level {level}")
 
 
 def _with_sizes(config: Config) -> tuple[Any, str]:
@@ -266,7 +272,7 @@ def _write(path: pathlib.Path, name: str, chip: Chip | None, limit, origin, sett
         "topology": name,
         "chip": chip and dataclasses.asdict(chip),
         "memory_bytes": limit,
-        "jax": jax.__version__,
+        "compiler": _compiler(),
         "sizes": origin,
         "settings": settings,
         "did_not_fit": tried,

@@ -53,7 +53,8 @@ def assert_devices_exchange_sums(found: dict) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
 def test_for_eight_tpus(tmp_path):
-    found = compiled("v5e:2x4", tmp_path)
+    found = compiled("v5e:2x4", tmp_path, JAX_OPTIMIZATION_LEVEL="O1")
+    assert found["compiler"] == f"jax {jax.__version__}, optimization level O1"
     assert found["topology"] == "v5e:2x4" and found["memory_bytes"] == int(15.75 * 2**30)
     assert_devices_exchange_sums(found)
     assert found["programs"][0]["cycles"] > 0 and found["programs"][0]["accessed_bytes"] > 0
