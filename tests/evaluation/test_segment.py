@@ -59,9 +59,10 @@ def test_fingerprints():
 def test_progress(caplog):
     """Compiling is not counted; a line every ten seconds, and at the end."""
     caplog.set_level("INFO", logger="absl")
-    now, programs = [100.0], Programs()
-    progress = Progress("DAVIS val", [video("a", 20), video("b", 20)], programs, now=lambda: now[0])
-    programs.compile_seconds += 7
+    now, devices = [100.0], [types.SimpleNamespace(programs=Programs()) for _ in range(2)]
+    progress = Progress("DAVIS val", [video("a", 20), video("b", 20)], devices, now=lambda: now[0])
+    devices[0].programs.compile_seconds += 6
+    devices[1].programs.compile_seconds += 8
     now[0] += 7
     for frame in range(40):
         now[0] += 1
