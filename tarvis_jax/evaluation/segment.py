@@ -167,7 +167,7 @@ def segment_videos(
             except ValueError as error:
                 raise ValueError(f"video {video.id}: {error}") from error
             except Exception as error:
-                error.add_note(f"while {label}, video {video.id} was segmented")
+                error.add_note(f"{label}: while video {video.id} was segmented")
                 raise
             folder.write(video, result)
             progress.end_video()
