@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from input_pipeline.synthetic import prepare_data
@@ -48,7 +49,7 @@ def evaluate_workdir(workdir: pathlib.Path | str, datasets: Sequence[str] = (), 
     scores = evaluate_predictor(
         config,
         data,
-        Predictor(config.model, variables),
+        [Predictor(config.model, variables, device=device) for device in jax.local_devices()],
         folder,
         weights=fingerprint(variables),
         names=datasets,

@@ -6,6 +6,7 @@ import pathlib
 import re
 from collections.abc import Callable, Sequence
 
+import jax
 from absl import logging
 
 from input_pipeline import layouts, readers, workspace
@@ -18,6 +19,7 @@ from tarvis_jax.compiled import keep_between_runs
 from tarvis_jax.datasets import DATASETS, EXEMPLAR, INSTANCE, MASK, PANOPTIC
 from tarvis_jax.evaluation.segment import TracksFolder, file_name, fingerprint, frames_of, segment_videos, targets_of
 from tarvis_jax.inference.config import InferenceConfig
+from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.inference.video import write_overlays
 from tarvis_jax.results import formats
 from tarvis_jax.results.panoptic import thing_tracks
@@ -160,7 +162,8 @@ def segment_split(
         )
 
     draw = draw if overlays else lambda *_: None
-    segment_videos(model.predictor, dataset, spec, inference, chosen[place], tracks, label, draw, clip_batch)
+    others = [Predictor(model.config, model.variables, device=device) for device in jax.local_devices()[1:]]
+    segment_videos([model.predictor, *others], dataset, spec, inference, chosen[place], tracks, label, draw, clip_batch)
     missing = sum(not tracks.has(video) for video in chosen)
     if missing:
         logging.info("%d of %d videos are missing; the last share to be done writes the results", missing, len(chosen))

@@ -19,7 +19,14 @@ from input_pipeline.config import DataConfig, DatasetConfig, dataset_config
 from input_pipeline.records import VideoRecord
 from tarvis_jax.evaluation.pictures import write_comparison
 from tarvis_jax.evaluation.scores import DatasetScores, evaluate, format_table, scores_json
-from tarvis_jax.evaluation.segment import StoredResults, TracksFolder, frames_of, segment_videos, targets_of
+from tarvis_jax.evaluation.segment import (
+    StoredResults,
+    TracksFolder,
+    compile_seconds,
+    frames_of,
+    segment_videos,
+    targets_of,
+)
 from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.inference.video import segment_video
@@ -82,7 +89,7 @@ def log_skipped(skipped: Mapping[str, str]) -> None:
 def evaluate_predictor(
     config: Config,
     data: DataConfig,
-    predictor: Predictor,
+    predictors: Sequence[Predictor],
     folder: pathlib.Path,
     *,
     weights: str,
@@ -97,13 +104,13 @@ def evaluate_predictor(
     written to `folder`/scores.json, pictures of its worst videos, with their ground truth, to `folder`/pictures/, and
     all scores so far to `table`. A dataset that cannot be scored stands there with its reason.
 
-    In a run of several processes, all of them call this: each segments its share of the videos on a device of its own,
-    and process 0 scores them. The others return no scores.
+    In a run of several processes, all of them call this: each segments its share of the videos, and process 0 scores
+    them. The others return no scores. The devices of a process take its videos one by one.
 
     Args:
       config: of the run.
       data: the run's data as it lies here.
-      predictor: the network.
+      predictors: the same network, once on each device of this process that is to work.
       folder: of the evaluation, which all processes see.
       weights: their fingerprint (`segment.fingerprint`).
       names: of the datasets to score; (): all.
@@ -136,11 +143,11 @@ def evaluate_predictor(
         tracks = TracksFolder(folder / name)
         settings = {
             "weights": weights,
-            "dtype": predictor.config.compute_dtype,
+            "dtype": predictors[0].config.compute_dtype,
             "split": config.train.eval_split,
             "inference": dataclasses.asdict(inference),
         }
-        start, compiled = time.perf_counter(), predictor.programs.compile_seconds
+        start, compiled = time.perf_counter(), compile_seconds(predictors)
         if is_main:
             tracks.begin(settings, replace=True)
         distributed.wait_for_all(f"evaluation {folder.name}: start of {name}")
@@ -149,7 +156,7 @@ def evaluate_predictor(
         if not interruption.has_been_asked():
             with interruption.may_cut_short():
                 try:
-                    num_frames = segment_videos(predictor, name, each.dataset.spec, inference, share, tracks, name)
+                    num_frames = segment_videos(predictors, name, each.dataset.spec, inference, share, tracks, name)
                 except ValueError as error:
                     reason = str(error)
         distributed.wait_for_all(f"evaluation {folder.name}: end of {name}")
@@ -167,7 +174,7 @@ def evaluate_predictor(
                     "num_frames": sum(video.num_frames for video in each.truth),
                     "num_segmented": num_frames,
                     "seconds": time.perf_counter() - start,
-                    "compile_seconds": predictor.programs.compile_seconds - compiled,
+                    "compile_seconds": compile_seconds(predictors) - compiled,
                     "pictures": _write_pictures(each, found, tracks, inference, folder),
                 }
                 main, score = next(iter(found.summary.items()))

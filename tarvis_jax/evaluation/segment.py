@@ -1,6 +1,7 @@
 """The videos of a split through a model; the tracks of each are on the disk as soon as it is done.
 
-A run that was killed goes on with the next video, and several machines may share the videos of one folder.
+A run that was killed goes on with the next video. The devices of a process share its videos, and several machines may
+share those of one folder.
 """
 
 import dataclasses
@@ -8,16 +9,18 @@ import hashlib
 import json
 import os
 import pathlib
+import statistics
+import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
 from absl import logging
 
 from input_pipeline.records import VideoRecord
-from tarvis_jax.compiled import Programs
 from tarvis_jax.datasets import EXEMPLAR, POINT, DatasetSpec
 from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.frames import FrameSource
@@ -103,8 +106,12 @@ class StoredResults(Mapping[str, VideoResult]):
         return len(self._videos)
 
 
+class _Stopped(Exception):
+    """Leaves a video in the middle, since the others end, too."""
+
+
 def segment_videos(
-    predictor: Predictor,
+    predictors: Sequence[Predictor],
     dataset: str,
     spec: DatasetSpec,
     config: InferenceConfig,
@@ -116,30 +123,72 @@ def segment_videos(
 ) -> int:
     """Writes the tracks of the videos that have none yet, and says how far it is and how long it will take.
 
+    Each predictor takes the next video when it is done with one, in a thread of its own. When a video fails, or this
+    is left for another reason, the others end after the frame at hand; the tracks of whole videos stay.
+
     Args:
-      predictor, dataset, spec, config: see `Session`.
+      predictors: the same network, once on each device that is to work.
+      dataset, spec, config: see `Session`.
       videos: with the targets that are given.
       folder: where the tracks are written.
       label: what the log calls the videos.
-      draw: is called with each video before its tracks are written.
+      draw: is called with each video before its tracks are written, by the thread that has segmented it.
       clip_batch: see `Session`.
 
     Returns:
       The number of frames that were segmented.
 
     Raises:
-      ValueError: a frame that cannot be read, or a target that is not there.
+      ValueError: a frame that cannot be read, or a target that is not there; the message names the video.
     """
     missing = [video for video in videos if not folder.has(video)]
     if len(missing) < len(videos):
         logging.info("%s: %d of %d videos were segmented before", label, len(videos) - len(missing), len(videos))
-    progress = Progress(label, missing, predictor.programs)
-    for video in missing:
-        result = segment_video(predictor, dataset, spec, config, video, progress.count_frame, clip_batch)
-        draw(video, result)
-        folder.write(video, result)
-        progress.end_video()
+    predictors = predictors[: max(len(missing), 1)]
+    progress = Progress(label, missing, predictors)
+    waiting, one_at_a_time, is_stopped = iter(missing), threading.Lock(), threading.Event()
+
+    def next_video() -> VideoRecord | None:
+        with one_at_a_time:
+            return None if is_stopped.is_set() else next(waiting, None)
+
+    def after_frame() -> None:
+        if is_stopped.is_set():
+            raise _Stopped
+        progress.count_frame()
+
+    def work(predictor: Predictor) -> None:
+        while (video := next_video()) is not None:
+            try:
+                result = segment_video(predictor, dataset, spec, config, video, after_frame, clip_batch)
+                draw(video, result)
+            except _Stopped:
+                return
+            except ValueError as error:
+                raise ValueError(f"video {video.id}: {error}") from error
+            except Exception as error:
+                error.add_note(f"{label}: while video {video.id} was segmented")
+                raise
+            folder.write(video, result)
+            progress.end_video()
+
+    if len(predictors) == 1:
+        work(predictors[0])
+        return progress.total_frames
+    with ThreadPoolExecutor(len(predictors), thread_name_prefix="videos") as pool:
+        try:
+            running = [pool.submit(work, each) for each in predictors]
+            wait(running, return_when=FIRST_EXCEPTION)
+        finally:  # SIGTERM leaves this, too
+            is_stopped.set()
+    for each in running:
+        each.result()
     return progress.total_frames
+
+
+def compile_seconds(predictors: Sequence[Predictor]) -> float:
+    """Wall time of compiling so far, the mean over devices: each has its programs, and they compile side by side."""
+    return statistics.fmean(each.programs.compile_seconds for each in predictors)
 
 
 def segment_video(
@@ -210,37 +259,40 @@ def fingerprint(variables: Mapping[str, Any]) -> str:
 
 
 class Progress:
-    """Lines of the log about the videos that are done and the time that is left."""
+    """Lines of the log about the videos that are done and the time that is left; threads may share one."""
 
     def __init__(
         self,
         label: str,
         videos: Sequence[VideoRecord],
-        programs: Programs,
+        predictors: Sequence[Predictor],
         now: Callable[[], float] = time.monotonic,
     ):
-        """`videos`: that are to be segmented; `programs`: those that are compiled for it, whose time is not counted."""
-        self._label, self._num_videos, self._programs, self._now = label, len(videos), programs, now
+        """`videos`: that are to be segmented; `predictors`: by which; the time that they compile is not counted."""
+        self._label, self._num_videos, self._predictors, self._now = label, len(videos), predictors, now
         self.total_frames = sum(video.num_frames for video in videos)
         self._videos = self._frames = 0
         self._start = self._last_line = now()
-        self._compiled = programs.compile_seconds
+        self._compiled = compile_seconds(predictors)
+        self._lock = threading.Lock()
 
     def count_frame(self) -> None:
         """One more frame is done."""
-        self._frames += 1
-        if self._now() - self._last_line >= _SECONDS_BETWEEN_LINES:
-            self._write_line()
+        with self._lock:
+            self._frames += 1
+            if self._now() - self._last_line >= _SECONDS_BETWEEN_LINES:
+                self._write_line()
 
     def end_video(self) -> None:
         """One more video is done."""
-        self._videos += 1
-        if self._videos == self._num_videos:
-            self._write_line()
+        with self._lock:
+            self._videos += 1
+            if self._videos == self._num_videos:
+                self._write_line()
 
     def _write_line(self) -> None:
         self._last_line = self._now()
-        busy = max(self._last_line - self._start - (self._programs.compile_seconds - self._compiled), 1e-9)
+        busy = max(self._last_line - self._start - (compile_seconds(self._predictors) - self._compiled), 1e-9)
         rate = self._frames / busy
         left = duration((self.total_frames - self._frames) / rate) if self._frames else "unknown"
         logging.info(

@@ -296,7 +296,7 @@ class _Evaluator:
     ):
         self._config, self._data, self._workdir, self._writer = config, data, workdir, writer
         self._interruption = interruption
-        self._predictor: Predictor | None = None
+        self._predictors: dict[jax.Device, Predictor] = {}
 
     def say_what_is_skipped(self) -> None:
         """Before the first step: which datasets the evaluations will not score, and why."""
@@ -315,11 +315,11 @@ class _Evaluator:
 
         All processes of a run call it.
         """
-        predictor, weights = self._predictor_of(state)
+        predictors, weights = self._predictors_of(state)
         scores = held_out.evaluate_predictor(
             self._config,
             self._data,
-            predictor,
+            predictors,
             self._workdir / "eval" / (name or str(step)),
             weights=weights,
             table=table,
@@ -341,18 +341,23 @@ class _Evaluator:
             return {}
         with self._interruption.may_cut_short():
             if settings.demo_videos or settings.demo_davis:
-                held_out.write_demos(self._config, self._data, self._predictor_of(state)[0], self._workdir / "demo")
+                held_out.write_demos(self._config, self._data, self._predictors_of(state)[0][0], self._workdir / "demo")
         return scores
 
-    def _predictor_of(self, state: TrainState) -> tuple[Predictor, str]:
-        """On the first device of this process, with the moving average of the weights where one is kept; and their
-        fingerprint."""
-        params, frozen = jax.device_get((state.ema or state.params, state.frozen))
-        if self._predictor is None:
-            self._predictor = Predictor(self._config.model, params | frozen)
-        else:
-            self._predictor.set_variables(params | frozen)
-        return self._predictor, fingerprint(params | frozen)
+    def _predictors_of(self, state: TrainState) -> tuple[list[Predictor], str]:
+        """One on each device of this process, with the moving average of the weights where one is kept; and their
+        fingerprint. They hold the arrays of `state` itself, which the next step deletes."""
+        weights = (state.ema or state.params) | state.frozen
+        shards = {
+            name: {each.device: each.data for each in value.addressable_shards} for name, value in weights.items()
+        }
+        for device in jax.local_devices():
+            values = {name: of_device[device] for name, of_device in shards.items()}
+            if device in self._predictors:
+                self._predictors[device].set_variables(values)
+            else:
+                self._predictors[device] = Predictor(self._config.model, values, device=device)
+        return list(self._predictors.values()), fingerprint(jax.device_get(weights))
 
 
 def _log_start(stepper: TrainStepper, config: Config, microbatches: int) -> None:

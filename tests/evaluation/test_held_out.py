@@ -31,7 +31,7 @@ def run(tmp_path):
     def run(weights: str = "abc", names: tuple[str, ...] = ()) -> dict:
         folder = tmp_path / "eval"
         scores = evaluate_predictor(
-            config, data, ColorNetwork(), folder, weights=weights, names=names, table=tmp_path / "scores.txt"
+            config, data, [ColorNetwork()], folder, weights=weights, names=names, table=tmp_path / "scores.txt"
         )
         everything = json.loads((folder / "scores.json").read_text())
         assert scores == {name: each["summary"] for name, each in everything.items() if "skipped" not in each}
