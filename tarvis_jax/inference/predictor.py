@@ -144,6 +144,10 @@ class Predictor:
         rows_of = semantic_rows(self.config.semantic_classes)
         self._semantic_queries = {dataset: table[slice(*rows)] for dataset, rows in rows_of.items()}
 
+    def release_variables(self) -> None:
+        """Lets go of the arrays, whose memory is wanted; `set_variables` comes before the next use."""
+        self._variables = None
+
     @property
     def _device(self) -> jax.Device:
         return self.device or jax.local_devices()[0]

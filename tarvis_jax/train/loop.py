@@ -325,6 +325,8 @@ class _Evaluator:
             table=table,
             interruption=self._interruption,
         )
+        for predictor in predictors:  # of a split state these are gathered copies, which training has no room for
+            predictor.release_variables()
         if self._interruption.has_been_asked():
             return {}
         if scores:
@@ -346,7 +348,7 @@ class _Evaluator:
 
     def _predictors_of(self, state: TrainState) -> tuple[list[Predictor], str]:
         """One on each device of this process, with the moving average of the weights where one is kept; and their
-        fingerprint. They hold the arrays of `state` itself, which the next step deletes."""
+        fingerprint. They hold the arrays of `state` itself."""
         weights = (state.ema or state.params) | state.frozen
         shards = {
             name: {each.device: each.data for each in value.addressable_shards} for name, value in weights.items()
