@@ -44,7 +44,7 @@ def run_training(
     """
     try:
         _run(config, workdir, finetune_from, restore_weights, restore_session, processes)
-    except jax.errors.JaxRuntimeError as error:
+    except Exception as error:
         if not distributed.is_lost(error):
             raise
         raise distributed.ProcessLostError(

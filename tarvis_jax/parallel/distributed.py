@@ -25,6 +25,17 @@ HEARTBEAT_SECONDS = 60  # after so many without a sign of life, a process counts
 SHUTDOWN_SECONDS = 30  # how long a process that ends, well or not, waits for the others to end, too
 _FOREVER_MS = 30 * 24 * 3600 * 1000
 
+# What JAX says when another process has ended, as found by ending one: Gloo is what CPUs speak, NCCL what GPUs speak
+# (whose messages are from the source of XLA), and the rest is the coordination service.
+_LOST = re.compile(
+    r"Gloo context initialization failed"
+    r"|Gloo .*(closed by peer|reset by peer|Broken pipe)"
+    r"|NCCL .*(remote process exited|closed by remote peer|reset by peer|Broken pipe)"
+    r"|(Nccl|Gpu)Communicator.* aborted|Task with incarnation id .* is not connected|Incarnation id .* is stale"
+    r"|GetKeyValue\(\) timed out|heartbeat timeout",
+    re.DOTALL,
+)
+
 _ADDRESS, _COUNT, _ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _ALONE = "--num_processes=1 trains in this process alone"
 
@@ -233,8 +244,13 @@ def wait_for_all(name: str) -> None:
 
 
 def is_lost(error: Exception) -> bool:
-    """Whether what a library raised means that another process of the run has ended."""
-    return jax.process_count() > 1 and "RESOURCE_EXHAUSTED" not in str(error)
+    """Whether `error` is what JAX raises when another process of the run has ended.
+
+    JAX has no type for it: a sum over devices fails with a JaxRuntimeError, as a bug does, and reading its result with
+    a ValueError. The message tells. Any other error is this process's own.
+    """
+    is_of_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
+    return is_of_jax and _LOST.search(str(error)) is not None and jax.distributed.is_initialized()
 
 
 def finish(status: int) -> bool:

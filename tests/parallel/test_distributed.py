@@ -1,8 +1,17 @@
-"""Who starts the processes of a run, and which devices they take; tests/train/test_resume.py starts some."""
+"""Who starts the processes of a run, which devices they take, and whose fault an error is.
 
+tests/train/test_resume.py starts whole runs.
+"""
+
+import os
+import subprocess
+import sys
+
+import jax
 import pytest
 
-from tarvis_jax.parallel.distributed import Launch, check_devices, devices_of, find_launch
+from tarvis_jax.parallel.distributed import Launch, check_devices, devices_of, find_launch, is_lost
+from tests.parallel.processes import ROOT, free_port
 
 SLURM = {
     "SLURM_JOB_ID": "7",
@@ -102,3 +111,57 @@ def test_idle_devices_are_refused():
     with pytest.raises(ValueError, match="process 1: 0"):
         check_devices({0: 4}, 2, 4, "gpu")
     check_devices({0: 4, 1: 4}, 2, 4, "gpu")
+
+
+# What JAX 0.10.2 said in processes on CPUs, one of which was killed or met a bug; what it says of NCCL is from XLA's
+# source and from reports of its users.
+OF_ANOTHER = [
+    "UNKNOWN: Gloo all-reduce failed: [external/gloo/gloo/pair.cc:547] Connection closed by peer [::1]:80",
+    "UNKNOWN: Gloo AllGather failed: [external/gloo/pair.cc:538] Read error [::1]:80: Connection reset by peer",
+    "UNKNOWN: Gloo context initialization failed: DEADLINE_EXCEEDED: GetKeyValue() timed out with key: cpu:gloo/0/1",
+    "INTERNAL: Barrier failed because: task is set to ERROR: UNAVAILABLE: Task 1 heartbeat timeout.",
+    "INTERNAL: NCCL operation ncclCommInitRank(&comm, nranks, id, rank) failed: remote process exited or there was a "
+    "network error. Last NCCL warning(error) log entry (may be unrelated) ''.",
+    "FAILED_PRECONDITION: NcclCommunicator aborted",
+    "FAILED_PRECONDITION: Task with incarnation id 7 is not connected",
+]
+OF_THIS_ONE = [
+    "INVALID_ARGUMENT: No such compile option: 'no_such_option'",
+    "INTERNAL: CpuCallback error calling callback: Traceback (most recent call last): ValueError: wrong shape",
+    "NOT_FOUND: No FFI handler registered for no_such_target on a platform Host (canonical host)",
+    "RESOURCE_EXHAUSTED: Out of memory allocating 70368744177664 bytes.",
+    "INTERNAL: NCCL operation ncclAllReduce(...) failed: unhandled cuda error (run with NCCL_DEBUG=INFO for details). "
+    "Last NCCL warning(error) log entry (may be unrelated) 'Cuda failure 700'.",
+    "INTERNAL: ptxas exited with non-zero error code 65280",
+]
+
+
+@pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError])
+def test_what_jax_says_of_lost_processes(monkeypatch, kind):
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    assert [text for text in OF_ANOTHER + OF_THIS_ONE if is_lost(kind(text))] == OF_ANOTHER
+    assert not is_lost(ConnectionResetError(104, "Connection reset by peer"))
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: False)
+    assert not is_lost(kind(OF_ANOTHER[0]))
+
+
+def test_a_bug_keeps_its_status_and_the_other_process_ends_with_4(tmp_path):
+    """The other one waits for values of both, which JAX reports as a ValueError."""
+    environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+    environment |= {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "tests.parallel.lost", f"localhost:{free_port()}"]
+    logs = [tmp_path / f"log-{i}.txt" for i in range(2)]
+    processes = [
+        subprocess.Popen([*command, str(i)], cwd=ROOT, env=environment, stderr=log.open("w"))
+        for i, log in enumerate(logs)
+    ]
+    try:
+        statuses = [process.wait(60) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    lost, bug = (log.read_text() for log in logs)
+    assert statuses == [4, 1], lost + bug
+    assert "error: process 0 cannot go on without the others" in lost
+    assert "Traceback" in bug and "No such compile option: 'no_such_option'" in bug and "without the others" not in bug

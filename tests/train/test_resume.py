@@ -12,7 +12,10 @@ import pytest
 
 from tarvis_jax.train.metrics import read_metrics
 from tarvis_jax.weights.checkpoints import Checkpoints
+from tarvis_jax.weights.pytorch.reference import load_reference_checkpoint
+from tests.parallel import finetuned_run
 from tests.parallel.processes import Run
+from tests.weights.pytorch import mini
 
 NUM_STEPS = 12
 SCALARS = ("loss", "grad_norm", "param_norm")
@@ -112,6 +115,30 @@ def test_four_processes_train_as_one(start, runs):
     four = start("log-four", "four", "--config.train.log_steps=3", count=4)
     assert four.wait() == [0] * 4, four.log()
     np.testing.assert_allclose(curve(start.folder / "four"), curve(runs.whole), rtol=2e-4)
+
+
+@pytest.mark.long
+def test_two_processes_start_from_a_checkpoint_of_the_reference(start, monkeypatch):
+    """With the losses of one process on two devices; and the frozen statistics of the backbone are the file's."""
+    checkpoint = start.folder / "reference" / "000100.pth"
+    checkpoint.parent.mkdir()
+    mini.register(monkeypatch)
+    finetuned_run.write_checkpoint(checkpoint)
+    flags = "--config=tests/parallel/finetuned_run.py:4", f"--finetune_from={checkpoint}"
+    one, two = (
+        Run(start.folder / f"log-pth-{count}", start.folder / f"pth-{count}", start.folder / "cache", *flags, **given)
+        for count, given in ((1, {"devices": 2}), (2, {"count": 2}))
+    )
+    assert one.wait() == [0] and two.wait() == [0, 0], one.log() + two.log() + two.log(1)
+    assert all(f"weights to start from: {checkpoint}" in two.log(process) for process in range(2))
+    expected, found = curve(start.folder / "pth-1"), curve(start.folder / "pth-2")
+    assert len(expected) == 4 and found == expected
+    _, variables = load_reference_checkpoint(checkpoint)
+    weights = newest_weights(start.folder / "pth-2")
+    frozen = [name for name in variables if name.startswith("backbone/") and name.endswith("/norm/mean")]
+    assert frozen
+    for name in frozen:
+        np.testing.assert_array_equal(weights[name], variables[name], name)
 
 
 @pytest.mark.slow
