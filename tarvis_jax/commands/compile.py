@@ -184,7 +184,7 @@ def _first_problem(config: Config, stepper: TrainStepper, microbatches: int, lim
         compiled = compile_gradients(stepper, program)
         if compiled is None:
             return f"{_name(program)} needs more than the compiler may use"
-        needs = step_memory(compiled, state).total
+        needs = step_memory(compiled, state, program.batch, stepper.mesh).total
         if needs > limit:
             return f"{_name(program)} needs {needs / _GIB:.2f} GiB"
     return None
@@ -201,7 +201,7 @@ def _rows(config: Config, stepper: TrainStepper, most: int) -> Iterator[Row]:
         compiled = compile_gradients(stepper, program)
         if compiled is None:
             raise DoesNotFitError(f"{_name(program)} needs more than the compiler may use")
-        memory = step_memory(compiled, state)
+        memory = step_memory(compiled, state, program.batch, mesh)
         flops = count_flops(stepper.trace_gradients(program.kind, program.batch).jaxpr)
         # The compiler counts the loop over microbatches, which is nearly all of the program, once.
         yield _row(_name(program), memory, memory.total, compiled, flops, microbatches, mesh.size)

@@ -1,11 +1,12 @@
 """How much memory a step takes on one device, and how many clips at once it has room for."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 from absl import logging
+from jax.sharding import Mesh
 
 from kernels.aot.chips import memory_of
 from tarvis_jax.parallel.mesh import num_microbatches
@@ -47,19 +48,23 @@ class StepMemory:
         return sum(dataclasses.astuple(self))
 
 
-def step_memory(compiled: jax.stages.Compiled, state: TrainState) -> StepMemory:
+def step_memory(
+    compiled: jax.stages.Compiled, state: TrainState, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh
+) -> StepMemory:
     """Memory of a compiled program of gradients.
 
     Args:
       compiled: the program.
       state: any state of the run, or its shapes and shardings.
+      batch: shapes of the whole batch that the program takes.
+      mesh: the devices, over which the batch is split.
     """
     found = compiled.memory_analysis()
-    params = bytes_on_device((state.params, state.frozen))
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in batch.values())
     return StepMemory(
-        params=params,
+        params=bytes_on_device((state.params, state.frozen)),
         optimizer=bytes_on_device((state.opt_state, state.ema)),
-        batches=2 * max(found.argument_size_in_bytes - params, 0),
+        batches=2 * whole // mesh.size,
         gradients=found.output_size_in_bytes,
         temporaries=found.temp_size_in_bytes,
     )
@@ -149,7 +154,7 @@ def _all_fit(
     for program in largest_programs(gradient_programs(config, microbatches)):
         name = f"{' '.join(program.kind)} with {samples} samples on a device at once"
         compiled = compile_gradients(stepper, program)
-        needs = None if compiled is None else step_memory(compiled, state).total
+        needs = None if compiled is None else step_memory(compiled, state, program.batch, stepper.mesh).total
         fits = needs is not None and needs <= limit
         shown = "more" if needs is None else f"{needs / _GIB:.2f}"
         logging.info("%s: needs %s of %.2f GiB: %s", name, shown, limit / _GIB, "fits" if fits else "does not fit")

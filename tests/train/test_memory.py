@@ -17,7 +17,7 @@ MIB = 2**20
 
 
 class FakeStepper:
-    """Its programs need 3 MiB and 2 MiB for each sample, of which the compiler refuses more than 8 at once."""
+    """Its programs need 3 MiB, two batches, and 2 MiB for each sample; the compiler refuses more than 8 at once."""
 
     mesh = make_mesh(jax.devices()[:1])
 
@@ -36,10 +36,13 @@ class FakeStepper:
     def _compiled(self, key, samples, description):
         if samples > 8:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: E1000: Ran out of memory")
-        found = types.SimpleNamespace(
-            argument_size_in_bytes=1 * MIB, output_size_in_bytes=0, temp_size_in_bytes=2 * samples * MIB
-        )
+        found = types.SimpleNamespace(output_size_in_bytes=0, temp_size_in_bytes=2 * samples * MIB)
         return types.SimpleNamespace(memory_analysis=lambda: found)
+
+
+# Of 16 clips: 2 frames of 64 x 96 pixels with 3 bytes of colors and 1 of bits; 4 targets with class, validity, point;
+# reference frame and place.
+TWO_BATCHES = 2 * 16 * (2 * 64 * 96 * (3 + 1) + 4 * (4 + 1 + 8) + 4 + 4)
 
 
 def config_of(batch_size, most):
@@ -53,9 +56,9 @@ def config_of(batch_size, most):
     ("limit", "most", "microbatches"),
     [
         (100 * MIB, 0, 2),  # 16 at once are too many for the compiler: 8
-        (19 * MIB, 0, 2),  # 3 + 2 * 8
-        (19 * MIB - 1, 0, 4),
-        (5 * MIB, 0, 16),
+        (TWO_BATCHES + 19 * MIB, 0, 2),  # 3 + 2 * 8
+        (TWO_BATCHES + 19 * MIB - 1, 0, 4),
+        (TWO_BATCHES + 5 * MIB, 0, 16),
         (5 * MIB, 2, 8),  # given: nothing is asked
         (None, 0, 1),
     ],
@@ -66,7 +69,7 @@ def test_the_most_that_fit(monkeypatch, limit, most, microbatches):
 
 
 def test_none_fits(monkeypatch):
-    monkeypatch.setattr(memory, "memory_of", lambda device: 5 * MIB - 1)
+    monkeypatch.setattr(memory, "memory_of", lambda device: TWO_BATCHES + 5 * MIB - 1)
     with pytest.raises(memory.DoesNotFitError, match="one sample on each device needs more memory than it has"):
         memory.choose_microbatches(config_of(16, 0), FakeStepper())
 
