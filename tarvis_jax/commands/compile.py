@@ -47,9 +47,9 @@ class Row:
       total_bytes: all that the chip holds while it runs.
       flops: of one step on one chip.
       accessed_bytes: of the chip's memory in one step at least; None where the compiler does not say.
-      collectives: kind -> (how many in a step, their bytes).
-      sent_bytes: what the chip sends at least.
-      cycles: libtpu's estimates of a step, without kernels of Pallas; 0 elsewhere.
+      collectives: kind -> (how many in a step, their bytes); None if the text of the program cannot be had.
+      sent_bytes: what the chip sends at least; None likewise.
+      cycles: libtpu's estimates of a step, without kernels of Pallas; 0 elsewhere; None likewise.
     """
 
     program: str
@@ -57,16 +57,16 @@ class Row:
     total_bytes: int
     flops: int
     accessed_bytes: float | None
-    collectives: dict[str, tuple[int, int]]
-    sent_bytes: float
-    cycles: int
+    collectives: dict[str, tuple[int, int]] | None
+    sent_bytes: float | None
+    cycles: int | None
 
     def seconds(self, chip: Chip) -> dict[str, float]:
         """Least time of a step by what limits it; the largest is the roofline."""
         return {
             "compute": self.flops / chip.flops,
             "memory": (self.accessed_bytes or 0.0) / chip.bytes_per_second,
-            "links": self.sent_bytes / chip.link_bytes_per_second,
+            "links": (self.sent_bytes or 0.0) / chip.link_bytes_per_second,
         }
 
 
@@ -221,18 +221,21 @@ def _row(
     passes: int,
     num_devices: int,
 ) -> Row:
-    text, cost = compiled.as_text(), compiled.cost_analysis() or {}
-    found = hlo.collectives(text, num_devices)
-    accessed = cost.get("bytes accessed")
+    accessed = (compiled.cost_analysis() or {}).get("bytes accessed")
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError:  # libtpu 0.0.51 makes programs for v6e that jaxlib 0.10.2 cannot read
+        text = None
+    found = None if text is None else hlo.collectives(text, num_devices)
     return Row(
         program=name,
         memory=memory,
         total_bytes=total,
         flops=flops // num_devices,
         accessed_bytes=accessed and accessed * passes,
-        collectives=hlo.totals(found),
-        sent_bytes=sum(each.sent_bytes for each in found),
-        cycles=hlo.estimated_cycles(text),
+        collectives=None if found is None else hlo.totals(found),
+        sent_bytes=None if found is None else sum(each.sent_bytes for each in found),
+        cycles=None if text is None else hlo.estimated_cycles(text),
     )
 
 
@@ -259,7 +262,10 @@ def _line(row: Row, chip: Chip | None, limit: int | None) -> str:
     parts.append(f"{row.flops / 1e12:.3g} TFLOP")
     if row.accessed_bytes:
         parts.append(f"{row.accessed_bytes / 1e9:.3g} GB accessed")
-    parts += [f"{count} {kind} of {size / 1e6:.3g} MB" for kind, (count, size) in row.collectives.items()]
+    if row.collectives is None:
+        parts.append("exchanges not known (jaxlib cannot read the text of the program)")
+    else:
+        parts += [f"{count} {kind} of {size / 1e6:.3g} MB" for kind, (count, size) in row.collectives.items()]
     if chip is not None:
         times = row.seconds(chip)
         bound = max(times, key=times.get)
