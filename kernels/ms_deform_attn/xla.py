@@ -9,8 +9,8 @@ Backward, per image and head (S cells of D channels fit into a core's cache):
 - the others need, for each of these cells, its dot product with the gradient of the output.
 
 On a CPU the queries are taken a chunk at a time: what is scattered and what was gathered (4 * L * P * D numbers per
-query) then stay in the cache, which makes the scatter three times as fast. On other platforms one scatter takes all
-queries of all images and heads.
+query) then stay in the cache, which makes the scatter three times as fast. Maps of few cells are left to `small_maps`
+there. On other platforms one scatter takes all queries of all images and heads.
 
 Locations, weights and accumulation are float32 whatever the dtype of the values. At a whole pixel, where bilinear
 interpolation has a kink, the gradient of a location is the one to the right (as in PyTorch's grid_sample).
@@ -23,7 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-LevelShapes = tuple[tuple[int, int], ...]
+from kernels.ms_deform_attn import sampling, small_maps
+
+LevelShapes = sampling.LevelShapes
 
 # What is gathered or scattered of a chunk of queries on a CPU; measured on a core with 2 MiB of second-level cache.
 _CHUNK_BYTES = 768 * 2**10
@@ -68,16 +70,16 @@ def _forward(value, offsets, scores, reference, *, level_shapes: LevelShapes, so
     table = value.reshape(-1, head_size)
     image = jnp.arange(batch, dtype=jnp.int32)[:, None, None]
     head = jnp.arange(heads, dtype=jnp.int32)
-    x, y = _locations(offsets, reference, level_shapes)
-    weights = _weights(scores, softmax)
+    x, y = sampling.locations(offsets, reference, level_shapes)
+    weights = sampling.attention_weights(scores, softmax)
     out, start = 0.0, 0
     for level, (height, width) in enumerate(level_shapes):
         for point in range(offsets.shape[4]):
             at = (..., level, point)
             for bottom in (0, 1):
-                row, row_weight, _ = _neighbor(y[at], height, bottom)
+                row, row_weight, _ = sampling.neighbor(y[at], height, bottom)
                 for right in (0, 1):
-                    column, column_weight, _ = _neighbor(x[at], width, right)
+                    column, column_weight, _ = sampling.neighbor(x[at], width, right)
                     cell = image * num_cells + start + row * width + column
                     cells = table.at[cell * heads + head].get(mode="promise_in_bounds")
                     out += cells.astype(jnp.float32) * (row_weight * column_weight * weights[at])[..., None]
@@ -96,7 +98,9 @@ def backward(value, offsets, scores, reference, level_shapes: LevelShapes, out_g
         scores,
         reference,
         out_grad,
-        cpu=functools.partial(passes, chunk=chunk, over_heads=one_by_one, dots=dots_by_matmul),
+        cpu=functools.partial(small_maps.backward, level_shapes=level_shapes, softmax=softmax)
+        if small_maps.takes(level_shapes)
+        else functools.partial(passes, chunk=chunk, over_heads=one_by_one, dots=dots_by_matmul),
         # Batched over images and heads: on GPUs XLA then adds four channels per atomic instruction; over a flat table
         # of all cells it does one channel at a time, in a compare-and-swap loop.
         default=functools.partial(passes, chunk=None, over_heads=jax.vmap),
@@ -170,8 +174,8 @@ def grads(
         array = jnp.moveaxis(array, -1, 2)
         return array.reshape(batch, -1, *array.shape[3:])[:, :num_queries]
 
-    x, y = _locations(offsets, reference, level_shapes)
-    weights, weights_vjp = jax.vjp(functools.partial(_weights, softmax=softmax), scores)
+    x, y = sampling.locations(offsets, reference, level_shapes)
+    weights, weights_vjp = jax.vjp(functools.partial(sampling.attention_weights, softmax=softmax), scores)
     value_grad, x_grad, y_grad, weights_grad = over_heads(
         functools.partial(_head_grads, level_shapes=level_shapes, add=add, dots=dots)
     )(
@@ -198,8 +202,8 @@ def _head_grads(value, x, y, weights, out_grad, *, level_shapes: LevelShapes, ad
     # The four corners as an axis of their own: [N, 4, L, P, Q].
     bottom = np.array([0, 0, 1, 1])[:, None, None, None]
     right = np.array([0, 1, 0, 1])[:, None, None, None]
-    row, row_weight, row_slope = _neighbor(y[:, None], height, bottom)
-    column, column_weight, column_slope = _neighbor(x[:, None], width, right)
+    row, row_weight, row_slope = sampling.neighbor(y[:, None], height, bottom)
+    column, column_weight, column_slope = sampling.neighbor(x[:, None], width, right)
     cell = start + row * width + column
     corner_weight = row_weight * column_weight
 
@@ -219,43 +223,3 @@ def _head_grads(value, x, y, weights, out_grad, *, level_shapes: LevelShapes, ad
     x_grad = (dot * row_weight * column_slope).sum(1) * weights
     y_grad = (dot * column_weight * row_slope).sum(1) * weights
     return value_grad, x_grad, y_grad, (dot * corner_weight).sum(1)
-
-
-def _locations(offsets: jax.Array, reference: jax.Array, level_shapes: LevelShapes) -> tuple[jax.Array, jax.Array]:
-    """x and y in cells of the level, float32 [B, Q, M, L, P]; 0 is the center of the first cell."""
-    sizes_wh = np.array([(width, height) for height, width in level_shapes], np.float32)
-    start = (reference * sizes_wh - 0.5)[:, None, :, None, :]
-    locations = start + offsets.astype(jnp.float32)
-    return locations[..., 0], locations[..., 1]
-
-
-def _weights(scores: jax.Array, softmax: bool) -> jax.Array:
-    """float32 [B, Q, M, L, P]."""
-    weights = scores.astype(jnp.float32)
-    return jax.nn.softmax(weights, axis=(-2, -1)) if softmax else weights
-
-
-def _neighbor(x: jax.Array, size, side) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One of the two cells around each location along one axis.
-
-    Args:
-      x: float32, in cells.
-      size: the number of cells; an integer or an array.
-      side: 0 for the cell at or before x, 1 for the one after; an integer or an array.
-
-    Returns:
-      (int32 index within 0 .. size - 1 whatever x is, linear weight, its derivative by x); the last two are zero where
-      the cell lies outside, and the weight is NaN where x is.
-    """
-    # At -1 and beyond, and at the size and beyond, nothing is sampled; clipping first keeps integers defined for any x.
-    # Not jnp.clip, which on a CPU would turn NaN into -1.
-    is_beyond = (x <= -1) | (x >= size)
-    x = jnp.where(x < -1, -1.0, jnp.where(x > size, jnp.float32(size), x))
-    before = jnp.floor(x)
-    part = x - before
-    position = before + side
-    # Comparisons with NaN are false: asking for what is outside, instead of inside, lets NaN through.
-    is_outside = (position < 0) | (position >= size)
-    weight = jnp.where(is_outside, 0.0, jnp.where(side == 1, part, 1 - part))
-    slope = jnp.where(is_outside | is_beyond, 0.0, jnp.float32(2 * side - 1))
-    return jnp.clip(position.astype(jnp.int32), 0, size - 1), weight, slope

@@ -185,6 +185,11 @@ def _compiled(name, level_shapes, softmax, options):
     return forward, backward
 
 
+def forget_compiled() -> None:
+    """For tests that change what a back end compiles."""
+    _compiled.cache_clear()
+
+
 def assert_matches_oracle(backend_name: str, case: Case, **options) -> None:
     """Output and gradients of a back end against the oracle, within float32 (bfloat16 where inputs are) rounding.
 
