@@ -22,7 +22,7 @@ BACKEND_VARIABLES = {"ms_deform_attn_backend": "TARVIS_MS_DEFORM_ATTN", "attenti
 
 HARD_MASKED = "hard_masked"
 SOFT_MASKED = "soft_masked"
-REMATS = ("none", "products", "blocks")  # each needs less memory and more time than the one before
+REMATS = ("none", "blocks")  # the second needs less memory and more time
 COMPUTE_DTYPES = ("float32", "bfloat16")
 PYRAMID_STRIDES = (32, 16, 8, 4)
 
@@ -58,9 +58,8 @@ class ModelConfig:
       ms_deform_attn_deterministic: the same bits in every run; slow on GPUs, without cost on TPUs and CPUs.
       attention_backend: "xla" computes attention in plain XLA on every platform; None takes cuDNN where it can
         (bfloat16 on NVIDIA GPUs, whose gradients differ from run to run). Filled from TARVIS_ATTENTION likewise.
-      remat: what is computed again in the backward pass to save memory, in blocks of the backbone and layers of neck,
-        decoder and object encoder: "none"; "products", everything but matrix products, convolutions and deformable
-        attention; "blocks", everything.
+      remat: what is computed again in the backward pass to save memory: "none", what bounds the memory of attention
+        alone; "blocks", all of each block of the backbone and each layer of neck, decoder and object encoder.
       attention_mib: MiB of attention logits (float32, of one clip) that may exist at once; what needs more is computed
         in parts, forward and backward, with the same result. None = what suits the platform (kernels/attention/limits).
     """

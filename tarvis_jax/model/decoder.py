@@ -207,13 +207,15 @@ def mask_dot(mask_embed: jax.Array, features: jax.Array) -> jax.Array:
 
 
 def resize_to_stride(x: jax.Array, factor: int) -> jax.Array:
-    """Shrinks [B, T, h, w, C] by an even `factor` in height and width, bilinearly and without smoothing first.
+    """Shrinks [B, T, h, w, C] by `factor` (1 or even) in height and width, bilinearly and without smoothing first.
 
     The center of a target cell lies between the four middle cells of its block (half-pixel centers), so the result is
     their mean; PyTorch's `interpolate(..., align_corners=False)` computes the same.
     """
+    if factor == 1:
+        return x
     if factor % 2:
-        raise ValueError(f"factor must be even, found {factor}")
+        raise ValueError(f"factor: expected 1 or an even number, found {factor}")
     B, T, h, w, C = x.shape
     middle = slice(factor // 2 - 1, factor // 2 + 1)
     blocks = x.reshape(B, T, h // factor, factor, w // factor, factor, C)

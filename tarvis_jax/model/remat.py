@@ -4,22 +4,16 @@ from collections.abc import Callable
 
 import jax
 
-_PRODUCTS = ("dot_general", "conv_general_dilated", "ms_deform_attn")
-
 
 def rematerialize(function: Callable, remat: str) -> Callable:
     """`function`, which is to be differentiated, with fewer activations kept.
 
+    Keeping the results of matrix products and computing the rest again is not among the settings: it would keep what
+    attention computes again by itself to bound its memory, and so need more than "none".
+
     Args:
       function: a block of the network.
-      remat: "none" keeps what the gradient needs; "products" keeps the results of matrix products, convolutions and
-        deformable attention, and computes norms, softmax and activation functions again; "blocks" keeps the arguments
-        alone and computes all of the block again.
+      remat: "none" keeps what the gradient needs; "blocks" keeps the arguments alone and computes all of the block
+        again.
     """
-    if remat == "none":
-        return function
-    return jax.checkpoint(function, policy=None if remat == "blocks" else _is_product)
-
-
-def _is_product(primitive: jax.extend.core.Primitive, *_, **__) -> bool:
-    return primitive.name in _PRODUCTS
+    return jax.checkpoint(function) if remat == "blocks" else function

@@ -112,9 +112,8 @@ def test_recomputation_gives_the_same_gradients(pyramid):
         return jax.jit(jax.grad(loss))(params)
 
     plain = gradients(CONFIG)
-    for remat in ("products", "blocks"):
-        found = gradients(dataclasses.replace(CONFIG, remat=remat))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), plain, found)
+    found = gradients(dataclasses.replace(CONFIG, remat="blocks"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), plain, found)
     assert float(jnp.abs(plain["layers"][0]["cross_attention"]["in_proj"]["kernel"][...]).max()) > 0
 
 
@@ -134,7 +133,7 @@ def test_a_query_with_an_empty_mask_looks_everywhere():
     assert np.abs(run(half) - run(np.ones((1, 3, 8)))).max() > 1e-3
 
 
-@pytest.mark.parametrize("factor", [2, 4, 8])
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
 def test_resizing_is_torch_interpolate(factor):
     x = np.random.default_rng(0).standard_normal((2, 3, 16, 32, 5)).astype(np.float32)
     expected = torch.nn.functional.interpolate(
@@ -147,7 +146,7 @@ def test_resizing_is_torch_interpolate(factor):
     np.testing.assert_allclose(ours, expected.numpy().transpose(0, 2, 3, 4, 1), atol=1e-6)
 
 
-@pytest.mark.parametrize("factor", [2, 4, 8])
+@pytest.mark.parametrize("factor", [1, 2, 4, 8])
 def test_masks_of_resized_features_are_those_of_resized_logits(factor):
     """In float64 bit by bit; the reference resizes the logits of every query in every layer."""
     B, Q, T, h, w, C = 1, 50, 3, 32, 48, 64
