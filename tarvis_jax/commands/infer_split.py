@@ -17,7 +17,15 @@ from input_pipeline.synthetic import prepare_data
 from tarvis_jax.api import load
 from tarvis_jax.compiled import keep_between_runs
 from tarvis_jax.datasets import DATASETS, EXEMPLAR, INSTANCE, MASK, PANOPTIC
-from tarvis_jax.evaluation.segment import TracksFolder, file_name, fingerprint, frames_of, segment_videos, targets_of
+from tarvis_jax.evaluation.segment import (
+    TracksFolder,
+    file_name,
+    fingerprint,
+    fingerprint_of_videos,
+    frames_of,
+    segment_videos,
+    targets_of,
+)
 from tarvis_jax.inference.config import InferenceConfig
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.inference.video import write_overlays
@@ -141,6 +149,8 @@ def segment_split(
             "split": split or "clips",
             "exemplar": spec.exemplar,
             "frame_step": frame_step,
+            # a folder of clips may grow between two runs
+            "videos": fingerprint_of_videos(records) if clips is None else str(pathlib.Path(clips).absolute()),
             "weights": fingerprint(model.variables),
             "dtype": model.config.compute_dtype,
             "inference": dataclasses.asdict(inference),

@@ -23,6 +23,7 @@ from tarvis_jax.evaluation.segment import (
     StoredResults,
     TracksFolder,
     compile_seconds,
+    fingerprint_of_videos,
     frames_of,
     segment_videos,
     targets_of,
@@ -145,6 +146,8 @@ def evaluate_predictor(
             "weights": weights,
             "dtype": predictors[0].config.compute_dtype,
             "split": config.train.eval_split,
+            "data_root": str(data.workspace),
+            "videos": fingerprint_of_videos(each.given),
             "inference": dataclasses.asdict(inference),
         }
         start, compiled = time.perf_counter(), compile_seconds(predictors)

@@ -258,6 +258,22 @@ def fingerprint(variables: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
+def fingerprint_of_videos(videos: Sequence[VideoRecord]) -> str:
+    """A short text that other videos do not have: other names of videos or frames, sizes, or targets that are given.
+
+    Where they lie does not matter, since machines that share a split may see it at different places. Pixels are not
+    read: pictures that are replaced by others of the same name are taken for the same.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for video in videos:
+        masks, points = (
+            [sorted(frame.items()) for frame in per_frame or ()] for per_frame in (video.segmentations, video.points)
+        )
+        about = (video.id, [path.name for path in video.frame_paths], video.height, video.width, masks, points)
+        digest.update(repr(about).encode())
+    return digest.hexdigest()
+
+
 class Progress:
     """Lines of the log about the videos that are done and the time that is left; threads may share one."""
 

@@ -1,10 +1,12 @@
 """What an evaluation leaves in its folder, with a stand-in for the network."""
 
+import dataclasses
 import json
 
 import pytest
 
 from configs import quickstart
+from input_pipeline.config import DataConfig
 from input_pipeline.synthetic import prepare_data
 from tarvis_jax.config import from_mapping, to_plain
 from tarvis_jax.evaluation import segment
@@ -24,14 +26,14 @@ def small_config() -> Config:
 
 @pytest.fixture
 def run(tmp_path):
-    """Evaluates the weights of that name on data in the folder `data`; returns scores.json."""
+    """Evaluates the weights of that name on data in the folder `data`, or on other data; returns scores.json."""
     config = small_config()
     data = prepare_data(config.data, config.synthetic, tmp_path)
 
-    def run(weights: str = "abc", names: tuple[str, ...] = ()) -> dict:
+    def run(weights: str = "abc", names: tuple[str, ...] = (), on: DataConfig = data) -> dict:
         folder = tmp_path / "eval"
         scores = evaluate_predictor(
-            config, data, [ColorNetwork()], folder, weights=weights, names=names, table=tmp_path / "scores.txt"
+            config, on, [ColorNetwork()], folder, weights=weights, names=names, table=tmp_path / "scores.txt"
         )
         everything = json.loads((folder / "scores.json").read_text())
         assert scores == {name: each["summary"] for name, each in everything.items() if "skipped" not in each}
@@ -81,6 +83,17 @@ def test_a_killed_evaluation_goes_on_with_the_next_video(run, monkeypatch):
     assert [each["num_segmented"] for each in again.values()] == [0, 8]
     assert [each["per_video"] for each in again.values()] == [each["per_video"] for each in whole.values()]
     assert run("other weights")["DAVIS"]["num_segmented"] == 16
+
+
+def test_tracks_of_other_videos_of_the_same_names_are_not_taken(run):
+    first = run()
+    synthetic = dataclasses.replace(run.config.synthetic, val_seed=run.config.synthetic.val_seed + 1000)
+    other = run(on=prepare_data(run.config.data, synthetic, run.folder / "other"))
+    for name in ("DAVIS", "BURST"):
+        assert [sorted(row["video"] for row in each[name]["per_video"]) for each in (first, other)] == 2 * [
+            sorted(row["video"] for row in first[name]["per_video"])
+        ]
+        assert other[name]["num_segmented"] == 16 and other[name]["summary"] != first[name]["summary"]
 
 
 def test_what_cannot_be_scored_is_skipped_with_its_reason(run, caplog):

@@ -2,6 +2,7 @@
 
 import collections
 import os
+import pathlib
 import signal
 import threading
 import types
@@ -11,7 +12,14 @@ import pytest
 
 from tarvis_jax.compiled import Programs
 from tarvis_jax.evaluation import segment
-from tarvis_jax.evaluation.segment import Progress, TracksFolder, file_name, fingerprint, segment_videos
+from tarvis_jax.evaluation.segment import (
+    Progress,
+    TracksFolder,
+    file_name,
+    fingerprint,
+    fingerprint_of_videos,
+    segment_videos,
+)
 from tarvis_jax.results.tracks import VideoResult
 
 
@@ -66,6 +74,24 @@ def test_fingerprints():
     assert fingerprint(values) == fingerprint(dict(reversed(values.items())))
     for other in ({**values, "b": np.float32(2)}, {"a": values["a"], "c": values["b"]}):
         assert fingerprint(values) != fingerprint(other)
+
+
+def test_fingerprints_of_videos():
+    def record(**changes):
+        values = {"id": 1, "frame_paths": (pathlib.Path("/a/0.jpg"),), "height": 2, "width": 3, "points": None}
+        return types.SimpleNamespace(**values | {"segmentations": ({2: {"size": [2, 3], "counts": "6"}},)} | changes)
+
+    same = fingerprint_of_videos([record()])
+    assert same == fingerprint_of_videos([record(frame_paths=(pathlib.Path("/b/0.jpg"),))])
+    others = [
+        {"id": "1"},
+        {"frame_paths": (pathlib.Path("/a/1.jpg"),)},
+        {"height": 4},
+        {"points": ({2: (0.0, 1.0)},)},
+        {"segmentations": ({2: {"size": [2, 3], "counts": "51"}},)},
+    ]
+    found = [fingerprint_of_videos([record(**other)]) for other in others]
+    assert len({same, *found, fingerprint_of_videos([]), fingerprint_of_videos([record(), record()])}) == 8
 
 
 @pytest.fixture
