@@ -97,6 +97,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: rank.get(item.location[0], len(rank)))  # stable: the order within a file stays
 
 
+@pytest.fixture
+def programs_folder(tmp_path, monkeypatch):
+    """Where programs are kept from one process to the next."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    from tarvis_jax import lowered
+
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", __file__, raising=False)  # pytest's workers have none
+    for name, module in list(sys.modules.items()):  # what earlier tests wrote, loaded and lost
+        file = getattr(module, "__file__", None)
+        if file and not os.path.exists(file):
+            monkeypatch.delitem(sys.modules, name)
+    lowered._code.cache_clear()
+    changes = {"jax_enable_compilation_cache": True, "jax_compilation_cache_dir": str(tmp_path)}
+    before = {name: getattr(jax.config, name) for name in changes}
+    for name, value in changes.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    code = lowered._code
+    yield tmp_path
+    code.cache_clear()
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
 @pytest.fixture(scope="session")
 def golden_dir() -> pathlib.Path:
     """The parity cases: the full ones where the parity data is there, else the compact ones of this repository."""

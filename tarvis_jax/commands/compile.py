@@ -205,7 +205,7 @@ def _rows(config: Config, stepper: TrainStepper, most: int) -> Iterator[Row]:
         flops = count_flops(stepper.trace_gradients(program.kind, program.batch).jaxpr)
         # The compiler counts the loop over microbatches, which is nearly all of the program, once.
         yield _row(_name(program), memory, memory.total, compiled, flops, microbatches, mesh.size)
-    compiled = stepper.lower(stepper.trace_update()).compile()
+    compiled = stepper.update_request().lower().compile()
     found = compiled.memory_analysis()
     total = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
     total += found.temp_size_in_bytes

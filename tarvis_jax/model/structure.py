@@ -12,7 +12,7 @@ from flax import nnx
 from tarvis_jax.model.config import ModelConfig
 from tarvis_jax.model.frozen import Frozen
 from tarvis_jax.model.tarvis import TarViS
-from tarvis_jax.model.variables import abstract_model
+from tarvis_jax.model.variables import Keys, abstract_model
 
 Arrays = dict[str, jax.Array]
 
@@ -35,7 +35,7 @@ class ModelStructure:
 
     def initialize(self, key: jax.Array) -> tuple[Arrays, Arrays]:
         """(params, frozen) drawn from a random key; pure, so it can be jitted with shardings."""
-        return self._values(TarViS(self.config, rngs=nnx.Rngs(key)))
+        return self._values(TarViS(self.config, rngs=Keys(key)))
 
     def build(self, params: Mapping[str, jax.Array], frozen: Mapping[str, jax.Array]) -> TarViS:
         """The module with these values, as `initialize` returns them."""

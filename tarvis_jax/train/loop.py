@@ -5,6 +5,7 @@ import dataclasses
 import pathlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -68,14 +69,20 @@ def train(config: Config, workdir: pathlib.Path | str) -> held_out.Scores:
     stepper = make_stepper(config, make_mesh(fsdp_devices=config.train.mesh_fsdp_devices))
     with Preparation(config.data, config.synthetic, workdir, writes=is_main) as preparation:
         state = _begin(config, workdir, stepper, checkpoints, source)
+        compiling = None
         if _needs_all_programs(config, start_step := int(state.step)):
-            _compile_steps(config, config.data, stepper, choose_microbatches(config, stepper))
+            microbatches = choose_microbatches(config, stepper)
+            thread = ThreadPoolExecutor(1)
+            compiling = thread.submit(_compile_steps, config, config.data, stepper, microbatches)
+            thread.shutdown(wait=False)  # takes nothing more; who presses Ctrl-C does not wait for the compiler
         data = preparation.finish()
-    distributed.wait_for_all("data")
-    left_out = LeftOut()
-    videos = read_videos(data, left_out)
-    plans = Mixture(data, videos)
-    data = plans.config
+        distributed.wait_for_all("data")
+        left_out = LeftOut()
+        videos = read_videos(data, left_out)
+        plans = Mixture(data, videos)
+        data = plans.config
+        if compiling is not None:
+            compiling.result()
     microbatches = choose_microbatches(dataclasses.replace(config, data=data), stepper)
     distributed.check_agreement({"number of microbatches": microbatches})
     rows = samples_of_process(config.data.batch_size, microbatches, stepper.mesh)

@@ -8,6 +8,7 @@ import json
 import math
 import pathlib
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -52,7 +53,7 @@ class MetricWriter:
             whole.replace(path)
         self._lines = path.open("a")
         if tensorboard:
-            self._tensorboard = _tensorboard_writer(workdir)
+            self._tensorboard = _TensorBoard(workdir)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes one entry; values that are not finite are written as null in metrics.jsonl."""
@@ -63,7 +64,7 @@ class MetricWriter:
         self._lines.write(json.dumps({"step": step, **finite}) + "\n")
         self._lines.flush()
         if self._tensorboard is not None:
-            self._tensorboard.write_scalars(step, plain)
+            self._tensorboard.write(step, plain)
         if self._wandb is not None:
             self._wandb.log(plain, step=step)
 
@@ -105,15 +106,44 @@ def read_metrics(workdir: pathlib.Path | str) -> list[dict[str, Any]]:
     return entries
 
 
-def _tensorboard_writer(workdir: pathlib.Path | str) -> Any:
+class _TensorBoard:
+    """Event files, written in a thread: TensorFlow takes seconds to import, in which training goes on.
+
+    They pass after the first entry, since imports slow down everything else that is Python's work, such as a start.
+    """
+
+    def __init__(self, workdir: pathlib.Path | str):
+        self._workdir = workdir
+        self._thread = ThreadPoolExecutor(1)
+        self._writer: Future | None = None
+        self._entries: list[Future] = []  # which the thread was given, in order
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Raises what went wrong with entries before."""
+        if self._writer is None:
+            self._writer = self._thread.submit(_summary_writer, self._workdir)
+        while self._entries and self._entries[0].done():
+            self._entries.pop(0).result()
+        self._entries.append(self._thread.submit(lambda: self._writer.result().write_scalars(step, scalars)))
+
+    def close(self) -> None:
+        """Returns when everything is written; raises what went wrong."""
+        if self._writer is not None:
+            self._entries.append(self._thread.submit(lambda: self._writer.result().close()))
+        self._thread.shutdown()
+        for entry in self._entries:
+            entry.result()
+
+
+def _summary_writer(workdir: pathlib.Path | str) -> Any:
     try:
         import tensorflow as tf
-        from clu.metric_writers import AsyncWriter, SummaryWriter
+        from clu.metric_writers import SummaryWriter
     except ImportError as error:
         raise _without_tensorboard(error) from error
 
     tf.config.set_visible_devices([], "GPU")
-    return AsyncWriter(SummaryWriter(str(workdir)))
+    return SummaryWriter(str(workdir))
 
 
 def _without_tensorboard(reason: object) -> ValueError:

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from tarvis_jax.compiled import quick_compiler_options
+from tarvis_jax.lowered import lower
 from tarvis_jax.model.structure import Arrays, ModelStructure
 from tarvis_jax.parallel.mesh import put
 from tarvis_jax.parallel.sharding import shardings_of
@@ -58,15 +59,21 @@ def initial_state(
     keep_ema: bool,
     mesh: Mesh,
     shard: str = "none",
+    origin: str | None = None,
 ) -> TrainState:
-    """Draws the state from the seed, directly onto the mesh, where `shard` says what is split."""
+    """Draws the state from the seed, directly onto the mesh, split as `shard` says; `origin`: see `lowered.lower`."""
+    leaves, treedef = jax.tree.flatten(abstract_state(structure, optimizer, keep_ema, mesh, shard))
 
-    def make(seed: jax.Array) -> TrainState:
-        return new_state(*structure.initialize(jax.random.key(seed)), optimizer, keep_ema)
+    def initialize(seed: jax.Array) -> list[jax.Array]:
+        state = new_state(*structure.initialize(jax.random.key(seed)), optimizer, keep_ema)
+        return jax.tree.leaves(state)
 
-    options = quick_compiler_options(mesh.devices.flat[0].platform)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(structure, optimizer, keep_ema, mesh, shard))
-    return jax.jit(make, out_shardings=shardings, compiler_options=options)(np.uint32(seed))
+    options = {
+        "out_shardings": [leaf.sharding for leaf in leaves],
+        "compiler_options": quick_compiler_options(mesh.devices.flat[0].platform),
+    }
+    lowered = lower(initialize, (jax.ShapeDtypeStruct((), np.uint32),), options, origin)
+    return jax.tree.unflatten(treedef, lowered.compile()(np.uint32(seed)))
 
 
 def abstract_state(

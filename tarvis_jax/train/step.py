@@ -7,6 +7,7 @@ they must know of the whole batch (the number of targets) is computed first, and
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from tarvis_jax import tasks
+from tarvis_jax import lowered, tasks
 from tarvis_jax.compiled import (
     Programs,
     Request,
@@ -23,6 +24,7 @@ from tarvis_jax.compiled import (
     shapes_of,
     training_compiler_options,
 )
+from tarvis_jax.config import to_plain
 from tarvis_jax.model.structure import Arrays, ModelStructure
 from tarvis_jax.parallel.mesh import microbatch_sharding, replicated
 from tarvis_jax.parallel.sharding import GATHERED, gather, shardings_of
@@ -183,11 +185,13 @@ class TrainStepper:
         mesh: Mesh,
         shard: str = "none",
         deterministic: bool = False,
+        origin: str | None = None,
     ):
         """`objectives` by (dataset, task), equal ones share programs; all random draws of the run start from `seed`.
 
         `shard` says what of the state is split over the mesh's axis "fsdp" (see `partition_spec`). `deterministic`:
-        compile so that every run gives the same bits; the model of `structure` must be deterministic, too.
+        compile so that every run gives the same bits; the model of `structure` must be deterministic, too. `origin`: in
+        words, what the other arguments are made from; with it, lowered programs are kept for later runs (`lowered.py`).
         """
         self.structure, self.mesh = structure, mesh
         self._optimizer, self._seed, self._keeps_ema = optimizer, seed, ema_decay > 0
@@ -201,6 +205,8 @@ class TrainStepper:
         self._options = training_compiler_options(platform)
         if deterministic:
             self._options |= deterministic_compiler_options(platform)
+        # Of other platforms and of several processes no lowered program was ever kept and taken again.
+        self._origin = origin if platform == "cpu" and jax.process_count() == 1 else None
         self.programs = Programs()
 
     @functools.cached_property
@@ -209,7 +215,9 @@ class TrainStepper:
 
     def initial_state(self) -> TrainState:
         """The state before the first step, drawn from the seed, on the mesh."""
-        return initial_state(self.structure, self._optimizer, self._seed, self._keeps_ema, self.mesh, self._shard)
+        return initial_state(
+            self.structure, self._optimizer, self._seed, self._keeps_ema, self.mesh, self._shard, self._origin
+        )
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state."""
@@ -234,8 +242,9 @@ class TrainStepper:
         """
         gradients, update = self.gradients_request(kind, batch), self.update_request()
         grads, loss, metrics = self._program(gradients)(state.params, state.frozen, dict(batch), self._key, state.step)
-        state, more = self._program(update)(state, grads, loss)
-        return state, metrics | more
+        leaves, structure = jax.tree.flatten(state)
+        leaves, more = self._program(update)(leaves, grads, loss)
+        return jax.tree.unflatten(structure, leaves), metrics | more
 
     def compile_ahead(self, programs: Sequence[GradientProgram]) -> None:
         """Compiles `programs` and the update side by side; steps on batches of these shapes compile nothing more."""
@@ -250,21 +259,29 @@ class TrainStepper:
         """The program of gradients for batches of `kind` like `batch`, which may be shapes alone."""
         return Request(
             (self._objectives[kind], shapes_of(dict(batch))),
-            lambda: self.lower(self.trace_gradients(kind, batch)),
+            lambda: self._lower(*self._source_of_gradients(kind, batch), " ".join(kind)),
             f"gradients of {' '.join(kind)}, images {'x'.join(map(str, batch['images'].shape[:-1]))}",
         )
 
     def update_request(self) -> Request:
         """The program that updates the state, which is the same for all batches."""
-        return Request("update", lambda: self.lower(self.trace_update()), "update")
+        return Request("update", lambda: self._lower(*self._source_of_update()), "update")
 
-    def lower(self, traced: jax.stages.Traced) -> jax.stages.Lowered:
-        """A program of this stepper for its mesh, to be compiled."""
+    def trace_gradients(self, kind: tuple[str, str], batch: Mapping[str, Any]) -> jax.stages.Traced:
+        """The program of gradients for batches of `kind` like `batch`, which may be shapes alone; not lowered yet."""
+        function, arguments, options = self._source_of_gradients(kind, batch)
+        with jax.set_mesh(self.mesh):
+            return jax.jit(function, **options).trace(*arguments)
+
+    def _lower(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any], kind: str = ""
+    ) -> jax.stages.Lowered:
+        origin = None if self._origin is None else f"{kind} {self._origin}"
         with jax.set_mesh(self.mesh):  # custom kernels split their batch by it
-            return traced.lower()
+            return lowered.lower(function, arguments, options, origin)
 
-    def trace_gradients(self, kind: tuple[str, str], batch: Mapping[str, jax.Array]) -> jax.stages.Traced:
-        """The program of gradients for batches of `kind` like `batch`, which may be shapes alone."""
+    def _source_of_gradients(self, kind: tuple[str, str], batch: Mapping[str, Any]) -> tuple[Callable, tuple, dict]:
+        """(function, shapes of its arguments, options of jax.jit)."""
 
         def gradients(*arguments: Any) -> tuple[Arrays, jax.Array, Metrics]:
             grads, loss, terms = self._gradients[self._objectives[kind]](*arguments)
@@ -273,27 +290,29 @@ class TrainStepper:
         state, whole = self.abstract_state(), self._whole
         key = jax.eval_shape(lambda: jax.random.key(0, impl=_GENERATOR))
         shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in batch.items()}
-        jitted = jax.jit(
-            gradients,
-            in_shardings=(_shardings(state.params), _shardings(state.frozen), self._split, whole, whole),
-            out_shardings=(_shardings(self._abstract_grads()), whole, whole),
-            compiler_options=self._options,
-        )
-        with jax.set_mesh(self.mesh):
-            return jitted.trace(state.params, state.frozen, shapes, key, state.step)
+        options = {
+            "in_shardings": (_shardings(state.params), _shardings(state.frozen), self._split, whole, whole),
+            "out_shardings": (_shardings(self._abstract_grads()), whole, whole),
+            "compiler_options": self._options,
+        }
+        return gradients, (state.params, state.frozen, shapes, key, state.step), options
 
-    def trace_update(self) -> jax.stages.Traced:
-        """The program that updates the state, which is the same for all batches."""
-        state, grads = self.abstract_state(), self._abstract_grads()
-        jitted = jax.jit(
-            self._update,
-            donate_argnums=0,  # the new state takes the place of the old one
-            in_shardings=(_shardings(state), _shardings(grads), self._whole),
-            out_shardings=(_shardings(state), self._whole),
-            compiler_options=self._options,
-        )
-        with jax.set_mesh(self.mesh):
-            return jitted.trace(state, grads, jax.ShapeDtypeStruct((), jnp.float32))
+    def _source_of_update(self) -> tuple[Callable, tuple, dict]:
+        """Like `_source_of_gradients`; the state comes and goes as the list of its leaves."""
+        leaves, structure = jax.tree.flatten(self.abstract_state())
+        grads = self._abstract_grads()
+
+        def update(leaves: list[jax.Array], grads: Arrays, loss: jax.Array) -> tuple[list[jax.Array], Metrics]:
+            state, metrics = self._update(jax.tree.unflatten(structure, leaves), grads, loss)
+            return jax.tree.leaves(state), metrics
+
+        options = {
+            "donate_argnums": 0,  # the new state takes the place of the old one
+            "in_shardings": (_shardings(leaves), _shardings(grads), self._whole),
+            "out_shardings": (_shardings(leaves), self._whole),
+            "compiler_options": self._options,
+        }
+        return update, (leaves, grads, jax.ShapeDtypeStruct((), jnp.float32)), options
 
     def _abstract_grads(self) -> dict[str, jax.ShapeDtypeStruct]:
         lie = shardings_of(self.structure.params, self._shard, self.mesh, "grads")
@@ -345,4 +364,5 @@ def make_stepper(config: Config, mesh: Mesh) -> TrainStepper:
         mesh=mesh,
         shard=config.train.shard,
         deterministic=config.train.deterministic,
+        origin=json.dumps(to_plain(config), sort_keys=True),
     )

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import itertools
+import sys
 
 import cv2
 import jax
@@ -69,7 +70,8 @@ def zoo(tmp_path, monkeypatch):
         config.data, datasets=(dataset,), workspace=str(tmp_path), batch_size=2, clip_length=2, num_parallel=1
     )
     model = dataclasses.replace(tiny.MODEL, semantic_classes=(("ZOO", 2),))
-    return dataclasses.replace(config, data=data, model=model)
+    yield dataclasses.replace(config, data=data, model=model)
+    sys.modules.pop(f"{readers.__name__}.zoo", None)  # its file goes with the test
 
 
 def test_a_dataset_is_one_row_and_one_reader(zoo, monkeypatch):

@@ -116,7 +116,13 @@ def test_nothing_is_compiled_after_the_start(tmp_path, monkeypatch, one_weight):
     ]
     data = dataclasses.replace(config.data, datasets=tuple(datasets), batch_size=1, clip_length=1, size_divisor=32)
     settings = dataclasses.replace(
-        config.train, final_eval=False, demo_videos=0, demo_davis="", tensorboard=False, checkpoint_steps=200
+        config.train,
+        final_eval=False,
+        demo_videos=0,
+        demo_davis="",
+        tensorboard=False,
+        checkpoint_steps=200,
+        log_steps=50,
     )
     synthetic = dataclasses.replace(config.synthetic, num_train=4, num_val=1, num_frames=2)
     config = dataclasses.replace(config, data=data, train=settings, synthetic=synthetic)

@@ -48,7 +48,7 @@ def kinked(model, batch, loss_keys, model_keys, num_targets):
     return loss + jnp.sqrt(jnp.abs(model.bias)), terms
 
 
-def make_stepper(loss, ema_decay=0.0, seed=0):
+def make_stepper(loss, ema_decay=0.0, seed=0, origin=None):
     optimizer = optax.sgd(LEARNING_RATE)
     stepper = TrainStepper(
         FakeStructure(),
@@ -58,6 +58,7 @@ def make_stepper(loss, ema_decay=0.0, seed=0):
         objectives={KIND: Objective(loss, lambda batch: batch["labels"].size / batch["labels"].shape[0])},
         seed=seed,
         mesh=make_mesh(jax.devices()[:1]),
+        origin=origin,
     )
     return stepper, optimizer
 
@@ -128,6 +129,50 @@ def test_one_program_per_dataset_and_shape():
     assert stepper.programs.num_compilations == 2  # gradients and update
     state, _ = stepper(KIND, state, {name: array[:, :4] for name, array in batch.items()})
     assert stepper.programs.num_compilations == 3
+
+
+def test_a_program_of_an_earlier_process_takes_the_same_step(programs_folder):
+    """The step with random draws, whose key is an argument; nothing is traced where the program is kept."""
+    num_traces = 0
+
+    def traced_noise(*arguments):
+        nonlocal num_traces
+        num_traces += 1
+        return noise(*arguments)
+
+    batch, _ = make_batch()
+    results = []
+    for origin in (None, "origin", "origin"):
+        stepper, optimizer = make_stepper(traced_noise, ema_decay=0.9, origin=origin)
+        before = make_state(optimizer, keep_ema=True)
+        state, metrics = stepper(KIND, before, batch)
+        assert before.params["w"].is_deleted()  # its memory is the new state's
+        results.append((state, metrics))
+    assert num_traces == 2 and len(list(programs_folder.glob("lowered-*"))) == 2
+    for result in results[1:]:
+        assert jax.tree.structure(result) == jax.tree.structure(results[0])
+        jax.tree.map(np.testing.assert_array_equal, result, results[0])
+
+
+def test_programs_of_other_objectives_are_others(programs_folder):
+    """Also where the arrays are the same: the datasets of two programs may differ in what is learned alone."""
+    batch, _ = make_batch()
+    losses = []
+    optimizer = optax.sgd(LEARNING_RATE)
+    for kind in (KIND, ("B", "instance")):
+        scaled = Objective(lambda *a: jax.tree.map(lambda x: 2 * x, squares(*a)), lambda batch: 8)
+        stepper = TrainStepper(
+            FakeStructure(),
+            optimizer,
+            learning_rate=lambda step: LEARNING_RATE,
+            ema_decay=0.0,
+            objectives={KIND: Objective(squares, lambda batch: 8), ("B", "instance"): scaled},
+            seed=0,
+            mesh=make_mesh(jax.devices()[:1]),
+            origin="origin",
+        )
+        losses.append(float(stepper(kind, make_state(optimizer), batch)[1]["loss"]))
+    assert losses[1] == pytest.approx(2 * losses[0])
 
 
 @pytest.mark.parametrize(
