@@ -5,8 +5,8 @@
 `root` is a folder in DAVIS's official layout (JPEGImages/480p, Annotations/480p, ImageSets/2017), which you provide.
 Its default is a folder of samples beside the repository, which a clone does not contain. `split` is the list of videos
 that are taken. They are trained on and evaluated, so the score of DAVIS says how well the network fits them and not how
-well it generalizes. Network and recipe are those of configs/quickstart.py, with frames of 192x352 pixels and 6000
-steps. It is meant for one GPU; how long it takes has not been measured.
+well it generalizes. Network and recipe are those of configs/quickstart.py, with frames of 192x352 pixels, 6000 steps
+and batches of 4 clips of 3 frames. It is meant for one GPU; how long it takes has not been measured.
 """
 
 import os
@@ -41,6 +41,9 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     )
     others = tuple(d for d in config.data.datasets if d["name"] != "DAVIS")
     config.data.datasets = (*others, to_plain(real))
+    config.data.batch_size = 4
+    config.data.clip_length = 3
+    config.optimizer.learning_rate = 1.2e-3
     config.model.temporal_window = 1
     config.train.eval_split = options.split
     config.train.demo_davis = ""

@@ -10,6 +10,7 @@ import pytest
 from absl import logging
 
 import main
+from configs import quickstart
 from tarvis_jax import command_line
 from tests import tiny
 
@@ -132,5 +133,5 @@ def test_help_as_a_process():
     assert process.returncode == 0, process.stderr
     for mode, (needed, allowed) in main._MODES.items():
         assert mode in process.stdout and all(f"--{name} " in process.stdout for name in needed + allowed)
-    assert "--config.train.num_steps=3000\n" in process.stdout
+    assert f"--config.train.num_steps={quickstart.get_config().train.num_steps}\n" in process.stdout
     assert max(len(line) for line in process.stdout.splitlines()) <= 140
