@@ -31,7 +31,7 @@ def newest_quickstart(runs: pathlib.Path) -> pathlib.Path:
             found.append((max(each.stat().st_mtime for each in steps), folder))
     if not found:
         raise ValueError(
-            f"{runs}: no quickstart run with a checkpoint here. This makes one, in about 12 minutes on 2 CPU cores:\n"
+            f"{runs}: no quickstart run with a checkpoint here. This makes one, in about 9 minutes on 2 CPU cores:\n"
             "  python main.py --config=configs/quickstart.py --workdir=runs/quickstart\n"
             "or give any other model with --checkpoint."
         )

@@ -181,6 +181,12 @@ if sys.argv[2] == "fork":
 """
 
 
+def _hear_signals() -> None:
+    """What nohup and shells make a command in the background ignore, which its children would, too."""
+    for each in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(each, signal.SIG_DFL)
+
+
 class Server:
     def __init__(self, root: pathlib.Path, way: str = "with"):
         self.process = subprocess.Popen(
@@ -190,6 +196,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            preexec_fn=_hear_signals,
         )
         self.folder = pathlib.Path(self.process.stdout.readline().strip())
         assert (self.folder / "clip" / "000000.jpg").is_file()
