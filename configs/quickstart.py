@@ -113,6 +113,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.train.seed = seed
     config.data.seed = seed
     config.train.max_samples_per_device = 0
+    config.train.tensorboard = False  # README's command does without TensorFlow
     config.train.log_steps = 100
     config.train.checkpoint_steps = 1000
     config.train.final_eval = True
