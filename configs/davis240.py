@@ -46,6 +46,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.optimizer.learning_rate = 1.2e-3
     config.model.temporal_window = 1
     config.train.eval_split = options.split
-    config.train.demo_davis = ""
     config.inference.DAVIS = to_config_dict(InferenceConfig(clip_length=8, overlap=4, min_dim=HEIGHT, max_dim=WIDTH))
     return config

@@ -118,7 +118,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.train.checkpoint_steps = 1000
     config.train.final_eval = True
     config.train.demo_videos = 2
-    config.train.demo_davis = "../shared/samples/davis240"  # real video, where the samples are at hand
 
     exemplar = InferenceConfig(clip_length=12, overlap=6, min_dim=HEIGHT)
     instance = dataclasses.replace(exemplar, duplicate_iou=0.7)

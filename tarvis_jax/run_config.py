@@ -59,8 +59,6 @@ class TrainConfig:
       final_eval: evaluate on the held-out videos after the last step and write the table.
       eval_split: which split of the datasets is held out ("val").
       eval_videos: at most so many held-out videos of each dataset are used; 0: all.
-      demo_davis: a folder in DAVIS' official layout; the first video of its split `eval_split` is segmented from its
-        first masks at the end, as a real example. Where the folder is absent the log says so. "": no such example.
       demo_videos: this many held-out videos per task are drawn as overlay videos at the end.
       tensorboard: write TensorBoard summaries beside metrics.jsonl.
       wandb_project: Weights & Biases project; "" does not use it.
@@ -90,7 +88,6 @@ class TrainConfig:
     final_eval: bool = False
     eval_split: Annotated[str, Text(100, 1)] = "val"
     eval_videos: Annotated[int, Range(0, 10**6)] = 0
-    demo_davis: _Path = ""
     demo_videos: Annotated[int, Range(0, 10**6)] = 0
     tensorboard: bool = True
     wandb_project: Annotated[str, Text(200)] = ""

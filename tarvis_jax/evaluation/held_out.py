@@ -15,7 +15,7 @@ import jax
 from absl import logging
 
 from input_pipeline import readers
-from input_pipeline.config import DataConfig, DatasetConfig, dataset_config
+from input_pipeline.config import DataConfig, DatasetConfig
 from input_pipeline.records import VideoRecord
 from tarvis_jax.evaluation.pictures import write_comparison
 from tarvis_jax.evaluation.scores import DatasetScores, evaluate, format_table, scores_json
@@ -263,8 +263,8 @@ def _write_pictures(
 
 
 def write_demos(config: Config, data: DataConfig, predictor: Predictor, folder: pathlib.Path) -> None:
-    """Result files and overlay videos of the first held-out videos of each dataset, and of a real video."""
-    for dataset in data.datasets if config.train.demo_videos else ():
+    """Result files and overlay videos of the first held-out videos of each dataset."""
+    for dataset in data.datasets:
         try:
             videos = readers.evaluation_videos(dataset, config.train.eval_split, data.workspace)
         except ValueError as error:
@@ -272,14 +272,6 @@ def write_demos(config: Config, data: DataConfig, predictor: Predictor, folder: 
             continue
         for video in videos[: config.train.demo_videos]:
             _write_demo(config, predictor, dataset, video, folder)
-    if config.train.demo_davis:
-        root = pathlib.Path(config.train.demo_davis).absolute()
-        if not root.is_dir():
-            logging.info("no real video is segmented: there is no folder %s (train.demo_davis)", root)
-            return
-        real = dataset_config("DAVIS", reader="davis_official", eval_images=str(root))
-        video = readers.evaluation_videos(real, config.train.eval_split, data.workspace)[0]
-        _write_demo(config, predictor, real, video, folder)
 
 
 def _write_demo(

@@ -286,7 +286,7 @@ class Predictor:
 
     def upsample_masks(self, logits: np.ndarray, extent: tuple[int, int] | None = None) -> np.ndarray:
         """float32 [N, T, h, w] -> bool [N, T, 4h, 4w]: bilinear x4, above 0; `extent` as in `Geometry`."""
-        filled = _fill(logits, object_bucket(len(logits)), EMPTY_LOGIT)
+        filled = _fill(logits, mask_bucket(len(logits)), EMPTY_LOGIT)
         _, num_frames, height, width = logits.shape
         where = self._extent(num_frames, extent, (num_frames, 4 * height, 4 * width))
         return np.asarray(self._upsample_masks(filled, where))[: len(logits)]
@@ -351,10 +351,18 @@ class _Function:
 
 
 def object_bucket(num_objects: int) -> int:
-    """Number of object slots that are compiled for: the next of 1, 2, 4, 8, 16, 24, 32, 40, ..."""
-    if num_objects > 16:
-        return -(-num_objects // 8) * 8
-    return 1 << max(0, num_objects - 1).bit_length()
+    """Number of object slots that are compiled for: the next of 4, 8, 16, 24, 32, 40, ...
+
+    An empty slot costs a thousandth of a clip (docs/benchmarks.md), and a program takes seconds or minutes to compile.
+    """
+    return max(4, mask_bucket(num_objects))
+
+
+def mask_bucket(num_masks: int) -> int:
+    """Number of masks of a frame's size that are compiled for: the next of 1, 2, 4, 8, 16, 24, 32, 40, ..."""
+    if num_masks > 16:
+        return -(-num_masks // 8) * 8
+    return 1 << max(0, num_masks - 1).bit_length()
 
 
 def _fill(array: np.ndarray, size: int, value) -> np.ndarray:

@@ -349,7 +349,7 @@ class _Evaluator:
         if jax.process_index() or self._interruption.has_been_asked():
             return {}
         with self._interruption.may_cut_short():
-            if settings.demo_videos or settings.demo_davis:
+            if settings.demo_videos:
                 held_out.write_demos(self._config, self._data, self._predictors_of(state)[0][0], self._workdir / "demo")
         return scores
 

@@ -12,7 +12,7 @@ from tarvis_jax import datasets
 from tarvis_jax.inference import network as forward
 from tarvis_jax.inference.clips import plan_geometry
 from tarvis_jax.inference.config import InferenceConfig
-from tarvis_jax.inference.predictor import ClassClip, ClipPlace, FrameMemory, Predictor, object_bucket
+from tarvis_jax.inference.predictor import ClassClip, ClipPlace, FrameMemory, Predictor, mask_bucket, object_bucket
 from tarvis_jax.inference.session import Session
 from tarvis_jax.inference.targets import ExemplarInputs
 from tarvis_jax.model.queries import SEMANTIC_TABLE, semantic_rows
@@ -76,7 +76,8 @@ def test_objects_up_to_the_next_bucket_share_a_compilation(predictor):
     compiled = predictor.programs.num_compilations
     exemplar(4, 1)
     assert predictor.programs.num_compilations == compiled
-    assert [object_bucket(n) for n in (1, 2, 3, 4, 5, 9, 17, 24, 25)] == [1, 2, 4, 4, 8, 16, 24, 24, 32]
+    assert [object_bucket(n) for n in (0, 1, 2, 3, 4, 5, 9, 17, 24, 25)] == [4, 4, 4, 4, 4, 8, 16, 24, 24, 32]
+    assert [mask_bucket(n) for n in (1, 2, 3, 4, 5, 9, 17, 24, 25)] == [1, 2, 4, 4, 8, 16, 24, 24, 32]
 
 
 def _objects(num_frames: int, size: tuple[int, int]) -> ExemplarInputs:

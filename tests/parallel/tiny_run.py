@@ -16,5 +16,4 @@ def get_config(arg: str) -> ml_collections.ConfigDict:
     config.synthetic.height = config.synthetic.width = 32
     config.train.max_samples_per_device = 1
     config.train.checkpoint_steps = 2
-    config.train.demo_davis = ""
     return config

@@ -85,7 +85,6 @@ def test_bad_data_is_counted_kept_and_reported(tmp_path, monkeypatch, one_weight
     """A run whose data has a frame that is cut off."""
     config = from_mapping(Config, tiny_config.get_config("4"))
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, on_bad_record="skip", num_parallel=1))
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, demo_davis=""))
     finish = loop.Preparation.finish
 
     def finish_and_damage(preparation):
@@ -119,7 +118,6 @@ def test_nothing_is_compiled_after_the_start(tmp_path, monkeypatch, one_weight):
         config.train,
         final_eval=False,
         demo_videos=0,
-        demo_davis="",
         tensorboard=False,
         checkpoint_steps=200,
         log_steps=50,
