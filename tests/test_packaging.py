@@ -87,3 +87,11 @@ def test_the_command_is_the_function_of_main():
     entry = importlib.metadata.EntryPoint("tarvis-jax", PROJECT["project"]["scripts"]["tarvis-jax"], "console_scripts")
     assert (entry.module, entry.attr) == ("main", "run")
     assert re.search(r"^def run\(\)", (ROOT / "main.py").read_text(), re.MULTILINE)
+
+
+def test_what_jax_export_needs_is_declared():
+    """It imports flatbuffers, and JAX does not require it: without our line, TensorFlow alone would bring it."""
+    from jax._src.export import serialization
+
+    assert serialization.flatbuffers and "flatbuffers" in names(declared(""))
+    assert not any(line.startswith("flatbuffers") for line in importlib.metadata.requires("jax"))
