@@ -49,7 +49,7 @@ def test_files_keep_both_kinds(tmp_path):
 def assert_same(a, b):
     assert type(a) is type(b) and a.shape == b.shape
     if isinstance(a, Sampled):
-        assert a.norm == b.norm
+        assert a.norm == pytest.approx(b.norm, rel=1e-12)  # BLAS sums in an order of its own on each processor
         a, b = a.values, b.values
     assert a.dtype == b.dtype
     np.testing.assert_array_equal(a, b)
