@@ -4,7 +4,7 @@
     python -m benchmarks.step_counts --tasks=instance --targets=40
 
 The data and the losses are those of `configs/finetune.py` (64 slots, 12544 points), the network is that of
-`configs/quickstart.py` with 128 instance queries: so small that the losses are most of a step. Prints one JSON object
+`configs/davis240.py` with 128 instance queries: so small that the losses are most of a step. Prints one JSON object
 per task; seconds are pairs of wall time and processor time, with tracing where it is compiled. The compiler counts the
 body of a loop once, however often it runs.
 """
@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from benchmarks.common import environment, time_of
-from configs import finetune, quickstart
+from configs import davis240, finetune
 from input_pipeline.batches import batch_shapes
 from tarvis_jax import tasks
 from tarvis_jax.config import from_mapping
@@ -32,10 +32,10 @@ DATASETS = {"instance": "OVIS", "panoptic": "VIPSEG", "exemplar": "BURST"}
 
 
 def make_config(size: tuple[int, int]) -> Config:
-    """`configs/finetune.py` with the network of the quickstart; every dataset has one bucket, `size`."""
+    """`configs/finetune.py` with the network of `configs/davis240.py`; every dataset has one bucket, `size`."""
     mapping = finetune.get_config()
     classes = mapping.model.semantic_classes
-    mapping.model = quickstart.get_config().model
+    mapping.model = davis240.get_config().model
     mapping.model.semantic_classes = classes
     mapping.model.num_instance_queries = 128
     mapping.train.init_from = "random"

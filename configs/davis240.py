@@ -5,8 +5,8 @@
 `root` is a folder in DAVIS's official layout (JPEGImages/480p, Annotations/480p, ImageSets/2017), which you provide.
 Its default is a folder of samples beside the repository, which a clone does not contain. `split` is the list of videos
 that are taken. They are trained on and evaluated, so the score of DAVIS says how well the network fits them and not how
-well it generalizes. Network and recipe are those of configs/quickstart.py, with frames of 192x352 pixels, 6000 steps
-and batches of 4 clips of 3 frames. It is meant for one GPU; how long it takes has not been measured.
+well it generalizes. Network and recipe are those of configs/quickstart.py, with frames of 192x352 pixels, 6000 steps,
+batches of 4 clips of 3 frames and more layers. It is meant for one GPU; how long it takes has not been measured.
 """
 
 import os
@@ -44,7 +44,10 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     config.data.batch_size = 4
     config.data.clip_length = 3
     config.optimizer.learning_rate = 1.2e-3
-    config.model.temporal_window = 1
+    config.model.decoder_layers = 3
+    config.model.decoder_strides = (16, 8, 8)
+    config.model.object_encoder_layers = 2
+    config.model.num_queries_per_object = 4
     config.train.eval_split = options.split
     config.inference.DAVIS = to_config_dict(InferenceConfig(clip_length=8, overlap=4, min_dim=HEIGHT, max_dim=WIDTH))
     return config
