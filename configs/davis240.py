@@ -6,7 +6,8 @@
 Its default is a folder of samples beside the repository, which a clone does not contain. `split` is the list of videos
 that are taken. They are trained on and evaluated, so the score of DAVIS says how well the network fits them and not how
 well it generalizes. Network and recipe are those of configs/quickstart.py, with frames of 192x352 pixels, 6000 steps,
-batches of 4 clips of 3 frames and more layers. It is meant for one GPU; how long it takes has not been measured.
+batches of 4 clips of 3 frames, more layers and more queries. It is meant for one GPU; how long it takes has not been
+measured.
 """
 
 import os
