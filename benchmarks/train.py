@@ -69,7 +69,7 @@ def benchmark(config: Config, samples_at_once: int, steps: int) -> Iterator[dict
         compiled_before = stepper.programs.compile_seconds
         try:
             batch = put_batch(random_batch(config.data, dataset, task), microbatches, mesh)
-            state = state or stepper.initial_state()
+            state = state or stepper.pack(stepper.initial_state())
             state, seconds = _time_steps(stepper, (dataset.name, task), state, batch, steps)
         except Exception as error:  # out of memory, a compiler's: any kind
             state = None  # a step that failed may have given its memory away

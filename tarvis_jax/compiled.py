@@ -171,14 +171,14 @@ def training_compiler_options(platform: str) -> dict[str, str | int]:
 
     On CPUs, XLA gives sums and convolutions to a library that starts threads for each of them. The many small ones of a
     training step take longer that way than in XLA's own loops (docs/benchmarks.md); matrix products stay with it. LLVM
-    optimizes at its second level: the third takes a sixth more time and gives no faster step.
+    optimizes at its first level: the others take more time and give no faster step.
 
     Args:
       platform: as in `quick_compiler_options`.
     """
     if platform != "cpu":
         return {}
-    options = {"xla_backend_optimization_level": 2}
+    options = {"xla_backend_optimization_level": 1}
     if _JAXLIB.startswith("0.10."):  # XLA refuses options that it does not know
         options["xla_cpu_experimental_ynn_fusion_type"] = "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
     return options

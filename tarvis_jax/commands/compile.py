@@ -166,7 +166,12 @@ def _candidates(config: Config, num_devices: int) -> Iterator[Config]:
         return dataclasses.replace(
             config,
             model=dataclasses.replace(config.model, remat=remat),
-            train=dataclasses.replace(config.train, max_samples_per_device=samples, shard=shard),
+            train=dataclasses.replace(
+                config.train,
+                max_samples_per_device=samples,
+                shard=shard,
+                pack_state=config.train.pack_state and shard == "none",
+            ),
         )
 
     remats = REMATS[REMATS.index(config.model.remat) :]

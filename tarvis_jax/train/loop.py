@@ -199,7 +199,8 @@ def _run_steps(
     """All steps that are left. What the host wants to know of a step it asks when the next one has been started."""
     settings = config.train
     previous = None  # (kind, batch, metrics) of the step before, for the guard
-    for step in range(int(state.step), settings.num_steps):
+    first, state = int(state.step), stepper.pack(state)
+    for step in range(first, settings.num_steps):
         profiler.before(step)
         with log.progress.waiting():
             info, batch = next(batches)
@@ -224,7 +225,7 @@ def _run_steps(
         if saves or evaluates:
             log.write_entry()  # a run that goes on from here does not write it
         if saves:
-            checkpoints.save(done, *to_items(state), to_plain(config), _numbers(log.pending))
+            checkpoints.save(done, *to_items(stepper.unpack(state)), to_plain(config), _numbers(log.pending))
         if is_interrupted:
             checkpoints.close()
             raise InterruptedRun(
@@ -232,8 +233,8 @@ def _run_steps(
             )
         if evaluates:
             with log.progress.paused():
-                _evaluate_if_due(evaluator, stepper.gathered(state), done, settings)
-    return state
+                _evaluate_if_due(evaluator, stepper.gathered(stepper.unpack(state)), done, settings)
+    return stepper.unpack(state)
 
 
 class _Log:

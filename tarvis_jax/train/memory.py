@@ -113,7 +113,8 @@ def choose_microbatches(config: Config, stepper: TrainStepper) -> int:
     """How many microbatches a batch is split into, by `train.max_samples_per_device`.
 
     With 0, the fewest for which the compiler's figures say that every device has enough memory. What is compiled to
-    find this out stays in `stepper.programs`. Where no limit is known, as on CPUs, there is one microbatch.
+    find this out stays in `stepper.programs`. Where no limit is known, as on CPUs, there is one microbatch, or as many
+    as are computed at once.
 
     Args:
       config: of the run, with the buckets of every dataset that has a weight.
@@ -124,6 +125,9 @@ def choose_microbatches(config: Config, stepper: TrainStepper) -> int:
     """
     mesh, most, batch_size = stepper.mesh, config.train.max_samples_per_device, config.data.batch_size
     num_microbatches(batch_size, 1, mesh)  # raises what the user must know first
+    if stepper.microbatches_at_once > 1:
+        share = -(-batch_size // stepper.microbatches_at_once)
+        most = min(most, share) if most else share
     if most:
         return num_microbatches(batch_size, most, mesh)
     limit = memory_of(mesh.local_devices[0])

@@ -6,7 +6,7 @@ Numbers of the published runs (paper, implementation details, and the reference'
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from tarvis_jax.run_config import OptimizerConfig
+from tarvis_jax.train.packing import Packing
 
 
 class ParameterGroupRule(NamedTuple):
@@ -117,36 +118,55 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(optax.init_empty_state, update)
 
 
-def _scale_by_constants(multipliers: Any) -> optax.GradientTransformation:
+def _scale_by_constants(multipliers_of: Callable[[Any], Any]) -> optax.GradientTransformation:
     """Multiplies each leaf by its own constant."""
 
     def update(updates, state, params=None):
         del params
-        return jax.tree.map(lambda u, m: u * m, updates, multipliers), state
+        return jax.tree.map(lambda u, m: u * m, updates, multipliers_of(updates)), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)
 
 
-def make_optimizer(config: OptimizerConfig, params: Any) -> optax.GradientTransformation:
+def packing_of(params: Mapping[str, jax.ShapeDtypeStruct]) -> Packing:
+    """Parameters by path as one vector per group: all that has the same learning rate and the same decay."""
+    rules = match_rules(params, parameter_rules(params))
+    groups = {
+        path: f"{'backbone' if rule.is_backbone else 'heads'} {'decayed' if rule.is_decayed else 'kept'}"
+        for path, rule in rules.items()
+    }
+    return Packing(params, groups)
+
+
+def make_optimizer(
+    config: OptimizerConfig, params: Any, packing: Packing | None = None
+) -> optax.GradientTransformation:
     """Clipping and AdamW with the groups of `parameter_groups` and the schedule of `learning_rate_at`.
 
     Args:
       config: settings.
       params: the trained parameters or their shapes: a flat dict by path, or nested dicts.
+      packing: that of `packing_of`, if the optimizer shall take its vectors as well as parameters.
 
     Raises:
       ValueError: a parameter that no rule or more than one rule covers.
     """
     by_path: Mapping[str, Any] = paths_of(params)
-    rules = list(match_rules(by_path, parameter_rules(by_path)).values())
-    treedef = jax.tree.structure(params)
-    is_decayed = treedef.unflatten([rule.is_decayed for rule in rules])
-    multipliers = treedef.unflatten([config.backbone_multiplier if rule.is_backbone else 1.0 for rule in rules])
+    rules = match_rules(by_path, parameter_rules(by_path))
+    if packing is not None:
+        rules |= {vector: rules[paths[0]] for vector, paths in packing.vectors.items()}
+
+    def by_rule(value: Callable[[ParameterGroupRule], Any]) -> Callable[[Any], Any]:
+        def of_tree(tree: Any) -> Any:
+            return jax.tree.structure(tree).unflatten([value(rules[path]) for path in paths_of(tree)])
+
+        return of_tree
+
     clip = [clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     return optax.chain(
         *clip,
         optax.scale_by_adam(config.beta1, config.beta2, config.eps),
-        optax.add_decayed_weights(config.weight_decay, mask=is_decayed),
-        _scale_by_constants(multipliers),
+        optax.add_decayed_weights(config.weight_decay, mask=by_rule(lambda rule: rule.is_decayed)),
+        _scale_by_constants(by_rule(lambda rule: config.backbone_multiplier if rule.is_backbone else 1.0)),
         optax.scale_by_learning_rate(lambda step: learning_rate_at(config, step)),
     )

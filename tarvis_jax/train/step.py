@@ -1,18 +1,21 @@
 """One optimizer step as two pure functions, compiled ahead of time: gradients of a batch, update of the state.
 
-The batch comes as A microbatches [A, B / A, ...]; gradients are summed over them with a scan, so the global batch size
-holds on any number of devices. The result does not depend on how the batch was split: losses are means over clips, what
-they must know of the whole batch (the number of targets) is computed first, and every clip has random keys of its own.
+The batch comes as A microbatches [A, B / A, ...]; gradients are summed over them, so the global batch size holds on any
+number of devices. The result does not depend on how the batch was split: losses are means over clips, what they must
+know of the whole batch (the number of targets) is computed first, and every clip has random keys of its own.
 """
 
 import dataclasses
 import functools
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -26,11 +29,12 @@ from tarvis_jax.compiled import (
 )
 from tarvis_jax.config import to_plain
 from tarvis_jax.model.structure import Arrays, ModelStructure
-from tarvis_jax.parallel.mesh import microbatch_sharding, replicated
+from tarvis_jax.parallel.mesh import microbatch_sharding, put, replicated
 from tarvis_jax.parallel.sharding import GATHERED, gather, shardings_of
 from tarvis_jax.run_config import Config
 from tarvis_jax.tasks.objective import Batch, Objective
-from tarvis_jax.train.optimizer import learning_rate_at, make_optimizer
+from tarvis_jax.train.optimizer import learning_rate_at, make_optimizer, packing_of
+from tarvis_jax.train.packing import Packing
 from tarvis_jax.train.programs import GradientProgram
 from tarvis_jax.train.state import TrainState, abstract_state, initial_state
 from tarvis_jax.train.transfer import expand
@@ -99,11 +103,12 @@ def make_update(
 
 def make_gradients(
     structure: ModelStructure, objective: Objective, mesh: Mesh | None = None, shard: str = "none"
-) -> Callable[[Arrays, Arrays, Batch, jax.Array, jax.Array], tuple[Arrays, jax.Array, dict[str, jax.Array]]]:
+) -> Callable[..., tuple[Arrays, jax.Array, dict[str, jax.Array]]]:
     """The pure function (params, frozen, batch [A, B / A, ...], key [], step []) -> (gradients, loss [], terms).
 
-    Gradients, loss and terms are those of the whole batch: means over its microbatches. The batch has a "place", see
-    `put_batch`, from which the random keys of each clip are made.
+    Gradients, loss and terms are those of the whole batch: means over its microbatches, which come one after the other.
+    With the number of a microbatch, int32 [], as a sixth argument they are those of this microbatch. The batch has a
+    "place", see `put_batch`, from which the random keys of each clip are made.
 
     Parameters and gradients lie on `mesh` as `shard` says (see `partition_spec`). Those that are split are gathered
     where they are used, once more in the backward pass, so that no device holds all of them for long.
@@ -114,7 +119,12 @@ def make_gradients(
         grads_lie = shardings_of(structure.params, shard, mesh, "grads")
 
     def gradients(
-        params: Arrays, frozen: Arrays, batch: Batch, key: jax.Array, step: jax.Array
+        params: Arrays,
+        frozen: Arrays,
+        batch: Batch,
+        key: jax.Array,
+        step: jax.Array,
+        microbatch: jax.Array | None = None,
     ) -> tuple[Arrays, jax.Array, dict[str, jax.Array]]:
         key = jax.random.fold_in(key, step)
         keys = [jax.random.fold_in(key, purpose) for purpose in (PURPOSE_LOSS, PURPOSE_MODEL)]
@@ -139,6 +149,8 @@ def make_gradients(
         first = {name: array[0] for name, array in batch.items()}
         if num_microbatches == 1:
             return of_microbatch(first)
+        if microbatch is not None:
+            return of_microbatch({name: array[microbatch] for name, array in batch.items()})
 
         def add(total: Any, microbatch: Batch):
             return jax.tree.map(jnp.add, total, of_microbatch(microbatch)), None
@@ -171,6 +183,7 @@ class TrainStepper:
     Attributes:
       structure: of the model.
       mesh: the devices.
+      microbatches_at_once: how many microbatches are computed at the same time; 1 but on one CPU.
       programs: what is compiled.
     """
 
@@ -185,14 +198,24 @@ class TrainStepper:
         mesh: Mesh,
         shard: str = "none",
         deterministic: bool = False,
+        microbatches_at_once: int = 1,
+        packing: Packing | None = None,
         origin: str | None = None,
     ):
         """`objectives` by (dataset, task), equal ones share programs; all random draws of the run start from `seed`.
 
         `shard` says what of the state is split over the mesh's axis "fsdp" (see `partition_spec`). `deterministic`:
-        compile so that every run gives the same bits; the model of `structure` must be deterministic, too. `origin`: in
-        words, what the other arguments are made from; with it, lowered programs are kept for later runs (`lowered.py`).
+        compile so that every run gives the same bits; the model of `structure` must be deterministic, too.
+        `microbatches_at_once`: see `TrainConfig`. `packing`: of the state between steps, whose vectors `optimizer`
+        takes, too; not where the state is split. `origin`: in words, what the other arguments are made from; with it,
+        lowered programs are kept for later runs (`lowered.py`).
+
+        Raises:
+          ValueError: a packing of a state that is split.
         """
+        if packing is not None and shard != "none":
+            raise ValueError(f"a state that is split (shard {shard!r}) cannot be packed")
+        self._packing = packing
         self.structure, self.mesh = structure, mesh
         self._optimizer, self._seed, self._keeps_ema = optimizer, seed, ema_decay > 0
         self._objectives = dict(objectives)
@@ -208,6 +231,9 @@ class TrainStepper:
         # Of other platforms and of several processes no lowered program was ever kept and taken again.
         self._origin = origin if platform == "cpu" and jax.process_count() == 1 else None
         self.programs = Programs()
+        # A CPU runs what one thread starts in that order; programs that shall run at once are started by several.
+        self.microbatches_at_once = microbatches_at_once if platform == "cpu" and mesh.size == 1 else 1
+        self._lanes = [ThreadPoolExecutor(1, "microbatch") for _ in range(self.microbatches_at_once)]
 
     @functools.cached_property
     def _key(self) -> jax.Array:
@@ -223,6 +249,26 @@ class TrainStepper:
         """Shapes, dtypes and shardings of the state."""
         return abstract_state(self.structure, self._optimizer, self._keeps_ema, self.mesh, self._shard)
 
+    def pack(self, state: TrainState) -> TrainState:
+        """`state` as steps take and give it: the same, or with vectors in place of its arrays, by way of the host."""
+        if self._packing is None:
+            return state
+        return self._packing.pack_tree(state, lambda arrays: self._put(self._packing.pack(jax.device_get(arrays), np)))
+
+    def unpack(self, state: TrainState) -> TrainState:
+        """The inverse of `pack`."""
+        if self._packing is None:
+            return state
+
+        def unpack(vectors: Arrays) -> Arrays:
+            # Copies, since the next step writes over the vectors.
+            return self._put(jax.tree.map(np.copy, self._packing.unpack(jax.device_get(vectors))))
+
+        return self._packing.unpack_tree(state, unpack)
+
+    def _put(self, arrays: dict[str, np.ndarray]) -> Arrays:
+        return {name: put(array, array.dtype, self._whole) for name, array in arrays.items()}
+
     def gathered(self, state: TrainState) -> TrainState:
         """`state` with weights and moving average whole on every device, for evaluation.
 
@@ -234,23 +280,47 @@ class TrainStepper:
         return dataclasses.replace(state, params=params, ema=ema)
 
     def __call__(self, kind: tuple[str, str], state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """One step on a batch of `kind`, (dataset, task); `state` is donated (its arrays are dead afterwards).
+        """One step on a batch of `kind`, (dataset, task); `state`, see `pack`, is donated (its arrays are dead then).
 
         Returns without waiting for the device.
 
         Metrics: those of `make_update`, "loss", and the terms as `summarize` names them.
         """
-        gradients, update = self.gradients_request(kind, batch), self.update_request()
-        grads, loss, metrics = self._program(gradients)(state.params, state.frozen, dict(batch), self._key, state.step)
+        parts = self._num_parts(batch)
+        update = self._program(self.update_request(parts))
+        grads, losses, metrics = zip(*self._start_gradients(kind, state, batch), strict=True)
+        metrics = metrics[0] if parts == 1 else jax.tree.map(_mean_of_scalars, *metrics)
         leaves, structure = jax.tree.flatten(state)
-        leaves, more = self._program(update)(leaves, grads, loss)
+        leaves, more = update(leaves, grads, losses)
         return jax.tree.unflatten(structure, leaves), metrics | more
+
+    def _start_gradients(
+        self, kind: tuple[str, str], state: TrainState, batch: Batch
+    ) -> list[tuple[Arrays, jax.Array, Metrics]]:
+        """(gradients, loss, metrics) of each part of the batch."""
+        program = self._program(self.gradients_request(kind, batch))
+        arguments = (state.params, state.frozen, dict(batch), self._key, state.step)
+        parts = self._num_parts(batch)
+        if parts == 1:
+            return [program(*arguments)]
+        lanes = itertools.cycle(self._lanes)
+        running = [next(lanes).submit(program, *arguments, np.int32(number)) for number in range(parts)]
+        return [each.result() for each in running]
+
+    def _num_parts(self, batch: Mapping[str, Any]) -> int:
+        """For how many parts of a batch gradients are asked for: its microbatches where several are computed at once,
+        else all of it."""
+        return 1 if self.microbatches_at_once == 1 else next(iter(batch.values())).shape[0]
 
     def compile_ahead(self, programs: Sequence[GradientProgram]) -> None:
         """Compiles `programs` and the update side by side; steps on batches of these shapes compile nothing more."""
         requests = [self.gradients_request(each.kind, each.batch) for each in programs]
-        self.programs.compile_all([*requests, self.update_request()])
-        jax.block_until_ready(self._key)  # so that the first step does not compile the program that makes it
+        parts = {self._num_parts(each.batch) for each in programs}
+        self.programs.compile_all([*requests, *map(self.update_request, parts)])
+        # What else the first step would compile: what makes the key, and what takes the means of metrics.
+        jax.block_until_ready(self._key)
+        for count in parts - {1}:
+            _mean_of_scalars(*jax.device_put([np.float32(0)] * count, self._whole))
 
     def _program(self, request: Request) -> Callable:
         return self.programs.get(request.key, request.lower, request.description)
@@ -259,17 +329,17 @@ class TrainStepper:
         """The program of gradients for batches of `kind` like `batch`, which may be shapes alone."""
         return Request(
             (self._objectives[kind], shapes_of(dict(batch))),
-            lambda: self._lower(*self._source_of_gradients(kind, batch), " ".join(kind)),
+            lambda: self._lower(*self._source_of_gradients(kind, batch, self._num_parts(batch)), " ".join(kind)),
             f"gradients of {' '.join(kind)}, images {'x'.join(map(str, batch['images'].shape[:-1]))}",
         )
 
-    def update_request(self) -> Request:
-        """The program that updates the state, which is the same for all batches."""
-        return Request("update", lambda: self._lower(*self._source_of_update()), "update")
+    def update_request(self, parts: int = 1) -> Request:
+        """The program that updates the state, the same for all batches; it takes the means of `parts` gradients."""
+        return Request(("update", parts), lambda: self._lower(*self._source_of_update(parts)), "update")
 
     def trace_gradients(self, kind: tuple[str, str], batch: Mapping[str, Any]) -> jax.stages.Traced:
-        """The program of gradients for batches of `kind` like `batch`, which may be shapes alone; not lowered yet."""
-        function, arguments, options = self._source_of_gradients(kind, batch)
+        """The program of gradients of whole batches of `kind` like `batch`, which may be shapes alone; not lowered."""
+        function, arguments, options = self._source_of_gradients(kind, batch, parts=1)
         with jax.set_mesh(self.mesh):
             return jax.jit(function, **options).trace(*arguments)
 
@@ -280,30 +350,45 @@ class TrainStepper:
         with jax.set_mesh(self.mesh):  # custom kernels split their batch by it
             return lowered.lower(function, arguments, options, origin)
 
-    def _source_of_gradients(self, kind: tuple[str, str], batch: Mapping[str, Any]) -> tuple[Callable, tuple, dict]:
-        """(function, shapes of its arguments, options of jax.jit)."""
+    def _source_of_gradients(
+        self, kind: tuple[str, str], batch: Mapping[str, Any], parts: int
+    ) -> tuple[Callable, tuple, dict]:
+        """(function, shapes of its arguments, options of jax.jit); of several parts one is computed, by its number."""
 
         def gradients(*arguments: Any) -> tuple[Arrays, jax.Array, Metrics]:
-            grads, loss, terms = self._gradients[self._objectives[kind]](*arguments)
+            params, *others = arguments
+            if self._packing is not None:
+                params = self._packing.unpack(params)
+            grads, loss, terms = self._gradients[self._objectives[kind]](params, *others)
+            if self._packing is not None:
+                grads = self._packing.pack(grads)
             return grads, loss, summarize(loss, terms)
 
-        state, whole = self.abstract_state(), self._whole
+        state, whole = self._abstract_packed_state(), self._whole
         key = jax.eval_shape(lambda: jax.random.key(0, impl=_GENERATOR))
         shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in batch.items()}
+        numbers = [] if parts == 1 else [jax.ShapeDtypeStruct((), jnp.int32)]
         options = {
-            "in_shardings": (_shardings(state.params), _shardings(state.frozen), self._split, whole, whole),
+            "in_shardings": (
+                *(_shardings(state.params), _shardings(state.frozen), self._split, whole, whole),
+                *(whole for _ in numbers),
+            ),
             "out_shardings": (_shardings(self._abstract_grads()), whole, whole),
             "compiler_options": self._options,
         }
-        return gradients, (state.params, state.frozen, shapes, key, state.step), options
+        return gradients, (state.params, state.frozen, shapes, key, state.step, *numbers), options
 
-    def _source_of_update(self) -> tuple[Callable, tuple, dict]:
+    def _source_of_update(self, parts: int) -> tuple[Callable, tuple, dict]:
         """Like `_source_of_gradients`; the state comes and goes as the list of its leaves."""
-        leaves, structure = jax.tree.flatten(self.abstract_state())
-        grads = self._abstract_grads()
+        leaves, structure = jax.tree.flatten(self._abstract_packed_state())
+        grads = (self._abstract_grads(),) * parts
+        losses = (jax.ShapeDtypeStruct((), jnp.float32),) * parts
 
-        def update(leaves: list[jax.Array], grads: Arrays, loss: jax.Array) -> tuple[list[jax.Array], Metrics]:
-            state, metrics = self._update(jax.tree.unflatten(structure, leaves), grads, loss)
+        def update(
+            leaves: list[jax.Array], grads: tuple[Arrays, ...], losses: tuple[jax.Array, ...]
+        ) -> tuple[list[jax.Array], Metrics]:
+            means = jax.tree.map(_mean, *grads), _mean(*losses)
+            state, metrics = self._update(jax.tree.unflatten(structure, leaves), *means)
             return jax.tree.leaves(state), metrics
 
         options = {
@@ -312,14 +397,17 @@ class TrainStepper:
             "out_shardings": (_shardings(leaves), self._whole),
             "compiler_options": self._options,
         }
-        return update, (leaves, grads, jax.ShapeDtypeStruct((), jnp.float32)), options
+        return update, (leaves, grads, losses), options
+
+    def _abstract_packed_state(self) -> TrainState:
+        state = self.abstract_state()
+        return state if self._packing is None else self._packing.pack_tree(state, lambda _: self._abstract_grads())
 
     def _abstract_grads(self) -> dict[str, jax.ShapeDtypeStruct]:
-        lie = shardings_of(self.structure.params, self._shard, self.mesh, "grads")
-        return {
-            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=lie[name])
-            for name, leaf in self.structure.params.items()
-        }
+        """Shapes, dtypes and shardings of gradients, packed if the state is."""
+        shapes = self.structure.params if self._packing is None else self._packing.shapes()
+        lie = shardings_of(shapes, self._shard, self.mesh, "grads")
+        return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=lie[name]) for name, leaf in shapes.items()}
 
     def first_bad_tensor(self, kind: tuple[str, str], state: TrainState, batch: Batch) -> str:
         """Names the first tensor that is not finite when `state` takes a step on `batch`.
@@ -334,13 +422,21 @@ class TrainStepper:
             return [{name: jnp.isfinite(value).all() for name, value in group.items()} for group in groups]
 
         with jax.set_mesh(self.mesh):
-            flags = jax.device_get(jax.jit(finite_flags, out_shardings=self._whole)(state, dict(batch), self._key))
+            find = jax.jit(finite_flags, out_shardings=self._whole)
+            flags = jax.device_get(find(self.unpack(state), dict(batch), self._key))
         kinds = ("parameter", "frozen variable", "loss term", "sum", "gradient of")
         for kind, group in zip(kinds, flags, strict=True):
             for name, is_finite in group.items():
                 if not is_finite:
                     return f"{kind} {name}"
         return "the updated parameters (the update itself overflowed)"
+
+
+def _mean(*arrays: jax.Array) -> jax.Array:
+    return arrays[0] if len(arrays) == 1 else sum(arrays) / len(arrays)
+
+
+_mean_of_scalars = jax.jit(_mean)
 
 
 def _shardings(tree: Any) -> Any:
@@ -354,9 +450,10 @@ def make_stepper(config: Config, mesh: Mesh) -> TrainStepper:
         # Gradients of cuDNN's attention and of the fast kernels of deformable attention differ from run to run.
         model = dataclasses.replace(model, ms_deform_attn_deterministic=True, attention_backend="xla")
     structure = ModelStructure(model)
+    packing = packing_of(structure.params) if config.train.pack_state else None
     return TrainStepper(
         structure,
-        make_optimizer(config.optimizer, structure.params),
+        make_optimizer(config.optimizer, structure.params, packing),
         learning_rate=lambda step: learning_rate_at(config.optimizer, step),
         ema_decay=config.optimizer.ema_decay,
         objectives=tasks.objectives(config),
@@ -364,5 +461,7 @@ def make_stepper(config: Config, mesh: Mesh) -> TrainStepper:
         mesh=mesh,
         shard=config.train.shard,
         deterministic=config.train.deterministic,
+        microbatches_at_once=config.train.microbatches_at_once,
+        packing=packing,
         origin=json.dumps(to_plain(config), sort_keys=True),
     )

@@ -21,6 +21,9 @@ class FakeStepper:
 
     mesh = make_mesh(jax.devices()[:1])
 
+    def __init__(self, microbatches_at_once=1):
+        self.microbatches_at_once = microbatches_at_once
+
     def abstract_state(self):
         leaf = jax.ShapeDtypeStruct((MIB // 4,), "float32")
         leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings_of({"a": leaf}, "none", self.mesh)["a"])
@@ -66,6 +69,14 @@ def config_of(batch_size, most):
 def test_the_most_that_fit(monkeypatch, limit, most, microbatches):
     monkeypatch.setattr(memory, "memory_of", lambda device: limit)
     assert memory.choose_microbatches(config_of(16, most), FakeStepper()) == microbatches
+
+
+@pytest.mark.parametrize(
+    ("at_once", "most", "microbatches"), [(2, 0, 2), (3, 0, 4), (16, 0, 16), (2, 4, 4), (2, 16, 2)]
+)
+def test_at_least_as_many_as_are_computed_at_once(monkeypatch, at_once, most, microbatches):
+    monkeypatch.setattr(memory, "memory_of", lambda device: None)
+    assert memory.choose_microbatches(config_of(16, most), FakeStepper(at_once)) == microbatches
 
 
 def test_none_fits(monkeypatch):

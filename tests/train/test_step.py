@@ -1,5 +1,7 @@
 """The training step on a small least-squares problem: updates, guard, randomness, programs."""
 
+import itertools
+import threading
 import types
 
 import jax
@@ -10,6 +12,8 @@ import pytest
 
 from tarvis_jax.parallel.mesh import make_mesh, put_batch
 from tarvis_jax.tasks.objective import Objective
+from tarvis_jax.train.packing import Packing
+from tarvis_jax.train.programs import GradientProgram
 from tarvis_jax.train.state import new_state
 from tarvis_jax.train.step import TrainStepper
 
@@ -48,7 +52,10 @@ def kinked(model, batch, loss_keys, model_keys, num_targets):
     return loss + jnp.sqrt(jnp.abs(model.bias)), terms
 
 
-def make_stepper(loss, ema_decay=0.0, seed=0, origin=None):
+PACKING = Packing(FakeStructure.params, {"w": "all", "bias": "all"})
+
+
+def make_stepper(loss, ema_decay=0.0, seed=0, origin=None, microbatches_at_once=1, packing=None):
     optimizer = optax.sgd(LEARNING_RATE)
     stepper = TrainStepper(
         FakeStructure(),
@@ -58,6 +65,8 @@ def make_stepper(loss, ema_decay=0.0, seed=0, origin=None):
         objectives={KIND: Objective(loss, lambda batch: batch["labels"].size / batch["labels"].shape[0])},
         seed=seed,
         mesh=make_mesh(jax.devices()[:1]),
+        microbatches_at_once=microbatches_at_once,
+        packing=packing,
         origin=origin,
     )
     return stepper, optimizer
@@ -75,9 +84,10 @@ def make_batch(microbatches=1):
     return put_batch(batch, microbatches, make_mesh(jax.devices()[:1])), batch
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize("microbatches", [1, 2, 8])
-def test_update_equals_numpy_however_the_batch_is_split(microbatches):
-    stepper, optimizer = make_stepper(squares)
+def test_update_equals_numpy_however_the_batch_is_split(microbatches, at_once):
+    stepper, optimizer = make_stepper(squares, microbatches_at_once=at_once)
     batch, arrays = make_batch(microbatches)
     state, metrics = stepper(KIND, make_state(optimizer), batch)
     errors = arrays["images"] @ [1.0, -2.0] + 0.5 - arrays["labels"]
@@ -101,9 +111,34 @@ def test_average_of_parameters_ramps_up():
     np.testing.assert_allclose(state.ema["w"], expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_packed_state_takes_the_same_steps(at_once):
+    batch, _ = make_batch(2)
+    results = []
+    for packing in (None, PACKING):
+        stepper, optimizer = make_stepper(squares, ema_decay=0.9, microbatches_at_once=at_once, packing=packing)
+        state = stepper.pack(make_state(optimizer, keep_ema=True))
+        for _ in range(3):
+            kept = stepper.unpack(state)
+            before = jax.device_get(kept)
+            state, metrics = stepper(KIND, state, batch)
+            jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(kept))  # not a view of what is gone
+        results.append((stepper.unpack(state), metrics))
+    assert list(state.params) == ["all"]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *results)
+
+
+def test_a_split_state_is_not_packed():
+    mesh = make_mesh(jax.devices()[:1])
+    with pytest.raises(ValueError, match="split .shard 'optimizer'. cannot be packed"):
+        TrainStepper(
+            FakeStructure(), optax.sgd(1.0), lambda step: 1.0, 0.0, {}, 0, mesh, shard="optimizer", packing=PACKING
+        )
+
+
 def test_random_draws_depend_on_seed_step_purpose_and_clip_only():
-    def gradients(seed, microbatches=1):
-        stepper, optimizer = make_stepper(noise, seed=seed)
+    def gradients(seed, microbatches=1, at_once=1):
+        stepper, optimizer = make_stepper(noise, seed=seed, microbatches_at_once=at_once)
         batch, _ = make_batch(microbatches)
         state, found = make_state(optimizer, w=(0.0, 0.0)), []
         for _ in range(2):
@@ -116,8 +151,44 @@ def test_random_draws_depend_on_seed_step_purpose_and_clip_only():
     np.testing.assert_array_equal(first, gradients(0))
     values = np.concatenate([first.ravel(), gradients(1).ravel()])
     assert len(np.unique(values.round(4))) == values.size  # no two of (seed, step, purpose) share a draw
-    for microbatches in (2, 8):
-        np.testing.assert_allclose(gradients(0, microbatches), first, rtol=1e-5)
+    for microbatches, at_once in itertools.product((2, 8), (1, 2, 8)):
+        np.testing.assert_allclose(gradients(0, microbatches, at_once), first, rtol=1e-5)
+
+
+def test_microbatches_at_once_are_programs_that_run_together():
+    """Each waits in its loss until the other one is there, too."""
+    meeting = threading.Barrier(2, timeout=60)
+
+    def meets(model, batch, loss_keys, model_keys, num_targets):
+        loss, terms = squares(model, batch, loss_keys, model_keys, num_targets)
+        return loss + jax.pure_callback(
+            lambda: np.float32(0 * meeting.wait()), jax.ShapeDtypeStruct((), jnp.float32)
+        ), terms
+
+    stepper, optimizer = make_stepper(meets, microbatches_at_once=2)
+    batch, _ = make_batch(microbatches=2)
+    _, metrics = stepper(KIND, make_state(optimizer), batch)
+    expected, optimizer = make_stepper(squares)
+    np.testing.assert_allclose(metrics["loss"], expected(KIND, make_state(optimizer), batch)[1]["loss"], rtol=1e-6)
+
+
+def test_microbatches_at_once_compile_nothing_in_a_step():
+    stepper, optimizer = make_stepper(squares, microbatches_at_once=2)
+    batch, _ = make_batch(microbatches=4)
+    shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), batch)
+    stepper.compile_ahead([GradientProgram(KIND, shapes)])
+    state, compiled = make_state(optimizer), []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **about: compiled.append(name) if "backend_compile" in name else None
+    )
+    try:
+        for _ in range(2):
+            state, _ = stepper(KIND, state, batch)
+        assert not compiled
+        jax.jit(lambda x: x + 17)(1)
+        assert compiled  # the listener hears
+    finally:
+        jax.monitoring.clear_event_listeners()
 
 
 def test_one_program_per_dataset_and_shape():
@@ -183,17 +254,18 @@ def test_programs_of_other_objectives_are_others(programs_folder):
         (kinked, {"bias": 0.0}, None, "gradient of bias"),
     ],
 )
-def test_guard_keeps_the_state_and_names_the_tensor(loss, state_values, images, message):
-    stepper, optimizer = make_stepper(loss)
+@pytest.mark.parametrize("packing", [None, PACKING])
+def test_guard_keeps_the_state_and_names_the_tensor(loss, state_values, images, message, packing):
+    stepper, optimizer = make_stepper(loss, packing=packing)
     batch, _ = make_batch()
     if images is not None:
         batch["images"] = jnp.full_like(batch["images"], images)
     state = make_state(optimizer, **state_values)
     before = jax.device_get(state)
     good, _ = make_batch()
-    after, metrics = stepper(KIND, state, batch)
+    after, metrics = stepper(KIND, stepper.pack(state), batch)
     assert not bool(metrics["is_finite"]) and not bool(after.is_healthy)
     after, _ = stepper(KIND, after, good)  # a later, good batch changes nothing either
-    np.testing.assert_array_equal(after.params["w"], before.params["w"])
+    np.testing.assert_array_equal(stepper.unpack(after).params["w"], before.params["w"])
     assert int(after.step) == 0
     assert stepper.first_bad_tensor(KIND, after, batch) == message
