@@ -11,7 +11,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 Rle = dict[str, Any]  # {"size": [height, width], "counts": str}
-# From this number of runs on, and up to this number of pixels, it is faster to decode a mask than to go through its runs.
+# From so many runs on, and up to so many pixels, it is faster to decode a mask than to go through its runs.
 _MANY_RUNS = 10_000
 _FEW_PIXELS = 2**15
 
