@@ -9,7 +9,7 @@ import pytest
 
 from input_pipeline.config import DataConfig
 from tarvis_jax.model.config import BACKEND_VARIABLES, ModelConfig, settle_backends
-from tarvis_jax.run_config import Config, load_config, settle
+from tarvis_jax.run_config import Config, TrainConfig, load_config, settle
 
 ENVIRONMENT = {"TARVIS_MS_DEFORM_ATTN": "xla_deterministic", "TARVIS_ATTENTION": "xla", "TARVIS_WORKSPACE_DIR": "/data"}
 
@@ -33,6 +33,11 @@ def test_the_config_comes_first():
 def test_a_folder_is_the_same_wherever_the_command_runs(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert settle(Config(), {"TARVIS_WORKSPACE_DIR": "data"}).data.workspace == str(tmp_path / "data")
+
+
+def test_a_split_state_is_not_packed():
+    with pytest.raises(ValueError, match="pack_state: expected False where shard is 'optimizer', found True"):
+        TrainConfig(pack_state=True, shard="optimizer")
 
 
 def test_unknown_back_ends_name_the_variable():
