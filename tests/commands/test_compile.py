@@ -27,7 +27,7 @@ def test_each_setting_needs_less_memory_than_the_one_before():
     last = [(1, "blocks", "none"), (1, "blocks", "optimizer"), (1, "blocks", "parameters")]
     assert tried(2) == [(6, "none", "none"), (3, "none", "none"), (2, "none", "none"), (1, "none", "none"), *last]
     assert tried(1)[-1] == (1, "blocks", "none")  # there is nothing to split over
-    assert tried(2, max_samples_per_device=3, shard="parameters") == [
+    assert tried(2, max_samples_per_device=3, shard="parameters", pack_state=False) == [
         (3, "none", "parameters"),
         (3, "blocks", "parameters"),
     ]
