@@ -11,9 +11,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 Rle = dict[str, Any]  # {"size": [height, width], "counts": str}
-# From so many runs on, and up to so many pixels, it is faster to decode a mask than to go through its runs.
-_MANY_RUNS = 10_000
-_FEW_PIXELS = 2**15
+_MANY_RUNS = 10_000  # from here on it is faster to decode a mask than to go through its runs
 
 
 def encode(mask: np.ndarray) -> Rle:
@@ -100,10 +98,6 @@ def paint(pixels: np.ndarray, rle: Rle, value: int) -> int:
     Args:
       pixels: the whole image column by column, [W * H].
     """
-    if len(pixels) <= _FEW_PIXELS:
-        inside = coco_mask.decode(rle).T.reshape(-1) != 0
-        pixels[inside] = value
-        return int(np.count_nonzero(inside))
     ends = np.cumsum(run_lengths(rle["counts"], "mask"))
     stops = ends[1::2]
     starts = ends[::2][: len(stops)]

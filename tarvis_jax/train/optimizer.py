@@ -132,7 +132,7 @@ def packing_of(params: Mapping[str, jax.ShapeDtypeStruct]) -> Packing:
     """Parameters by path as one vector per group: all that has the same learning rate and the same decay."""
     rules = match_rules(params, parameter_rules(params))
     groups = {
-        path: f"{'backbone' if rule.is_backbone else 'heads'} {'decayed' if rule.is_decayed else 'kept'}"
+        path: f"{'backbone' if rule.is_backbone else 'heads'} {'decayed' if rule.is_decayed else 'undecayed'}"
         for path, rule in rules.items()
     }
     return Packing(params, groups)

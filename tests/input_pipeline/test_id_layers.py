@@ -97,7 +97,7 @@ def test_many_targets_and_id_maps():
     np.testing.assert_array_equal(layers.areas(), masks.sum((2, 3)))
 
 
-@pytest.mark.parametrize("size", [(200, 300), (20, 30)])  # of the small image the mask is decoded
+@pytest.mark.parametrize("size", [(200, 300), (20, 30)])
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])  # with .5 of the large one, there are too many runs
 def test_painting_runs_is_decoding(size, share):
     mask = np.random.default_rng(0).random(size) < share

@@ -29,9 +29,9 @@ def test_groups_share_a_vector_and_everything_comes_back():
     packing, arrays = packing_of(params(0)), params(0)
     assert packing.vectors == {
         "backbone decayed": ["backbone/conv/kernel"],
-        "heads kept": ["neck/input_norm/scale", "queries/instance"],
+        "heads undecayed": ["neck/input_norm/scale", "queries/instance"],
         "heads decayed": ["decoder/dense/kernel", "decoder/dense/bias"],
-        "backbone kept": ["backbone/norm/scale"],
+        "backbone undecayed": ["backbone/norm/scale"],
     }
     for vectors in (packing.pack(arrays), jax.jit(packing.pack)(arrays), packing.pack(jax.device_get(arrays), np)):
         assert jax.tree.map(jnp.shape, vectors) == {name: shape.shape for name, shape in packing.shapes().items()}
