@@ -330,20 +330,21 @@ def test_bad_points():
 
 
 def test_memory_does_not_grow_with_the_stream():
-    """Python's and NumPy's memory after 100 and after 500 frames; keeping the RLEs alone would take 60 kB."""
+    """Python's and NumPy's memory after 100 frames and after every 130 more; keeping what is handed out takes 47 kB."""
     sizes = []
     session = Session(ColorNetwork(), "DAVIS", config=InferenceConfig(clip_length=4, overlap=2), keep_result=False)
     session.add_target(0, 1, mask=stripe(8, 16))
     session._predictor.clips = _Forgetful()
     tracemalloc.start()
     try:
-        for result in session.run(video(510)):
-            if result.frame in (100, 500):
+        for result in session.run(video(500)):
+            if result.frame in (100, 230, 360, 490):
                 gc.collect()
                 sizes.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
-    assert sizes[1] - sizes[0] < 30_000  # 14 kB have been seen: caches of Python that fill once
+    # The least growth: caches of Python and of JAX fill once, at any time. 4 kB have been seen.
+    assert min(np.diff(sizes)) < 20_000, sizes
     with pytest.raises(ValueError, match="keep_result=False"):
         session.result()
 

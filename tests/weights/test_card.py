@@ -62,7 +62,7 @@ def test_a_run(tmp_path):
     assert "by the weights of step 3000" in text and "| 33.33 |" in text and "32 videos with 320 frames" in text
     assert "Not measured: YOUTUBE_VIS, BURST." in text and "[report.html](report.html)" in text
     assert "7; things: circle, square, triangle, cross; stuff: ground, wall, sky" in text
-    assert "batches of 2 clips of 2 frames" in text and "from random weights" in text and "`cc-by-4.0`" in text
+    assert "batches of 4 clips of 2 frames" in text and "from random weights" in text and "`cc-by-4.0`" in text
     for line in re.findall(r"^\|.*$", text, re.MULTILINE):
         assert line.startswith("| ") or set(line) == {"|", "-"}
 
