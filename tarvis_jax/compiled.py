@@ -166,20 +166,28 @@ def quick_compiler_options(platform: str) -> dict[str, int]:
     return {"xla_backend_optimization_level": 0} if platform == "cpu" else {}
 
 
-def training_compiler_options(platform: str) -> dict[str, str | int]:
-    """Options for `jax.jit(compiler_options=...)` of the programs of a training step.
+def network_compiler_options(platform: str) -> dict[str, int]:
+    """Options for `jax.jit(compiler_options=...)` of a program that runs many times.
 
-    On CPUs, XLA gives sums and convolutions to a library that starts threads for each of them. The many small ones of a
-    training step take longer that way than in XLA's own loops (docs/benchmarks.md); matrix products stay with it. LLVM
-    optimizes at its first level: the others take more time and give no faster step.
+    On CPUs, LLVM optimizes at its first level: the others take more time and give no faster network.
 
     Args:
       platform: as in `quick_compiler_options`.
     """
-    if platform != "cpu":
-        return {}
-    options = {"xla_backend_optimization_level": 1}
-    if _JAXLIB.startswith("0.10."):  # XLA refuses options that it does not know
+    return {"xla_backend_optimization_level": 1} if platform == "cpu" else {}
+
+
+def training_compiler_options(platform: str) -> dict[str, str | int]:
+    """Options for `jax.jit(compiler_options=...)` of the programs of a training step: those of a network, and more.
+
+    On CPUs, XLA gives sums and convolutions to a library that starts threads for each of them. The many small ones of a
+    training step take longer that way than in XLA's own loops (docs/benchmarks.md); matrix products stay with it.
+
+    Args:
+      platform: as in `quick_compiler_options`.
+    """
+    options: dict[str, str | int] = {**network_compiler_options(platform)}
+    if platform == "cpu" and _JAXLIB.startswith("0.10."):  # XLA refuses options that it does not know
         options["xla_cpu_experimental_ynn_fusion_type"] = "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
     return options
 

@@ -13,7 +13,7 @@ from absl import logging
 from flax import nnx
 
 from kernels.aot.chips import memory_of
-from tarvis_jax.compiled import Programs, shapes_of
+from tarvis_jax.compiled import Programs, network_compiler_options, shapes_of
 from tarvis_jax.inference import network
 from tarvis_jax.inference.clips import Clip, Geometry
 from tarvis_jax.inference.host_memory import reuse_freed_memory
@@ -117,7 +117,9 @@ class Predictor:
         self.device = device
         self._matmul_precision = matmul_precision
         self.set_variables(variables)
-        if jax.default_backend() == "cpu":
+        platform = jax.default_backend() if device is None else device.platform
+        self._options = network_compiler_options(platform)
+        if platform == "cpu":
             reuse_freed_memory()
         self.programs = Programs()
         self.model_seconds = 0.0
@@ -315,7 +317,7 @@ class Predictor:
 
     def _jit(self, function: Callable) -> "_Function":
         """jax.jit with the compilations counted and timed apart from the runs."""
-        jitted = jax.jit(function)
+        jitted = jax.jit(function, compiler_options=self._options)
 
         def compiled(*args) -> Callable:
             def lower() -> jax.stages.Lowered:

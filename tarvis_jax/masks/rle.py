@@ -12,6 +12,9 @@ from pycocotools import mask as coco_mask
 
 Rle = dict[str, Any]  # {"size": [height, width], "counts": str}
 _MANY_RUNS = 10_000  # from here on it is faster to decode a mask than to go through its runs
+_CORRUPT = "{}: corrupt RLE (empty, cut off, or with characters that no RLE has)"
+_TOO_LONG = "{}: corrupt RLE (a run longer than 30 bits)"  # of which pycocotools would read another number
+_FEW_CHARS = 120  # up to here it is faster to go through compressed counts in Python than to start NumPy's loops
 
 
 def encode(mask: np.ndarray) -> Rle:
@@ -136,14 +139,42 @@ def run_lengths(counts: bytes | str, where: str) -> np.ndarray:
     """
     # What is no ASCII becomes a byte below 48, which is none of an RLE.
     raw = counts.encode("ascii", "xmlcharrefreplace") if isinstance(counts, str) else counts
+    return _few_run_lengths(raw, where) if len(raw) <= _FEW_CHARS else _many_run_lengths(raw, where)
+
+
+def _few_run_lengths(raw: bytes, where: str) -> np.ndarray:
+    """`run_lengths` of short texts, such as those of small images, in a third of the time."""
+    runs: list[int] = []
+    value = shift = 0
+    for char in raw:
+        if not 48 <= char < 112:
+            raise ValueError(_CORRUPT.format(where))
+        char -= 48
+        value |= (char & 31) << shift
+        shift += 5
+        if char & 32:
+            continue
+        if shift > 30:
+            raise ValueError(_TOO_LONG.format(where))
+        if char & 16:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        value = shift = 0
+    if shift or not runs:
+        raise ValueError(_CORRUPT.format(where))
+    return np.array(runs, np.int64)
+
+
+def _many_run_lengths(raw: bytes, where: str) -> np.ndarray:
+    """`run_lengths` of long texts."""
     chars = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
-    if chars.size == 0 or chars.min() < 0 or chars.max() > 63 or chars[-1] & 32:
-        raise ValueError(f"{where}: corrupt RLE (empty, cut off, or with characters that no RLE has)")
+    if chars.min() < 0 or chars.max() > 63 or chars[-1] & 32:
+        raise ValueError(_CORRUPT.format(where))
     last = (chars & 32) == 0
     starts = np.concatenate(([0], np.flatnonzero(last)[:-1] + 1))
     place = np.arange(chars.size) - np.repeat(starts, np.diff(np.append(starts, chars.size)))
-    if place.max() > 5:  # pycocotools would read another number
-        raise ValueError(f"{where}: corrupt RLE (a run longer than 30 bits)")
+    if place.max() > 5:
+        raise ValueError(_TOO_LONG.format(where))
     values = np.add.reduceat((chars & 31) << (5 * place), starts)
     ends = np.flatnonzero(last)
     negative = (chars[ends] & 16) != 0

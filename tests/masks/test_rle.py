@@ -32,6 +32,37 @@ def test_every_form_of_a_mask_decodes_to_it(mask):
     np.testing.assert_array_equal(rle.decode(rle.encode(mask)), mask)
 
 
+READERS = (rle._few_run_lengths, rle._many_run_lengths)  # of short and of long texts
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("mask", masks())
+def test_short_and_long_texts_are_read_alike(mask, read):
+    text = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+    np.testing.assert_array_equal(read(text, "here"), official_files.runs(mask.astype(np.uint8)))
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"1T", "cut off"),  # "T" says that another character follows
+        (b"1/1", "characters that no RLE has"),
+        (b"1p1", "characters that no RLE has"),
+        (b"TTTTTT1", "longer than 30 bits"),
+    ],
+)
+def test_corrupt_texts(text, message, read):
+    with pytest.raises(ValueError, match=f"here: corrupt RLE .*{message}"):
+        read(text, "here")
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_run_of_30_bits(read):
+    np.testing.assert_array_equal(read(b"o" * 5 + b"?", "here"), [2**29 - 1])
+    np.testing.assert_array_equal(read(b"PPPPP@", "here"), [-(2**29)])
+
+
 def boundaries(mask):
     columns = np.concatenate(([False], mask.T.reshape(-1), [False]))
     return np.flatnonzero(columns[1:] != columns[:-1])
