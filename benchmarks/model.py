@@ -10,9 +10,6 @@ run in two processes, one at a time, in turn.
 
 import argparse
 import json
-import os
-import pathlib
-import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -22,45 +19,11 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.common import alternate, environment, time_of, write_json
+from benchmarks.reference import Reference
 from tarvis_jax.inference.predictor import Predictor
 from tarvis_jax.model.config import ModelConfig, settle_backends
 from tarvis_jax.model.tarvis import TarViS
 from tarvis_jax.model.variables import flatten
-
-_WORKER = pathlib.Path(__file__).with_name("reference_worker.py")
-
-
-class Reference:
-    """The original model in a process of its own; see `reference_worker.py`."""
-
-    def __init__(self, args: argparse.Namespace, dataset: str, python: str):
-        device = "cuda" if jax.default_backend() == "gpu" else "cpu"
-        command = [python, str(_WORKER), args.reference, f"--dataset={dataset}", f"--backbone={args.backbone}"]
-        command += [f"--frames={args.frames}", f"--height={args.height}", f"--width={args.width}"]
-        command += [f"--threads={len(os.sched_getaffinity(0))}", f"--device={device}"]
-        # The original's mixed precision is float16 or bfloat16 autocast, its own choice for speed.
-        command += ["--autocast=bfloat16"] if args.dtype == "bfloat16" else []
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.description = self._read()
-
-    def _read(self) -> dict:
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError("the reference's process ended; its message is above")
-        return json.loads(line)
-
-    def run(self) -> tuple[float, float]:
-        """As `time_of`, of one clip."""
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        return tuple(self._read()["seconds"])
-
-    def close(self) -> int:
-        """Ends the process; returns its peak of memory in bytes."""
-        self._process.stdin.close()
-        peak = self._read()["peak_bytes"]
-        self._process.wait()
-        return peak
 
 
 def benchmark_clip(args: argparse.Namespace, model: TarViS, dataset: str) -> Iterator[dict]:
@@ -83,7 +46,9 @@ def benchmark_clip(args: argparse.Namespace, model: TarViS, dataset: str) -> Ite
     if not args.reference:
         return
     try:
-        reference = Reference(args, dataset, args.reference_python)
+        options = [f"--dataset={dataset}", f"--backbone={args.backbone}", f"--frames={args.frames}"]
+        options += [f"--height={args.height}", f"--width={args.width}"]
+        reference = Reference(args.reference_python, args.reference, options, args.dtype)
         runs["reference"] = reference.run
         result = timings()
         result["reference"] |= reference.description | {"peak_bytes": reference.close()}

@@ -7,7 +7,8 @@
 #
 # TARVIS, DETECTRON2, DCNV4: folders with the sources (checkouts of Ali2500/TarViS, facebookresearch/detectron2 and
 # OpenGVLab/DCNv4). detectron2 is used as plain Python; its few small requirements go to DEST/site by pip.
-# DEST/{tarvis,configs,detectron2,site}: --reference=DEST of benchmarks.model; DEST/{cuda_op,dcnv4}: built by --build.
+# DEST/{tarvis,configs,detectron2,projects,site}: --reference=DEST of benchmarks.model and benchmarks.train;
+# DEST/{cuda_op,dcnv4}: built by --build.
 set -euo pipefail
 python=${PYTHON:-python3}
 
@@ -18,6 +19,7 @@ copy() {
   mkdir -p "$dest/site"
   cp -r "$tarvis/tarvis" "$tarvis/configs" "$dest/"
   cp -r "$detectron2/detectron2" "$dest/"
+  mkdir -p "$dest/projects/PointRend" && cp -r "$detectron2/projects/PointRend/point_rend" "$dest/projects/PointRend/"
   # Without dependencies: PyTorch is there already. timm and einops are on the GPU machine of docs/benchmarks.md.
   local packages="fvcore iopath omegaconf antlr4-python3-runtime==4.9.3 yacs portalocker tabulate termcolor cloudpickle"
   "$python" -c "import timm, einops" 2>/dev/null || packages+=" timm einops"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, what matters most first. In ten minutes the first two parts tell whether each back end is
-# right, and how fast it is beside the original; all parts take under thirty.
+# Everything that needs a GPU, what matters most first: in ten minutes the first two parts tell whether each back end is
+# right, and how fast it is beside the original.
 #
 #   benchmarks/run_gpu.sh              all parts, in this order
 #   benchmarks/run_gpu.sh correct      each back end of deformable attention against the float64 oracle
 #   benchmarks/run_gpu.sh kernels      its speed beside its rivals (benchmarks/kernels.py), then what the GPU can do
 #   benchmarks/run_gpu.sh clip         the whole network (benchmarks/model.py)
-#   benchmarks/run_gpu.sh train        the training step of configs/finetune.py
+#   benchmarks/run_gpu.sh train        the training step of configs/finetune.py (benchmarks/train.py)
 #   benchmarks/run_gpu.sh tests        pytest -m gpu
 #   benchmarks/run_gpu.sh sanitizer    compute-sanitizer over the CUDA kernels
 #   benchmarks/run_gpu.sh --smoke [part...]   the same commands at tiny sizes on a CPU, to test this script
@@ -103,13 +103,37 @@ clip() {
 
 train() {
   wait_for_peers
+  local reference=() backbone dtype clips
+  [ ${#peers[@]} -eq 0 ] || reference=(--reference="${peers[0]}" --reference-python="$python")
   if [ -n "$smoke" ]; then
-    run train 900 "$python" -m benchmarks.train --config=configs/quickstart.py --batch_size=2 --steps=1 \
-      --out="$OUT/train.json"
-  else
-    run train 400 "$python" -m benchmarks.train --config=configs/finetune.py --batch_size=8 --samples_at_once=1,4 \
-      --out="$OUT/train.json"
+    run train_smoke 900 "$python" -m benchmarks.train --config=configs/quickstart.py --batch_size=2 --steps=1 \
+      --out="$OUT/train_smoke.json"
+    [ ${#reference[@]} -eq 0 ] || run train_smoke_beside 1500 "$python" -m benchmarks.train --size=64x128 --steps=1 \
+      --batch_size=1 --tasks=instance "${reference[@]}" --out="$OUT/train_smoke_beside.json"
+    return
   fi
+  # A process each, whose peak of memory is that of these clips alone.
+  while read -r backbone dtype clips; do
+    run "train_${backbone}_${dtype}_$clips" 200 "$python" -m benchmarks.train --tasks=instance --dtype="$dtype" \
+      --config="configs/finetune.py:backbone=$backbone" --batch_size="$clips" --samples_at_once="$clips" \
+      "${reference[@]}" --out="$OUT/train_${backbone}_${dtype}_$clips.json" </dev/null
+  done <<'END'
+ResNet50 bfloat16 1
+ResNet50 bfloat16 8
+SwinTiny bfloat16 1
+SwinTiny bfloat16 8
+ResNet50 float32 1
+SwinTiny float32 1
+ResNet50 bfloat16 4
+ResNet50 bfloat16 2
+ResNet50 float32 8
+SwinTiny float32 8
+END
+  run train_deterministic 200 "$python" -m benchmarks.train --tasks=instance --deterministic --batch_size=4 \
+    --samples_at_once=4 --out="$OUT/train_deterministic.json"
+  # All tasks, one clip at a time as on many small chips.
+  run train_tasks 400 "$python" -m benchmarks.train --config=configs/finetune.py --batch_size=4 --samples_at_once=1 \
+    --out="$OUT/train_tasks.json"
 }
 
 # Without a GPU, the tests are collected and skipped.

@@ -51,15 +51,20 @@ def clips(folder: pathlib.Path) -> Iterator[str]:
 
 
 def training(folder: pathlib.Path) -> Iterator[str]:
-    if not (folder / "train.json").exists():
-        return
-    for row in read(folder / "train.json")["rows"]:
-        line = f"train     {row['task']:10} {row['clip']} {row['samples_at_once']} at once: "
-        if "error" in row:
-            yield line + "FAILED: " + row["error"].splitlines()[0]
-        else:
-            peak = f", peak {row['peak_bytes'] / 2**30:.1f} GiB" if row["peak_bytes"] else ""
-            yield line + f"{row['clips_per_s']:.2f} clips/s{peak}"
+    for path in sorted(folder.glob("train_*.json")):
+        result = read(path)
+        for row in result["rows"]:
+            line = f"train     {result['config']} {row['task']} {row['clip']} {row['compute_dtype']}, "
+            line += "deterministic, " if row["deterministic"] else ""
+            line += f"{row['samples_at_once']} at once:"
+            if "clips_per_s" in row:
+                peak = f", peak {row['peak_bytes'] / 2**30:.1f} GiB" if row["peak_bytes"] else ""
+                line += f" {row['clips_per_s']:.2f} clips/s{peak}"
+            if "speedup" in row:
+                line += f", {row['speedup']:.2f} times the original's speed"
+            if "memory_ratio" in row:
+                line += f", {1 / row['memory_ratio']:.2f} of its memory"
+            yield line + (f" FAILED: {row['error'].splitlines()[0]}" if "error" in row else "")
 
 
 def tests(folder: pathlib.Path) -> Iterator[str]:
