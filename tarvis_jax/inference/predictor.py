@@ -117,9 +117,7 @@ class Predictor:
         self.device = device
         self._matmul_precision = matmul_precision
         self.set_variables(variables)
-        platform = jax.default_backend() if device is None else device.platform
-        self._options = network_compiler_options(platform)
-        if platform == "cpu":
+        if jax.default_backend() == "cpu":
             reuse_freed_memory()
         self.programs = Programs()
         self.model_seconds = 0.0
@@ -317,7 +315,8 @@ class Predictor:
 
     def _jit(self, function: Callable) -> "_Function":
         """jax.jit with the compilations counted and timed apart from the runs."""
-        jitted = jax.jit(function, compiler_options=self._options)
+        platform = jax.default_backend() if self.device is None else self.device.platform
+        jitted = jax.jit(function, compiler_options=network_compiler_options(platform))
 
         def compiled(*args) -> Callable:
             def lower() -> jax.stages.Lowered:
