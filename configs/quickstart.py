@@ -4,7 +4,7 @@
     python main.py --config=configs/quickstart.py:steps=200,seed=1 --workdir=runs/try
 
 It needs no data: it writes the videos, trains on them, evaluates on held-out videos and draws results on some of them.
-4300 steps take 9 to 10 minutes on 2 CPU cores. docs/quickstart.md says what comes out and explains the settings.
+4300 steps take about 9 minutes on 2 CPU cores. docs/quickstart.md says what comes out and explains the settings.
 """
 
 import dataclasses
